@@ -1,0 +1,1 @@
+"""Plain modules: tensors in, tensors out."""

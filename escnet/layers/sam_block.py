@@ -1,0 +1,321 @@
+"""SAM's prompt encoder and two-way transformer on CLIP's grid, for many classes at once (ESC-Net, "SAM block").
+
+The mathematics is segment_anything's; only the order of the sums differs. Three facts make it cheap:
+
+- A pseudo mask is constant on each cell, and SAM's mask encoder looks at one cell at a time. So its output takes two
+  values, one outside and one inside the mask, and the dense prompt of a class is `outside + mask · step`.
+- In the first layer the image side is therefore the same for all classes, up to the mask times one vector: it is
+  projected once for an image.
+- A prompt has few tokens, so later layers fold the image-side projections into the tokens, head by head:
+  (x W_k)·q = x·(W_k q), and softmax·(x W_v) = (softmax·x) W_v.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from segment_anything.modeling.prompt_encoder import PromptEncoder
+from segment_anything.modeling.transformer import Attention, TwoWayAttentionBlock, TwoWayTransformer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from escnet.layers.pseudo_prompts import PseudoPrompts
+
+PROMPT_KINDS = ("point", "mask", "point+mask", "box")
+MASK_ENCODINGS = ("union", "each")
+
+
+@dataclass(frozen=True)
+class PromptEmbedding:
+    """SAM's embedding of the prompts of N classes.
+
+    Attributes:
+        sparse: (B, N, T, C) prompt tokens.
+        mask: (B, N, h, w) float in [0, 1], the share of the dense prompt that is `inside`.
+        outside: (C,) dense prompt of a cell outside the mask.
+        inside: (C,) dense prompt of a cell inside the mask.
+    """
+
+    sparse: Tensor
+    mask: Tensor
+    outside: Tensor
+    inside: Tensor
+
+    @property
+    def dense(self) -> Tensor:
+        """(B, N, C, h, w) dense prompt embedding, as segment_anything returns it."""
+        return torch.lerp(*(v.view(1, 1, -1, 1, 1) for v in (self.outside, self.inside)), self.mask.unsqueeze(2))
+
+
+class SamPromptEncoder(nn.Module):
+    """SAM's prompt encoder for pseudo prompts on a grid of any size.
+
+    Args:
+        prompt_encoder: segment_anything's module; its weights are used as they are.
+        kind: `point`, `mask`, `point+mask` or `box`. Without points or boxes the only token is SAM's "not a point";
+            without masks the dense prompt is SAM's "no mask".
+        mask_encoding: the K masks of a class are disjoint: `union` encodes them as one mask, `each` encodes each of
+            them and takes the mean.
+        mask_logit: SAM was trained on mask logits; a cell inside is given +mask_logit, a cell outside -mask_logit.
+
+    Raises:
+        ValueError: for an unknown kind or mask encoding.
+    """
+
+    def __init__(
+        self,
+        prompt_encoder: PromptEncoder,
+        kind: str = "point+mask",
+        mask_encoding: str = "union",
+        mask_logit: float = 8.0,
+    ) -> None:
+        super().__init__()
+        if kind not in PROMPT_KINDS:
+            raise ValueError(f"prompts must be one of {PROMPT_KINDS}, got {kind!r}")
+        if mask_encoding not in MASK_ENCODINGS:
+            raise ValueError(f"mask_encoding must be one of {MASK_ENCODINGS}, got {mask_encoding!r}")
+        self.prompt_encoder = prompt_encoder
+        self.kind = kind
+        self.mask_encoding = mask_encoding
+        self.mask_logit = mask_logit
+
+    def forward(self, prompts: PseudoPrompts) -> PromptEmbedding:
+        """Embed prompts; the grid is that of `prompts.assignment`."""
+        outside, inside = self._mask_levels()
+        return PromptEmbedding(self._tokens(prompts), self._mask_share(prompts), outside, inside)
+
+    def positional_encoding(self, grid: tuple[int, int]) -> Tensor:
+        """(h·w, C) positional encoding of the cells of an h×w grid."""
+        return rearrange(self.prompt_encoder.pe_layer(grid), "c h w -> (h w) c")
+
+    def _tokens(self, prompts: PseudoPrompts) -> Tensor:
+        encoder = self.prompt_encoder
+        not_a_point = encoder.not_a_point_embed.weight
+        is_object = (prompts.labels > 0).unsqueeze(-1)
+        grid = prompts.assignment.shape[-2:]
+        if self.kind == "mask":
+            return not_a_point.expand(*prompts.labels.shape[:2], 1, -1)
+        if self.kind == "box":
+            # The far corner is the far edge of the last cell.
+            corners = torch.stack([prompts.boxes[..., :2], prompts.boxes[..., 2:] + 1.0], dim=-2)
+            position = self._encode_coordinates(corners.flatten(2, 3), grid)
+            kind = torch.stack([encoder.point_embeddings[i].weight[0] for i in (2, 3)])
+            embedded = rearrange(position, "b n (k two) c -> b n k two c", two=2) + kind
+            return torch.where(is_object.unsqueeze(-1), embedded, not_a_point[0]).flatten(2, 3)
+        embedded = self._encode_coordinates(prompts.points + 0.5, grid) + encoder.point_embeddings[1].weight[0]
+        return torch.where(is_object, embedded, not_a_point[0])
+
+    def _encode_coordinates(self, points: Tensor, grid: tuple[int, int]) -> Tensor:
+        """(B, N, P, 2) coordinates in cells, 0 at the edge of the first one, to (B, N, P, C)."""
+        encoded = self.prompt_encoder.pe_layer.forward_with_coords(points.flatten(0, 1), grid)
+        return encoded.view(*points.shape[:3], -1)
+
+    def _mask_levels(self) -> tuple[Tensor, Tensor]:
+        """The dense prompt outside and inside a mask, (C,) each."""
+        encoder = self.prompt_encoder
+        if "mask" not in self.kind:
+            nothing = encoder.no_mask_embed.weight[0]
+            return nothing, nothing
+        cells = encoder.no_mask_embed.weight.new_tensor([-self.mask_logit, self.mask_logit])
+        outside, inside = encoder.mask_downscaling(cells.view(2, 1, 1, 1).expand(2, 1, 4, 4)).flatten(1)
+        return outside, inside
+
+    def _mask_share(self, prompts: PseudoPrompts) -> Tensor:
+        region = prompts.region.to(prompts.points.dtype)
+        if self.mask_encoding == "union":
+            return region
+        objects = (prompts.labels > 0).sum(dim=2).clamp(min=1)
+        return region / objects[:, :, None, None]
+
+
+@dataclass(frozen=True)
+class SharedImage:
+    """What the first layer computes once for all classes; X heads, c = C / (2·X) inner channels of a head.
+
+    Attributes:
+        tokens: (B, hw, C) image features plus the dense prompt outside a mask.
+        position: (hw, C) positional encoding.
+        step: (C,) what a mask adds to a cell.
+        query, key, value: (B, X, hw, c) projections of the image side, outside a mask.
+        query_step, key_step, value_step: (X, c) what a mask adds to them.
+    """
+
+    tokens: Tensor
+    position: Tensor
+    step: Tensor
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    query_step: Tensor
+    key_step: Tensor
+    value_step: Tensor
+
+
+class SamBlock(nn.Module):
+    """The layers of SAM's two-way transformer, applied to one image with the prompts of many classes.
+
+    Equal to segment_anything's TwoWayTransformer on `image + dense prompt`, of which the image side is returned; the
+    final token-to-image attention changes only the tokens and is left out.
+
+    Args:
+        transformer: segment_anything's module; its layers are kept with their weights.
+    """
+
+    def __init__(self, transformer: TwoWayTransformer) -> None:
+        super().__init__()
+        self.layers = transformer.layers
+
+    def share(self, image: Tensor, position: Tensor, prompts: PromptEmbedding) -> SharedImage:
+        """Project the image side of the first layer, once for all classes.
+
+        Args:
+            image: (B, C, h, w) image features.
+            position: (hw, C) positional encoding of the cells.
+            prompts: for its `outside` and `inside` vectors.
+        """
+        to_image = self.layers[0].cross_attn_token_to_image
+        to_token = self.layers[0].cross_attn_image_to_token
+        tokens = rearrange(image, "b c h w -> b (h w) c") + prompts.outside
+        placed = tokens + position
+        step = prompts.inside - prompts.outside
+        return SharedImage(
+            tokens=tokens,
+            position=position,
+            step=step,
+            query=_heads(to_token.q_proj(placed), to_token),
+            key=_heads(to_image.k_proj(placed), to_image),
+            value=_heads(to_image.v_proj(tokens), to_image),
+            query_step=_heads(F.linear(step, to_token.q_proj.weight).view(1, 1, -1), to_token)[0, :, 0],
+            key_step=_heads(F.linear(step, to_image.k_proj.weight).view(1, 1, -1), to_image)[0, :, 0],
+            value_step=_heads(F.linear(step, to_image.v_proj.weight).view(1, 1, -1), to_image)[0, :, 0],
+        )
+
+    def forward(self, shared: SharedImage, sparse: Tensor, mask: Tensor) -> Tensor:
+        """
+        Args:
+            shared: from `share`.
+            sparse: (B, n, T, C) prompt tokens of some classes.
+            mask: (B, n, h, w) their mask share.
+
+        Returns:
+            (B, n, hw, C) image features of each class.
+        """
+        batch, classes = sparse.shape[:2]
+        mask = mask.flatten(2)
+        prompt = sparse.flatten(0, 1)
+
+        first = self.layers[0]
+        tokens = _attend_to_prompts(first, prompt, prompt)
+        query = _by_class(first.cross_attn_token_to_image.q_proj(tokens + prompt), classes)
+        read = first.cross_attn_token_to_image.out_proj(_read_shared_image(query, shared, mask))
+        tokens = _finish_tokens(first, tokens, read)
+        image = _write_shared_image(first, shared, mask, tokens, prompt)
+
+        for layer in self.layers[1:]:
+            tokens = _attend_to_prompts(layer, tokens, prompt)
+            tokens = _finish_tokens(layer, tokens, _read_image(layer, tokens + prompt, image, shared.position))
+            image = _write_image(layer, tokens, prompt, image, shared.position)
+        return image.view(batch, classes, *image.shape[1:])
+
+
+def _attend_to_prompts(layer: TwoWayAttentionBlock, tokens: Tensor, prompt: Tensor) -> Tensor:
+    """Self-attention of the tokens, (M, T, C)."""
+    if layer.skip_first_layer_pe:
+        return layer.norm1(layer.self_attn(q=tokens, k=tokens, v=tokens))
+    query = tokens + prompt
+    return layer.norm1(tokens + layer.self_attn(q=query, k=query, v=tokens))
+
+
+def _finish_tokens(layer: TwoWayAttentionBlock, tokens: Tensor, read: Tensor) -> Tensor:
+    """Add what the tokens read from the image, then the MLP, (M, T, C)."""
+    tokens = layer.norm2(tokens + read)
+    return layer.norm3(tokens + layer.mlp(tokens))
+
+
+def _read_shared_image(query: Tensor, shared: SharedImage, mask: Tensor) -> Tensor:
+    """First layer, tokens to image: (B, n, T, X·c) projected queries to the (M, T, X·c) attention result."""
+    batch, classes, tokens = query.shape[:3]
+    heads = shared.key.shape[1]
+    query = rearrange(query, "b n t (x c) -> b x (n t) c", x=heads) * shared.key.shape[-1] ** -0.5
+    scores = (query @ shared.key.transpose(-1, -2)).view(batch, heads, classes, tokens, -1)
+    on_mask = (query * shared.key_step.unsqueeze(1)).sum(-1).view(batch, heads, classes, tokens, 1)
+    attention = (scores + on_mask * mask[:, None, :, None]).softmax(dim=-1)
+    read = attention.flatten(2, 3) @ shared.value
+    on_mask = (attention * mask[:, None, :, None]).sum(-1).flatten(2, 3)
+    read = read + on_mask.unsqueeze(-1) * shared.value_step.unsqueeze(1)
+    return rearrange(read, "b x (n t) c -> (b n) t (x c)", n=classes)
+
+
+def _write_shared_image(
+    layer: TwoWayAttentionBlock, shared: SharedImage, mask: Tensor, tokens: Tensor, prompt: Tensor
+) -> Tensor:
+    """First layer, image to tokens: the (M, hw, C) image side of each class."""
+    attention = layer.cross_attn_image_to_token
+    batch, classes = mask.shape[:2]
+    heads, count = attention.num_heads, tokens.shape[1]
+    key = rearrange(attention.k_proj(tokens + prompt), "(b n) t (x c) -> b x (n t) c", n=classes, x=heads)
+    key = key * key.shape[-1] ** -0.5
+    scores = (key @ shared.query.transpose(-1, -2)).view(batch, heads, classes, count, -1)
+    on_mask = (key * shared.query_step.unsqueeze(1)).sum(-1).view(batch, heads, classes, count, 1)
+    weights = (scores + on_mask * mask[:, None, :, None]).softmax(dim=3)
+    weights = rearrange(weights, "b x n t p -> (b n) (x t) p")
+    # The mask's own step rides along as one more token.
+    weights = torch.cat([weights, mask.flatten(0, 1).unsqueeze(1).to(weights.dtype)], dim=1)
+    values = _folded_values(attention, tokens)
+    values = torch.cat([values, shared.step.to(values.dtype).expand(len(values), 1, -1)], dim=1)
+    start = (shared.tokens + attention.out_proj.bias).unsqueeze(1).expand(-1, classes, -1, -1).flatten(0, 1)
+    return layer.norm4(torch.baddbmm(start.to(weights.dtype), weights.transpose(1, 2), values))
+
+
+def _read_image(layer: TwoWayAttentionBlock, query: Tensor, image: Tensor, position: Tensor) -> Tensor:
+    """Later layers, tokens to image: (M, T, C) queries and the (M, hw, C) image to the (M, T, C) result."""
+    attention = layer.cross_attn_token_to_image
+    heads = attention.num_heads
+    query = rearrange(attention.q_proj(query), "m t (x c) -> m x t c", x=heads)
+    folded = torch.einsum("m x t c, x c d -> m x t d", query, _head_weights(attention.k_proj, heads)).flatten(1, 2)
+    folded = folded * query.shape[-1] ** -0.5
+    # The key bias adds the same to all cells, so the softmax does not see it.
+    scores = torch.baddbmm(folded @ position.to(folded.dtype).T, folded, image.transpose(1, 2))
+    read = (scores.softmax(dim=-1) @ image).unflatten(1, (heads, -1))
+    read = torch.einsum("m x t d, x c d -> m t x c", read, _head_weights(attention.v_proj, heads)).flatten(2)
+    return attention.out_proj(read + attention.v_proj.bias)
+
+
+def _write_image(
+    layer: TwoWayAttentionBlock, tokens: Tensor, prompt: Tensor, image: Tensor, position: Tensor
+) -> Tensor:
+    """Later layers, image to tokens: the updated (M, hw, C) image side."""
+    attention = layer.cross_attn_image_to_token
+    heads = attention.num_heads
+    key = rearrange(attention.k_proj(tokens + prompt), "m t (x c) -> m x t c", x=heads) * (
+        (attention.internal_dim // heads) ** -0.5
+    )
+    folded = torch.einsum("m x t c, x c d -> m x t d", key, _head_weights(attention.q_proj, heads)).flatten(1, 2)
+    bias = torch.einsum("m x t c, x c -> m x t", key, attention.q_proj.bias.view(heads, -1)).flatten(1)
+    scores = torch.baddbmm(folded @ position.to(folded.dtype).T, folded, image.transpose(1, 2)) + bias.unsqueeze(-1)
+    weights = scores.unflatten(1, (heads, -1)).softmax(dim=2).flatten(1, 2)
+    written = torch.baddbmm(image + attention.out_proj.bias, weights.transpose(1, 2), _folded_values(attention, tokens))
+    return layer.norm4(written)
+
+
+def _folded_values(attention: Attention, tokens: Tensor) -> Tensor:
+    """Values of the tokens already carried through the output projection, (M, X·T, C)."""
+    heads = attention.num_heads
+    value = rearrange(attention.v_proj(tokens), "m t (x c) -> m x t c", x=heads)
+    output = rearrange(attention.out_proj.weight, "d (x c) -> x c d", x=heads)
+    return torch.einsum("m x t c, x c d -> m x t d", value, output).flatten(1, 2)
+
+
+def _head_weights(projection: nn.Linear, heads: int) -> Tensor:
+    """(X, c, C): the weight of a projection, one matrix for each head."""
+    return rearrange(projection.weight, "(x c) d -> x c d", x=heads)
+
+
+def _heads(projected: Tensor, attention: Attention) -> Tensor:
+    return rearrange(projected, "b p (x c) -> b x p c", x=attention.num_heads)
+
+
+def _by_class(tokens: Tensor, classes: int) -> Tensor:
+    return rearrange(tokens, "(b n) t c -> b n t c", n=classes)

@@ -1,0 +1,51 @@
+"""Pixel losses against values worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from escnet.layers.segmentation_loss import segmentation_loss
+
+
+def test_cross_entropy_by_hand():
+    logits = torch.tensor([[[[0.0, math.log(3.0)]], [[0.0, 0.0]]]])  # (1, 2, 1, 2)
+    targets = torch.tensor([[[0, 1]]])
+    expected = (math.log(2) + math.log(4)) / 2
+    assert segmentation_loss(logits, targets).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_binary_cross_entropy_by_hand():
+    logits = torch.tensor([[[[0.0]], [[math.log(3.0)]]]])
+    expected = (math.log(2) + math.log(4)) / 2  # target 0: -log s(0), -log(1 - s(log 3))
+    assert segmentation_loss(logits, torch.tensor([[[0]]]), "bce").item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["ce", "bce"])
+def test_ignored_pixels_do_not_count(kind):
+    torch.manual_seed(0)
+    logits = torch.randn(1, 3, 2, 4)
+    targets = torch.tensor([[[0, 1, -1, -1], [2, 2, -1, -1]]])
+    full = segmentation_loss(logits, targets, kind)
+    torch.testing.assert_close(full, segmentation_loss(logits[..., :2], targets[..., :2], kind))
+
+
+@pytest.mark.parametrize("kind", ["ce", "bce"])
+def test_an_image_without_labels_gives_zero(kind):
+    logits = torch.randn(1, 3, 2, 2, requires_grad=True)
+    loss = segmentation_loss(logits, torch.full((1, 2, 2), -1), kind)
+    loss.backward()
+    assert loss.item() == 0.0
+    assert logits.grad.abs().max() == 0.0
+
+
+def test_logits_are_resized_to_the_targets():
+    logits = torch.tensor([[[[5.0]], [[-5.0]]]])
+    assert segmentation_loss(logits, torch.zeros(1, 6, 7, dtype=torch.long)) < 1e-3
+
+
+def test_unknown_loss_is_refused():
+    with pytest.raises(ValueError, match="dice"):
+        segmentation_loss(torch.zeros(1, 2, 1, 1), torch.zeros(1, 1, 1, dtype=torch.long), "dice")
