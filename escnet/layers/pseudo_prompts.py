@@ -133,9 +133,9 @@ def _bounding_boxes(objects: Tensor) -> Tensor:
     """(B, N, K, h, w) masks to (x0, y0, x1, y1) in cells, both ends inside; zeros for an empty mask."""
     corners = []
     for occupied in (objects.any(dim=3), objects.any(dim=4)):  # columns, then rows
-        occupied = occupied.to(torch.uint8)
-        first = occupied.argmax(dim=3)
-        last = occupied.shape[3] - 1 - occupied.flip(3).argmax(dim=3)
+        order = occupied.to(torch.uint8)
+        first = order.argmax(dim=3)
+        last = order.shape[3] - 1 - order.flip(3).argmax(dim=3)
         corners.append((first, torch.where(occupied.any(dim=3), last, 0)))
     (x0, x1), (y0, y1) = corners
     return torch.stack([x0, y0, x1, y1], dim=-1).float()

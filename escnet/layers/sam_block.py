@@ -276,8 +276,8 @@ def _read_image(layer: TwoWayAttentionBlock, query: Tensor, image: Tensor, posit
     query = rearrange(attention.q_proj(query), "m t (x c) -> m x t c", x=heads)
     folded = torch.einsum("m x t c, x c d -> m x t d", query, _head_weights(attention.k_proj, heads)).flatten(1, 2)
     folded = folded * query.shape[-1] ** -0.5
-    # The key bias adds the same to all cells, so the softmax does not see it.
-    scores = torch.baddbmm(folded @ position.to(folded.dtype).T, folded, image.transpose(1, 2))
+    bias = torch.einsum("m x t c, x c -> m x t", query, attention.k_proj.bias.view(heads, -1)).flatten(1)
+    scores = _score_cells(folded, bias * query.shape[-1] ** -0.5, image, position)
     read = (scores.softmax(dim=-1) @ image).unflatten(1, (heads, -1))
     read = torch.einsum("m x t d, x c d -> m t x c", read, _head_weights(attention.v_proj, heads)).flatten(2)
     return attention.out_proj(read + attention.v_proj.bias)
@@ -294,10 +294,16 @@ def _write_image(
     )
     folded = torch.einsum("m x t c, x c d -> m x t d", key, _head_weights(attention.q_proj, heads)).flatten(1, 2)
     bias = torch.einsum("m x t c, x c -> m x t", key, attention.q_proj.bias.view(heads, -1)).flatten(1)
-    scores = torch.baddbmm(folded @ position.to(folded.dtype).T, folded, image.transpose(1, 2)) + bias.unsqueeze(-1)
+    scores = _score_cells(folded, bias, image, position)
     weights = scores.unflatten(1, (heads, -1)).softmax(dim=2).flatten(1, 2)
     written = torch.baddbmm(image + attention.out_proj.bias, weights.transpose(1, 2), _folded_values(attention, tokens))
     return layer.norm4(written)
+
+
+def _score_cells(folded: Tensor, bias: Tensor, image: Tensor, position: Tensor) -> Tensor:
+    """(M, X·T, C) folded tokens and their (M, X·T) bias against image + position, (M, X·T, hw)."""
+    on_position = torch.addmm(bias.reshape(-1, 1), folded.flatten(0, 1), position.T).view(*bias.shape, -1)
+    return torch.baddbmm(on_position, folded, image.transpose(1, 2))
 
 
 def _folded_values(attention: Attention, tokens: Tensor) -> Tensor:

@@ -1,0 +1,22 @@
+"""escnet: open-vocabulary semantic segmentation, any image into any words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from escnet.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from escnet.predictor import Segmenter
+
+__version__ = "0.1.0"
+__all__ = ["Segmenter", "Vocabulary", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    # Detectron2 takes seconds to import; `import escnet` alone does not need it.
+    if name == "Segmenter":
+        from escnet.predictor import Segmenter
+
+        return Segmenter
+    raise AttributeError(f"module 'escnet' has no attribute {name!r}")

@@ -1,0 +1,132 @@
+"""Every configuration key that escnet adds to Detectron2's, its default, its meaning and its source.
+
+"paper" is ESC-Net (CVPR 2025); "measured" and "free" mark what the paper leaves open.
+"""
+
+from __future__ import annotations
+
+from detectron2.config import CfgNode as CN
+
+
+def add_escnet_config(cfg: CN) -> None:
+    """Add escnet's keys to a Detectron2 config, in place."""
+    _add_model(cfg)
+    _add_training(cfg)
+    _add_inference(cfg)
+
+
+def _add_model(cfg: CN) -> None:
+    cfg.MODEL.META_ARCHITECTURE = "ESCNet"
+    # Arithmetic of the forward pass: fp32, bf16 or fp16 (autocast; parameters stay fp32).
+    cfg.MODEL.PRECISION = "fp32"
+
+    cfg.MODEL.CLIP = CN()
+    # A ViT of open_clip, or one of escnet/model_configs.
+    cfg.MODEL.CLIP.NAME = "ViT-B-16-quickgelu"
+    # An open_clip tag ("openai"), the path of a checkpoint, or "" for random weights.
+    cfg.MODEL.CLIP.WEIGHTS = "openai"
+    # Height and width R to which an image is resized (paper: 384 for ViT-B/16, 336 for ViT-L/14).
+    cfg.MODEL.CLIP.IMAGE_SIZE = (384, 384)
+    # Attention of the last block for dense features: value (MaskCLIP), qq, kk or qk (ordinary).
+    cfg.MODEL.CLIP.DENSE = "value"
+    # Keep that block's residual connection and MLP.
+    cfg.MODEL.CLIP.DENSE_RESIDUAL = True
+    # Which weights of CLIP's image and text encoder train: none, attention (paper), qv (CAT-Seg) or all.
+    cfg.MODEL.CLIP.TRAIN = "attention"
+
+    cfg.MODEL.SAM = CN()
+    # vit_b (paper), vit_l, vit_h (their decoders have one shape) or mini.
+    cfg.MODEL.SAM.NAME = "vit_b"
+    # SAM block: pretrained (paper), random (ablation: trained from scratch at the full rate) or none (ablation).
+    cfg.MODEL.SAM.INIT = "pretrained"
+    # "official" (looked up, else fetched) or the path of a checkpoint in SAM's own format.
+    cfg.MODEL.SAM.WEIGHTS = "official"
+    # Which weights of a pretrained SAM block train: none, attention (paper) or all.
+    cfg.MODEL.SAM.TRAIN = "attention"
+
+    cfg.MODEL.ESC = CN()
+    # Number of ESC blocks (paper: 4).
+    cfg.MODEL.ESC.NUM_BLOCKS = 4
+    # K, objects per class (paper: 5).
+    cfg.MODEL.ESC.NUM_PROMPTS = 5
+    # point, mask, point+mask (paper) or box.
+    cfg.MODEL.ESC.PROMPTS = "point+mask"
+    # Softmax that turns correlation into probability: class (over the classes) or space (over the cells). Free.
+    cfg.MODEL.ESC.SOFTMAX_AXIS = "class"
+    # Threshold of the region: a probability for class, a share of the peak for space. Free.
+    cfg.MODEL.ESC.ALPHA = 0.5
+    # k-means back end: torch, or sklearn (one map at a time; for comparison).
+    cfg.MODEL.ESC.KMEANS = "torch"
+    # The K masks of a class are encoded as their union, or each and averaged. Free.
+    cfg.MODEL.ESC.MASK_ENCODING = "union"
+    # SAM expects mask logits: +this inside the pseudo mask, -this outside. Free.
+    cfg.MODEL.ESC.MASK_LOGIT = 8.0
+    # How per-class features become one: correlation (weighted mean), mean or per_class (not merged). Free.
+    cfg.MODEL.ESC.CLASS_MERGE = "correlation"
+    # d, channels of a class embedding (128 in CAT-Seg).
+    cfg.MODEL.ESC.DIM = 128
+    # Attention heads of the fusion, and the width of its MLPs over d. Free.
+    cfg.MODEL.ESC.NUM_HEADS = 4
+    cfg.MODEL.ESC.MLP_RATIO = 4.0
+    # Side of a Swin window in cells (12 in CAT-Seg).
+    cfg.MODEL.ESC.WINDOW = 12
+    # Channels of the decoder's two stages and of their skip connections (CAT-Seg's).
+    cfg.MODEL.ESC.DECODER_DIMS = (64, 32)
+    cfg.MODEL.ESC.SKIP_DIMS = (32, 16)
+    # Classes worked on at a time (0: all); changes speed and memory, never the result.
+    cfg.MODEL.ESC.CLASS_CHUNK = 8
+    # Keep only the classes that correlate most with the image (0: all; CAT-Seg keeps 256). Not exact.
+    cfg.MODEL.ESC.MAX_CLASSES = 0
+    # While training, compute the activations of each class chunk again in the backward pass instead of keeping them.
+    cfg.MODEL.ESC.CHECKPOINT = True
+    # ce: cross entropy over the classes (paper); bce: binary, one-hot (CAT-Seg).
+    cfg.MODEL.ESC.LOSS = "ce"
+    # Weight of the same loss on each block's correlation map (0: off). Free.
+    cfg.MODEL.ESC.AUX_LOSS = 0.0
+
+
+def _add_training(cfg: CN) -> None:
+    # Paper: AdamW, 2e-4; 2e-6 for the attention of CLIP and of the SAM blocks.
+    cfg.SOLVER.BASE_LR = 2e-4
+    cfg.SOLVER.CLIP_MULTIPLIER = 0.01
+    cfg.SOLVER.SAM_MULTIPLIER = 0.01
+    cfg.SOLVER.WEIGHT_DECAY = 1e-4
+    cfg.SOLVER.WEIGHT_DECAY_NORM = 0.0
+    cfg.SOLVER.WEIGHT_DECAY_BIAS = 0.0
+    cfg.SOLVER.IMS_PER_BATCH = 4
+    cfg.SOLVER.MAX_ITER = 80000
+    cfg.SOLVER.LR_SCHEDULER_NAME = "WarmupCosineLR"
+    cfg.SOLVER.WARMUP_ITERS = 0
+    # The norm of all gradients together is clipped to CLIP_VALUE (CAT-Seg: 0.01).
+    cfg.SOLVER.CLIP_GRADIENTS.ENABLED = True
+    cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "full_model"
+    cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = 0.01
+
+    cfg.INPUT.FORMAT = "RGB"
+    cfg.INPUT.MIN_SIZE_TRAIN = (384, 448, 512, 576, 640)
+    cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING = "choice"
+    cfg.INPUT.MAX_SIZE_TRAIN = 2560
+    cfg.INPUT.CROP.ENABLED = True
+    cfg.INPUT.CROP.TYPE = "absolute"
+    cfg.INPUT.CROP.SIZE = (384, 384)
+    # A crop in which one class covers more than this share is drawn again.
+    cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 1.0
+    # Brightness, contrast, saturation and hue.
+    cfg.INPUT.COLOR_AUG_SSD = True
+    cfg.INPUT.RANDOM_FLIP = "horizontal"
+    # Prompt templates of the class names while training: single, imagenet (80) or a list.
+    cfg.INPUT.TEMPLATES = "single"
+    cfg.SEED = 0
+
+
+def _add_inference(cfg: CN) -> None:
+    # Prompt templates of the class names at evaluation and prediction.
+    cfg.TEST.TEMPLATES = "single"
+    # Return the (N, H, W) scores as well as the labels; they need N·H·W·4 bytes an image.
+    cfg.TEST.FULL_SCORES = False
+    # Sliding window: the image is resized to SIZE, cut into WINDOWs that overlap, and averaged with a whole-image pass.
+    cfg.TEST.SLIDING = CN()
+    cfg.TEST.SLIDING.ENABLED = False
+    cfg.TEST.SLIDING.SIZE = (640, 640)
+    cfg.TEST.SLIDING.WINDOW = (384, 384)
+    cfg.TEST.SLIDING.OVERLAP = 1.0 / 3.0

@@ -1,0 +1,342 @@
+"""CLIP's two towers: dense, intermediate and pooled image features, and one text feature per vocabulary row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from open_clip.model import CLIP
+from open_clip.transformer import ResidualAttentionBlock, TextTransformer, VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from escnet.layers.fingerprint import weights_fingerprint
+from escnet.layers.trainable_attention import trainable_attention_parameters
+from escnet.vocabulary import TextEmbeddingCache, Vocabulary, VocabularyError
+
+__all__ = [
+    "DENSE_ATTENTION",
+    "ClipFeatures",
+    "ClipImageEncoder",
+    "ClipTextEncoder",
+    "interpolate_positions",
+    "trainable_attention_parameters",
+]
+
+DENSE_ATTENTION = ("value", "qq", "kk", "qk")
+
+
+class ClipFeatures(NamedTuple):
+    """What `ClipImageEncoder` returns for B images with a grid of h×w patches."""
+
+    dense: Tensor
+    """(B,D,h,w), L2-normalised: comparable with text features."""
+    levels: list[Tensor]
+    """Two hidden states (B,W,h,w), after one and two thirds of the blocks."""
+    pooled: Tensor | None
+    """(B,D), the image feature of CLIP itself, not normalised; None if it was not asked for."""
+
+
+class ClipImageEncoder(nn.Module):
+    """The image tower of CLIP for images of any size (ESC-Net, sec. 3: F_v).
+
+    The dense features come from the last block with its attention replaced:
+    "value" by the value and output projections alone (MaskCLIP), "qq" and "kk" by multi-head attention of queries with
+    queries or keys with keys (over all tokens, the class token included), "qk" by the ordinary attention.
+
+    Arguments:
+      visual: a plain ViT of open_clip; kept as it is, its parameters are this module's.
+      dense: one of `DENSE_ATTENTION`.
+      dense_residual: whether the last block's residual and MLP are kept for the dense features; if not, they are the
+        output of the attention branch alone.
+
+    Raises:
+      TypeError: for a tower that is not a plain ViT. ValueError: for an unknown `dense`, or fewer than 2 blocks.
+    """
+
+    def __init__(self, visual: nn.Module, dense: str = "value", dense_residual: bool = True) -> None:
+        super().__init__()
+        _require_plain_vit(visual)
+        if dense not in DENSE_ATTENTION:
+            raise ValueError(f'dense is "{dense}", but must be one of {", ".join(DENSE_ATTENTION)}')
+        self.visual = visual
+        self.dense = dense
+        self.dense_residual = dense_residual
+        self.patch_size: int = visual.patch_size[0]
+        self.width: int = visual.conv1.out_channels
+        self.embed_dim: int = visual.output_dim
+        self.depth: int = len(visual.transformer.resblocks)
+        if self.depth < 2:
+            raise ValueError("a tower with 1 block has no hidden state before its last block; at least 2 are needed")
+        self.level_blocks: tuple[int, int] = (max(1, round(self.depth / 3)), max(1, round(2 * self.depth / 3)))
+
+    def forward(self, images: Tensor, pooled: bool = True) -> ClipFeatures:
+        """Encode images.
+
+        Arguments:
+          images: (B,3,R1,R2), normalised with CLIP's mean and deviation; R1 and R2 are multiples of `patch_size`.
+          pooled: whether the pooled feature is computed.
+
+        Raises:
+          ValueError: for images of another shape.
+        """
+        grid = self._grid(images)
+        tokens = self._embed(images, grid)  # (B,1+h·w,W), the class token first
+        levels = {}
+        *blocks, last = self.visual.transformer.resblocks
+        for number, block in enumerate(blocks, start=1):
+            tokens = self._run(block, tokens)
+            if number in self.level_blocks:
+                levels[number] = _to_map(tokens[:, 1:], grid)
+
+        return ClipFeatures(
+            dense=_to_map(F.normalize(self._run(self._dense_tokens, last, tokens), dim=-1), grid),
+            levels=[levels[number] for number in self.level_blocks],
+            pooled=self._run(self._pooled, last, tokens) if pooled else None,
+        )
+
+    def _grid(self, images: Tensor) -> tuple[int, int]:
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise ValueError(f"images have shape {tuple(images.shape)}, but must be (B,3,R1,R2)")
+        height, width = images.shape[-2:]
+        if height < self.patch_size or width < self.patch_size or height % self.patch_size or width % self.patch_size:
+            raise ValueError(
+                f"images are {height}x{width}, but both sides must be multiples of the patch size, {self.patch_size}: "
+                "resize or pad them"
+            )
+        return height // self.patch_size, width // self.patch_size
+
+    def _embed(self, images: Tensor, grid: tuple[int, int]) -> Tensor:
+        # Patch dropout, a saving for contrastive training, would tear holes into the map, so it is never applied.
+        visual = self.visual
+        patches = visual.conv1(images).flatten(2).transpose(1, 2)
+        class_token = visual.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
+        position = interpolate_positions(visual.positional_embedding, visual.grid_size, grid)
+        return visual.ln_pre(torch.cat([class_token, patches], dim=1) + position.to(patches.dtype))
+
+    def _run(self, step: Callable[..., Tensor], *arguments: object) -> Tensor:
+        if self.visual.transformer.grad_checkpointing and torch.is_grad_enabled():
+            return checkpoint(step, *arguments, use_reentrant=False)
+        return step(*arguments)
+
+    def _dense_tokens(self, block: ResidualAttentionBlock, tokens: Tensor) -> Tensor:
+        """The last block with `dense` attention, then CLIP's projection: (B,1+h·w,W) -> (B,h·w,D)."""
+        x = block.ls_1(_dense_attention(block.attn, block.ln_1(tokens), self.dense))
+        if self.dense_residual:
+            x = tokens[:, 1:] + x
+            x = x + block.ls_2(block.mlp(block.ln_2(x)))
+        return self.visual.ln_post(x) @ self.visual.proj
+
+    def _pooled(self, block: ResidualAttentionBlock, tokens: Tensor) -> Tensor:
+        """The last block unchanged and the tower's own pooling: (B,1+h·w,W) -> (B,D)."""
+        visual = self.visual
+        if visual.pool_type == "avg":
+            x = block(tokens)[:, 1:]
+            x = x.mean(dim=1) if visual.final_ln_after_pool else visual.ln_post(x).mean(dim=1)
+            return (visual.ln_post(x) if visual.final_ln_after_pool else x) @ visual.proj
+
+        # Only the class token is read, so only its query is computed; norm and pooling commute.
+        normalised = block.ln_1(tokens)
+        attended = block.attn(normalised[:, :1], normalised, normalised, need_weights=False)[0]
+        x = tokens[:, :1] + block.ls_1(attended)
+        x = x + block.ls_2(block.mlp(block.ln_2(x)))
+        return visual.ln_post(x[:, 0]) @ visual.proj
+
+
+class ClipTextEncoder(nn.Module):
+    """The text tower of CLIP: one feature per row of a vocabulary (ESC-Net, sec. 3: F_l).
+
+    Holds only the text part of the model: a module that owns this and a `ClipImageEncoder` owns each parameter once.
+
+    Arguments:
+      model: open_clip's CLIP or CustomTextCLIP with a TextTransformer.
+      tokenizer: the tokenizer of that model.
+      cache_capacity: how many vocabularies `encode` remembers.
+
+    Raises:
+      TypeError: for a text tower of another kind.
+    """
+
+    def __init__(self, model: nn.Module, tokenizer: Callable[..., Tensor], cache_capacity: int = 8) -> None:
+        super().__init__()
+        tower, self.pool_type, self.end_id = _text_tower(model)
+        self.token_embedding = tower.token_embedding
+        self.positional_embedding = tower.positional_embedding
+        self.transformer = tower.transformer
+        self.ln_final = tower.ln_final
+        self.text_projection = tower.text_projection
+        self.register_buffer("attn_mask", tower.attn_mask, persistent=False)
+        self.context_length: int = tower.context_length
+        self.tokenizer = tokenizer
+        self.cache: TextEmbeddingCache[Tensor] = TextEmbeddingCache(cache_capacity)
+
+    def forward(self, vocabulary: Vocabulary, chunk: int = 256) -> Tensor:
+        """Embed a vocabulary, with gradient where it is enabled.
+
+        A name's embedding is the normalised mean of the normalised embeddings of its templates, a row's the normalised
+        mean over its synonyms.
+
+        Arguments:
+          vocabulary: the words.
+          chunk: how many texts go through the tower at once.
+
+        Returns:
+          (rows, D), L2-normalised, in the order of `vocabulary.rows`.
+
+        Raises:
+          VocabularyError: for a text that is longer than the context.
+        """
+        texts = self._embed_texts(self.tokenize(vocabulary), chunk)
+        names = F.normalize(texts.unflatten(0, (-1, len(vocabulary.templates))).mean(dim=1), dim=-1)
+        sizes = [len(synonyms) for synonyms in vocabulary.rows]
+        if max(sizes) == 1:
+            return names
+        return F.normalize(torch.stack([synonyms.mean(dim=0) for synonyms in names.split(sizes)]), dim=-1)
+
+    def encode(self, vocabulary: Vocabulary) -> Tensor:
+        """As `forward`, without gradient, in full precision whatever the autocast, and remembered.
+
+        What is remembered is used again only while the vocabulary and every weight are unchanged.
+        """
+        key = (weights_fingerprint(self), vocabulary)
+        # A copy, so that no caller can change what is remembered.
+        return self.cache.get(key, lambda: self._encode(vocabulary)).clone()
+
+    def _encode(self, vocabulary: Vocabulary) -> Tensor:
+        # An inference tensor could not take part in a training step later on.
+        device = self.positional_embedding.device
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
+            return self(vocabulary)
+
+    def tokenize(self, vocabulary: Vocabulary) -> Tensor:
+        """The tokens of each template of each synonym of each row, in this order, on the CPU: (texts, context length).
+
+        Raises:
+          VocabularyError: for a text that is longer than the context; the tokenizer would cut it off silently.
+        """
+        names = [name for synonyms in vocabulary.rows for name in synonyms for _ in vocabulary.templates]
+        texts = [
+            template.replace("{}", name)
+            for synonyms in vocabulary.rows
+            for name in synonyms
+            for template in vocabulary.templates
+        ]
+        tokens = self.tokenizer(texts, context_length=self.context_length)
+        # Only a text that reaches the last position can have been cut off.
+        for index in tokens[:, -1].nonzero()[:, 0].tolist():
+            needed = _count_tokens(self.tokenizer, texts[index])
+            if needed > self.context_length:
+                raise VocabularyError(
+                    f'"{names[index]}" is too long: the text "{texts[index]}" needs {needed} tokens, and the text '
+                    f"encoder takes {self.context_length}; shorten the name or the template"
+                )
+        return tokens
+
+    def _embed_texts(self, tokens: Tensor, chunk: int) -> Tensor:
+        """(texts, context length) -> (texts, D), normalised, a chunk of similar length at a time."""
+        ends = self._pooled_positions(tokens)
+        order = ends.argsort(stable=True)
+        embedded = []
+        for indices in order.split(chunk):
+            length = self.context_length
+            if self.attn_mask is not None:
+                # Attention is causal, so what comes after the position that is read has no influence on it.
+                length = int(ends[indices].max()) + 1
+            embedded.append(self._embed_chunk(tokens[indices, :length], ends[indices]))
+        device = self.positional_embedding.device
+        return torch.cat(embedded)[order.argsort().to(device)]
+
+    def _embed_chunk(self, tokens: Tensor, ends: Tensor) -> Tensor:
+        device, length = self.positional_embedding.device, tokens.shape[1]
+        dtype = self.transformer.get_cast_dtype()
+        x = self.token_embedding(tokens.to(device)).to(dtype) + self.positional_embedding[:length].to(dtype)
+        mask = None if self.attn_mask is None else self.attn_mask[:length, :length]
+        x = self.transformer(x, attn_mask=mask)
+        x = self.ln_final(x[torch.arange(len(x), device=device), ends.to(device)])
+        if isinstance(self.text_projection, nn.Linear):
+            x = self.text_projection(x)
+        elif self.text_projection is not None:
+            x = x @ self.text_projection
+        return F.normalize(x, dim=-1)
+
+    def _pooled_positions(self, tokens: Tensor) -> Tensor:
+        """The position whose state is the embedding of each text: (texts, context length) -> (texts,)."""
+        if self.pool_type == "first":
+            return torch.zeros(len(tokens), dtype=torch.long)
+        if self.pool_type == "last":
+            return torch.full((len(tokens),), tokens.shape[1] - 1)
+        return tokens.argmax(dim=-1) if self.pool_type == "argmax" else (tokens == self.end_id).int().argmax(dim=-1)
+
+
+def interpolate_positions(embedding: Tensor, old_grid: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+    """Resize a ViT's positional embedding bicubically, the class token's row apart: (1+h0·w0,W) -> (1+h·w,W)."""
+    if tuple(old_grid) == tuple(grid):
+        return embedding
+    maps = _to_map(embedding[None, 1:].float(), old_grid)
+    resized = F.interpolate(maps, size=grid, mode="bicubic", align_corners=False, antialias=True)
+    return torch.cat([embedding[:1], resized[0].flatten(1).T.to(embedding.dtype)])
+
+
+def _dense_attention(attention: nn.MultiheadAttention, tokens: Tensor, kind: str) -> Tensor:
+    """The attention branch of the patches for one of `DENSE_ATTENTION`: (B,1+h·w,W) -> (B,h·w,W)."""
+    weights = dict(zip("qkv", attention.in_proj_weight.chunk(3), strict=True))
+    biases = dict(zip("qkv", attention.in_proj_bias.chunk(3), strict=True))
+
+    def project(x: Tensor, part: str) -> Tensor:
+        return F.linear(x, weights[part], biases[part])
+
+    def heads(x: Tensor) -> Tensor:
+        return x.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
+
+    if kind == "value":
+        return attention.out_proj(project(tokens[:, 1:], "v"))
+    query, key = kind
+    attended = F.scaled_dot_product_attention(
+        heads(project(tokens[:, 1:], query)), heads(project(tokens, key)), heads(project(tokens, "v"))
+    )
+    return attention.out_proj(attended.transpose(1, 2).flatten(2))
+
+
+def _to_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+    """(B,h·w,W) -> (B,W,h,w)"""
+    return tokens.unflatten(1, grid).permute(0, 3, 1, 2)
+
+
+def _require_plain_vit(visual: nn.Module) -> None:
+    kind = type(visual).__name__
+    if not isinstance(visual, VisionTransformer):
+        raise TypeError(f"{kind} is not a VisionTransformer of open_clip; use a model with a plain ViT, e.g. ViT-B-16")
+    if visual.attn_pool is not None:
+        raise TypeError(f"{kind} with an {type(visual.attn_pool).__name__} has no features per patch in text space")
+    if visual.pool_type not in ("tok", "avg"):
+        raise TypeError(f'{kind} with pool_type "{visual.pool_type}" has no pooled feature')
+    if visual.patch_size[0] != visual.patch_size[1]:
+        raise TypeError(f"{kind} has patches of {visual.patch_size}, which are not square")
+    for block in visual.transformer.resblocks:
+        if not isinstance(block, ResidualAttentionBlock):
+            raise TypeError(f"{kind} with a {type(block).__name__} is not a plain ViT")
+
+
+def _text_tower(model: nn.Module) -> tuple[nn.Module, str, int]:
+    """The module that holds the text parts, its kind of pooling, and the id of the end token."""
+    tower = model if isinstance(model, CLIP) else getattr(model, "text", None)
+    if not isinstance(tower, (CLIP, TextTransformer)):
+        raise TypeError(f"{type(model).__name__} with {type(tower).__name__} has no TextTransformer of open_clip")
+    if getattr(tower, "cls_emb", None) is not None or getattr(tower, "use_pad_mask", False):
+        raise TypeError(f"{type(model).__name__} has a text tower with a class token or padding mask (CoCa)")
+    if isinstance(tower, CLIP):
+        pool_type, end_id = tower.text_pool_type, tower.text_eos_id
+    else:
+        pool_type, end_id = tower.pool_type, tower.eos_id
+    if pool_type == "none":
+        raise TypeError(f"{type(model).__name__} has a text tower without pooling")
+    return tower, pool_type, end_id
+
+
+def _count_tokens(tokenizer: Callable[..., Tensor], text: str) -> int:
+    """How many tokens a text takes, start and end included."""
+    if hasattr(tokenizer, "encode"):
+        return len(tokenizer.encode(text)) + 2
+    return len(tokenizer.tokenizer.encode(text))  # open_clip's wrapper of a Hugging Face tokenizer

@@ -1,0 +1,7 @@
+"""The systems of the house, registered with Detectron2 on import."""
+
+from escnet.meta_arch.clip_then_sam import ClipThenSam
+from escnet.meta_arch.dense_clip import DenseClip
+from escnet.meta_arch.esc_net import ESCNet
+
+__all__ = ["ClipThenSam", "DenseClip", "ESCNet"]

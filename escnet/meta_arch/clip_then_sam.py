@@ -1,0 +1,177 @@
+"""ClipThenSam: the two-stage pipeline without training, CLIP's map → prompts → the complete SAM."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from detectron2.config import configurable
+from detectron2.modeling import META_ARCH_REGISTRY
+from einops import rearrange
+from segment_anything.modeling import Sam
+from torch import Tensor
+from torch.nn import functional as F
+
+from escnet import weights
+from escnet.layers.clip_encoder import ClipImageEncoder, ClipTextEncoder
+from escnet.layers.pseudo_prompts import PseudoPromptGenerator, PseudoPrompts
+from escnet.meta_arch.base import InferenceOptions, Segmentation
+from escnet.meta_arch.dense_clip import DenseClip
+from escnet.vocabulary import Vocabulary
+
+# A score below this counts as this much, so that resizing the logits is not ruled by classes that are out of question.
+LEAST_SCORE = 1e-6
+
+
+@META_ARCH_REGISTRY.register()
+class ClipThenSam(DenseClip):
+    """CLIP says what and roughly where, SAM's image encoder and mask decoder draw the outline.
+
+    Each class that is the best of some cell of CLIP's correlation map gives K objects (`PseudoPromptGenerator`), each
+    object a point and a mask prompt, and SAM answers each with the logits ℓ of one mask. With p(n|x), CLIP's
+    probability of class n at position x (softmax of the scaled correlation, resized), the score of an object o of class
+    n is CLIP's word for the inside of its mask, and a class is where its best object is:
+
+        s_o    = mean of p(n|x) over the x with ℓ_o(x) > 0
+        q(n|x) = max over the objects o of n of s_o · sigmoid(ℓ_o(x)); 0 for a class without objects
+        logit  = log q(n|x) where some mask covers x (ℓ_o(x) > 0 for some o), else log p(n|x)
+
+    An object whose mask is empty has the score 0. All of it is computed four times finer than CLIP's grid. SAM sees
+    the image that it is given, not CLIP's small copy, resized to SAM's square as CLIP's is to its own size, so that
+    the two grids cover the same ground.
+
+    There are no sliding windows: prompts, and the masks that answer them, are of whole objects.
+
+    Args:
+        clip_image, clip_text, logit_scale, inference: as for `DenseClip`.
+        sam: segment_anything's complete model.
+        generator: reads pseudo prompts off the correlation map.
+        mask_logit: a mask prompt is +mask_logit inside and -mask_logit outside.
+        prompt_chunk: prompts in the mask decoder at a time; changes speed and memory, never the result.
+
+    Raises:
+        ValueError: when sliding windows are asked for.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        clip_image: ClipImageEncoder,
+        clip_text: ClipTextEncoder,
+        logit_scale: float,
+        inference: InferenceOptions,
+        sam: Sam,
+        generator: PseudoPromptGenerator,
+        mask_logit: float = 8.0,
+        prompt_chunk: int = 16,
+    ) -> None:
+        if inference.sliding is not None:
+            raise ValueError("ClipThenSam has no sliding windows; set TEST.SLIDING.ENABLED to False")
+        if prompt_chunk < 1:
+            raise ValueError(f"prompt_chunk must be at least 1, got {prompt_chunk}")
+        super().__init__(clip_image=clip_image, clip_text=clip_text, logit_scale=logit_scale, inference=inference)
+        self.sam = sam.requires_grad_(False)
+        self.generator = generator
+        self.mask_logit = mask_logit
+        self.prompt_chunk = prompt_chunk
+
+    @classmethod
+    def from_config(cls, cfg: Any) -> dict[str, Any]:
+        """Constructor arguments from a config; reads the public weights unless MODEL.WEIGHTS brings all of them.
+
+        Raises:
+            ValueError: for a MODEL.SAM.INIT other than pretrained or random.
+        """
+        sam, esc = cfg.MODEL.SAM, cfg.MODEL.ESC
+        if sam.INIT not in ("pretrained", "random"):
+            raise ValueError(f"MODEL.SAM.INIT is {sam.INIT!r}, but ClipThenSam needs SAM: set it to pretrained")
+        sam_weights = sam.WEIGHTS if sam.INIT == "pretrained" and not cfg.MODEL.WEIGHTS else ""
+        return {
+            **super().from_config(cfg),
+            "sam": weights.build_sam(sam.NAME, sam_weights),
+            "generator": PseudoPromptGenerator(esc.NUM_PROMPTS, esc.ALPHA, esc.SOFTMAX_AXIS, esc.KMEANS),
+            "mask_logit": esc.MASK_LOGIT,
+        }
+
+    @torch.no_grad()
+    def segment_image(self, image: Tensor, vocabulary: Vocabulary) -> Segmentation:
+        """Segment one image (3, H, W); SAM works on it at its own size."""
+        pixels = image[None].to(self.device, torch.float)
+        with self.autocast():
+            return self._segment_pixels(pixels, self.normalise(pixels, self.inference.image_size), vocabulary)
+
+    def segment(self, images: Tensor, vocabulary: Vocabulary) -> Segmentation:
+        """Segment normalised images (B, 3, R1, R2), which SAM sees enlarged; the logits are (B, N, 4h, 4w)."""
+        return self._segment_pixels(images * self.pixel_std + self.pixel_mean, images, vocabulary)
+
+    def _segment_pixels(self, pixels: Tensor, images: Tensor, vocabulary: Vocabulary) -> Segmentation:
+        """Segment (B, 3, H, W) pixels in 0..255, given too as the normalised (B, 3, R1, R2) images of CLIP."""
+        clip = super().segment(images, vocabulary)
+        (correlation,) = clip.correlations
+        prompts = self.generator(correlation, self.logit_scale)
+        fine = [4 * side for side in correlation.shape[-2:]]
+        probability = F.interpolate(clip.logits.softmax(dim=1), fine, mode="bilinear", align_corners=False)
+        logits = torch.empty_like(probability)
+        for b in range(len(pixels)):
+            winners = correlation[b].argmax(dim=0).unique()
+            row, k = (prompts.labels[b, winners] > 0).nonzero(as_tuple=True)
+            logits[b] = self._with_masks(pixels[b], probability[b], prompts, b, winners[row], k)
+        return Segmentation(logits, None, [correlation], [prompts])
+
+    def _with_masks(
+        self, pixels: Tensor, probability: Tensor, prompts: PseudoPrompts, image: int, row: Tensor, k: Tensor
+    ) -> Tensor:
+        """Logits (N, 4h, 4w) of one image from CLIP's probability (N, 4h, 4w) and the objects (`row`, `k`), (P,) each."""
+        features = self._encode(pixels)
+        score = torch.zeros_like(probability)
+        covered = torch.zeros_like(probability[0], dtype=torch.bool)
+        for chunk in torch.arange(len(row), device=row.device).split(self.prompt_chunk):
+            n = row[chunk]
+            points = prompts.points[image, n, k[chunk]]
+            objects = prompts.assignment[image, n] == k[chunk, None, None]
+            masks = self._draw_masks(features, points, objects)
+            masks = F.interpolate(masks[:, None], probability.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
+            inside = masks > 0
+            mean = (probability[n] * inside).sum(dim=(1, 2)) / inside.sum(dim=(1, 2)).clamp(min=1)
+            score.index_reduce_(0, n, mean[:, None, None] * masks.sigmoid(), "amax")
+            covered |= inside.any(dim=0)
+        return torch.where(covered, score, probability).clamp(min=LEAST_SCORE).log()
+
+    def _encode(self, pixels: Tensor) -> Tensor:
+        """SAM's features (1, C, h', w') of an image (3, H, W) in 0..255."""
+        side = self.sam.image_encoder.img_size
+        square = F.interpolate(pixels[None], (side, side), mode="bilinear", align_corners=False, antialias=True)
+        return self.sam.image_encoder(self.sam.preprocess(square))
+
+    def _draw_masks(self, features: Tensor, points: Tensor, objects: Tensor) -> Tensor:
+        """One mask for each prompt.
+
+        Args:
+            features: (1, C, h', w') from `_encode`.
+            points: (P, 2) as (x, y), in cells of CLIP's grid.
+            objects: (P, h, w) bool, the mask prompts.
+
+        Returns:
+            (P, 4h', 4w') mask logits.
+        """
+        encoder = self.sam.prompt_encoder
+        height, width = encoder.input_image_size
+        cells = points.new_tensor([objects.shape[2], objects.shape[1]])
+        # From the middle of a cell to a pixel's index, to whose middle SAM adds the half again.
+        positions = (points + 0.5) / cells * points.new_tensor([width, height]) - 0.5
+        signs = 2.0 * objects[:, None].float() - 1.0
+        masks = self.mask_logit * F.interpolate(signs, encoder.mask_input_size, mode="nearest-exact")
+        # Fourier features of positions need more digits than a lower precision has.
+        with torch.autocast(features.device.type, enabled=False):
+            sparse, dense = encoder(
+                points=(positions[:, None], positions.new_ones(len(positions), 1)), boxes=None, masks=masks
+            )
+        drawn, _ = self.sam.mask_decoder(
+            image_embeddings=features,
+            image_pe=encoder.get_dense_pe(),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=False,
+        )
+        return rearrange(drawn.float(), "p 1 h w -> p h w")

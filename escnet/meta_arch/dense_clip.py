@@ -1,0 +1,61 @@
+"""DenseClip: CLIP's own correlation map as the segmentation, the training-free baseline under every table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from detectron2.config import configurable
+from detectron2.modeling import META_ARCH_REGISTRY
+from torch import Tensor
+
+from escnet import weights
+from escnet.layers.clip_encoder import ClipImageEncoder, ClipTextEncoder
+from escnet.meta_arch.base import InferenceOptions, OpenVocabularyModel, Segmentation
+from escnet.vocabulary import Vocabulary
+
+
+@META_ARCH_REGISTRY.register()
+class DenseClip(OpenVocabularyModel):
+    """Cosine similarity of CLIP's dense features with the text features, and nothing after it (MaskCLIP, sec. 3.2).
+
+    It is what ESC-Net starts from. Nothing is trained, and every class is kept, whatever MODEL.ESC.MAX_CLASSES says.
+
+    Args:
+        clip_image: CLIP's image encoder.
+        clip_text: CLIP's text encoder.
+        logit_scale: CLIP's temperature.
+        inference: how images are run.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        clip_image: ClipImageEncoder,
+        clip_text: ClipTextEncoder,
+        logit_scale: float,
+        inference: InferenceOptions,
+    ) -> None:
+        super().__init__(inference)
+        self.clip_image = clip_image
+        self.clip_text = clip_text
+        self.register_buffer("logit_scale", torch.tensor(float(logit_scale)))
+        self.requires_grad_(False)
+
+    @classmethod
+    def from_config(cls, cfg: Any) -> dict[str, Any]:
+        """Constructor arguments from a config; reads the public weights unless MODEL.WEIGHTS brings all of them."""
+        clip, tokenizer = weights.build_clip(cfg.MODEL.CLIP.NAME, "" if cfg.MODEL.WEIGHTS else cfg.MODEL.CLIP.WEIGHTS)
+        return {
+            "clip_image": ClipImageEncoder(clip.visual, cfg.MODEL.CLIP.DENSE, cfg.MODEL.CLIP.DENSE_RESIDUAL),
+            "clip_text": ClipTextEncoder(clip, tokenizer),
+            "logit_scale": clip.logit_scale.exp().item(),
+            "inference": InferenceOptions.from_config(cfg),
+        }
+
+    def segment(self, images: Tensor, vocabulary: Vocabulary) -> Segmentation:
+        """Segment normalised images (B, 3, R1, R2); the logits (B, N, h, w) are as coarse as CLIP's grid."""
+        dense = self.clip_image(images, pooled=False).dense
+        correlation = torch.einsum("bdhw,nd->bnhw", dense, self.clip_text.encode(vocabulary)).float()
+        return Segmentation(correlation * self.logit_scale, None, [correlation])

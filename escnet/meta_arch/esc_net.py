@@ -1,0 +1,194 @@
+"""ESC-Net: CLIP correlation maps → ESC blocks → U-Net decoder, as a Detectron2 meta-architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from detectron2.config import configurable
+from detectron2.modeling import META_ARCH_REGISTRY
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from escnet import weights
+from escnet.layers.clip_encoder import ClipImageEncoder, ClipTextEncoder, trainable_attention_parameters
+from escnet.layers.esc_block import ESCBlock
+from escnet.layers.fusion import VisionLanguageFusion
+from escnet.layers.pseudo_prompts import PseudoPromptGenerator
+from escnet.layers.sam_block import SamBlock, SamPromptEncoder
+from escnet.layers.unet_decoder import UNetDecoder
+from escnet.meta_arch.base import InferenceOptions, OpenVocabularyModel, Segmentation
+from escnet.layers.segmentation_loss import segmentation_loss
+from escnet.vocabulary import Vocabulary
+
+SAM_INITS = ("pretrained", "random", "none")
+SAM_TRAINED = ("none", "attention", "all")
+
+
+@META_ARCH_REGISTRY.register()
+class ESCNet(OpenVocabularyModel):
+    """ESC-Net (Lee et al., "Effective SAM Combination for Open-Vocabulary Semantic Segmentation", CVPR 2025).
+
+    Args:
+        clip_image: CLIP's image encoder.
+        clip_text: CLIP's text encoder.
+        logit_scale: CLIP's temperature, kept fixed.
+        generator: reads pseudo prompts off correlation maps.
+        prompt_encoder: SAM's, frozen and shared by the blocks; None in the ablation without SAM blocks.
+        blocks: the ESC blocks, in order.
+        decoder: the U-Net decoder.
+        inference: how images are run.
+        class_chunk: classes at a time (0: all).
+        max_classes: classes kept for an image at inference, those that correlate most (0: all).
+        recompute: checkpoint activations of class chunks while training.
+        loss: `ce` or `bce`.
+        aux_loss: weight of the loss on each block's correlation map.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        clip_image: ClipImageEncoder,
+        clip_text: ClipTextEncoder,
+        logit_scale: float,
+        generator: PseudoPromptGenerator,
+        prompt_encoder: SamPromptEncoder | None,
+        blocks: Sequence[ESCBlock],
+        decoder: UNetDecoder,
+        inference: InferenceOptions,
+        class_chunk: int = 8,
+        max_classes: int = 0,
+        recompute: bool = True,
+        loss: str = "ce",
+        aux_loss: float = 0.0,
+    ) -> None:
+        super().__init__(inference)
+        self.clip_image = clip_image
+        self.clip_text = clip_text
+        self.register_buffer("logit_scale", torch.tensor(float(logit_scale)))
+        self.generator = generator
+        self.prompt_encoder = prompt_encoder
+        self.blocks = nn.ModuleList(blocks)
+        self.decoder = decoder
+        self.class_chunk = class_chunk
+        self.max_classes = max_classes
+        self.recompute = recompute
+        self.loss = loss
+        self.aux_loss = aux_loss
+
+    @classmethod
+    def from_config(cls, cfg: Any) -> dict[str, Any]:
+        """Constructor arguments from a config; reads the public weights unless MODEL.WEIGHTS brings all of them."""
+        brings_all = bool(cfg.MODEL.WEIGHTS)
+        clip, tokenizer = weights.build_clip(cfg.MODEL.CLIP.NAME, "" if brings_all else cfg.MODEL.CLIP.WEIGHTS)
+        clip_image = ClipImageEncoder(clip.visual, cfg.MODEL.CLIP.DENSE, cfg.MODEL.CLIP.DENSE_RESIDUAL)
+        clip_text = ClipTextEncoder(clip, tokenizer)
+        for encoder in (clip_image, clip_text):
+            trainable_attention_parameters(encoder, cfg.MODEL.CLIP.TRAIN)
+        esc = cfg.MODEL.ESC
+        prompt_encoder, blocks = _build_blocks(cfg, clip_image.embed_dim, brings_all)
+        return {
+            "clip_image": clip_image,
+            "clip_text": clip_text,
+            "logit_scale": clip.logit_scale.exp().item(),
+            "generator": PseudoPromptGenerator(esc.NUM_PROMPTS, esc.ALPHA, esc.SOFTMAX_AXIS, esc.KMEANS),
+            "prompt_encoder": prompt_encoder,
+            "blocks": blocks,
+            "decoder": UNetDecoder(esc.DIM, clip_image.width, tuple(esc.DECODER_DIMS), tuple(esc.SKIP_DIMS)),
+            "inference": InferenceOptions.from_config(cfg),
+            "class_chunk": esc.CLASS_CHUNK,
+            "max_classes": esc.MAX_CLASSES,
+            "recompute": esc.CHECKPOINT,
+            "loss": esc.LOSS,
+            "aux_loss": esc.AUX_LOSS,
+        }
+
+    def segment(self, images: Tensor, vocabulary: Vocabulary) -> Segmentation:
+        """Segment normalised images (B, 3, R1, R2); the logits are four times finer than CLIP's grid."""
+        features = self.clip_image(images, pooled=False)
+        text = self._embed_text(vocabulary)
+        correlation = torch.einsum("bdhw,nd->bnhw", features.dense, text).float()
+        text = text.expand(len(images), -1, -1)
+        rows = None
+        if not self.training and 0 < self.max_classes < len(vocabulary.rows):
+            rows = self._most_correlated(correlation)
+            correlation = correlation.gather(1, rows[:, :, None, None].expand(-1, -1, *correlation.shape[2:]))
+            text = text.gather(1, rows[:, :, None].expand(-1, -1, text.shape[2]))
+
+        correlations, prompts, embedding = [correlation], [], None
+        chunking = {"chunk": self.class_chunk, "recompute": self.recompute and self.training}
+        for block in self.blocks:
+            out = block(
+                features.dense,
+                correlation,
+                embedding,
+                text,
+                self.logit_scale,
+                self.generator,
+                self.prompt_encoder,
+                **chunking,
+            )
+            correlation, embedding = out.correlation, out.embedding
+            correlations.append(correlation)
+            prompts += [out.prompts] if out.prompts is not None else []
+        fine = self.decoder(embedding, features.levels, tuple(correlation.shape[-2:]), **chunking)
+        # The decoder too only changes what the correlation map says.
+        coarse = self._correlation_logits(correlation)
+        logits = fine + F.interpolate(coarse, fine.shape[-2:], mode="bilinear", align_corners=False)
+        return Segmentation(logits, rows, correlations, prompts)
+
+    def losses(self, images: Tensor, targets: Tensor, vocabulary: Vocabulary) -> dict[str, Tensor]:
+        """`loss_sem_seg` and, if configured, `loss_aux`, the mean over the blocks' correlation maps."""
+        out = self.segment(images, vocabulary)
+        losses = {"loss_sem_seg": segmentation_loss(out.logits, targets, self.loss)}
+        if self.aux_loss > 0:
+            coarse = F.interpolate(targets[:, None].float(), out.logits.shape[-2:], mode="nearest")[:, 0].long()
+            maps = [self._correlation_logits(c) for c in out.correlations[1:]]
+            total = sum(segmentation_loss(m, coarse, self.loss) for m in maps)
+            losses["loss_aux"] = self.aux_loss * total / len(maps)
+        return losses
+
+    def _embed_text(self, vocabulary: Vocabulary) -> Tensor:
+        """(N, D); computed again at each step only while it is trained."""
+        if self.training and any(p.requires_grad for p in self.clip_text.parameters()):
+            return self.clip_text(vocabulary)
+        return self.clip_text.encode(vocabulary)
+
+    def _most_correlated(self, correlation: Tensor) -> Tensor:
+        """(B, M) the classes with the highest share of any cell, in the order of the vocabulary."""
+        peak = (correlation * self.logit_scale).softmax(dim=1).amax(dim=(2, 3))
+        return peak.topk(self.max_classes, dim=1).indices.sort(dim=1).values
+
+    def _correlation_logits(self, correlation: Tensor) -> Tensor:
+        """Correlation at the scale of logits, without the offset that CLIP gives to all similarities alike."""
+        return (correlation - correlation.mean(dim=(1, 2, 3), keepdim=True)) * self.logit_scale
+
+
+def _build_blocks(cfg: Any, clip_dim: int, brings_all: bool) -> tuple[SamPromptEncoder | None, list[ESCBlock]]:
+    """SAM's prompt encoder and the ESC blocks, each with its own copy of SAM's transformer."""
+    sam, esc = cfg.MODEL.SAM, cfg.MODEL.ESC
+    if sam.INIT not in SAM_INITS:
+        raise ValueError(f"MODEL.SAM.INIT must be one of {SAM_INITS}, got {sam.INIT!r}")
+    if sam.TRAIN not in SAM_TRAINED:
+        raise ValueError(f"MODEL.SAM.TRAIN must be one of {SAM_TRAINED}, got {sam.TRAIN!r}")
+    sam_weights = sam.WEIGHTS if sam.INIT == "pretrained" and not brings_all else ""
+    blocks, encoder = [], None
+    sam_dim = weights.SAM_SIZES[sam.NAME].channels
+    for _ in range(esc.NUM_BLOCKS):
+        sam_block = None
+        if sam.INIT != "none":
+            encoder, transformer = weights.build_sam_decoder(sam.NAME, sam_weights)
+            sam_block = SamBlock(transformer)
+            _set_trainable_sam(sam_block, "all" if sam.INIT == "random" else sam.TRAIN)
+        fusion = VisionLanguageFusion(esc.DIM, sam_dim, clip_dim, esc.NUM_HEADS, esc.WINDOW, esc.MLP_RATIO)
+        blocks.append(ESCBlock(clip_dim, sam_dim, sam_block, fusion, esc.CLASS_MERGE))
+    if encoder is None:
+        return None, blocks
+    return SamPromptEncoder(encoder.requires_grad_(False), esc.PROMPTS, esc.MASK_ENCODING, esc.MASK_LOGIT), blocks
+
+
+def _set_trainable_sam(block: SamBlock, which: str) -> None:
+    for name, parameter in block.named_parameters():
+        parameter.requires_grad_(which == "all" or (which == "attention" and "attn" in name))

@@ -1,0 +1,306 @@
+"""CLIP and SAM by name, with random, public or own weights; errors say which file, what is wrong and what to do."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import gzip
+import math
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import open_clip
+from open_clip.coca_model import CoCa
+from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+from open_clip.model import (
+    CLIP,
+    CustomTextCLIP,
+    convert_to_custom_text_state_dict,
+    resize_pos_embed,
+    set_model_preprocess_cfg,
+)
+from open_clip.tokenizer import SimpleTokenizer, default_bpe
+from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+from torch import Tensor, nn
+
+from escnet.checkpoint_files import (
+    WeightsError,
+    first_line,
+    is_torchscript,
+    load_checkpoint,
+    read_weights,
+    verify_sha256,
+)
+from escnet.public_weights import PUBLIC_WEIGHTS, PublicWeights, fetch, fetch_clip, weights_directory, where_to_get
+
+__all__ = [
+    "PUBLIC_WEIGHTS",
+    "SAM_SIZES",
+    "PublicWeights",
+    "SamSize",
+    "WeightsError",
+    "build_clip",
+    "build_sam",
+    "build_sam_decoder",
+    "load_checkpoint",
+    "verify_sha256",
+    "weights_directory",
+]
+
+CLIP_VOCABULARY = 49408
+BYTE_AND_SPECIAL_TOKENS = 514
+LISTED_KEYS = 8
+# What OpenAI's archives hold beside weights, and the mask, which the model computes itself.
+NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size", "attn_mask")
+
+
+@dataclass(frozen=True)
+class SamSize:
+    """The numbers of a SAM model: of its decoder, then of its image encoder."""
+
+    channels: int = 256
+    heads: int = 8
+    mlp_dim: int = 2048
+    image_size: int = 1024
+    patch_size: int = 16
+    encoder_dim: int = 768
+    encoder_depth: int = 12
+    encoder_heads: int = 12
+    global_blocks: tuple[int, ...] = (2, 5, 8, 11)
+
+
+SAM_SIZES: dict[str, SamSize] = {
+    "vit_b": SamSize(),
+    "vit_l": SamSize(encoder_dim=1024, encoder_depth=24, encoder_heads=16, global_blocks=(5, 11, 17, 23)),
+    "vit_h": SamSize(encoder_dim=1280, encoder_depth=32, encoder_heads=16, global_blocks=(7, 15, 23, 31)),
+    "mini": SamSize(
+        channels=64,
+        heads=4,
+        mlp_dim=128,
+        image_size=128,
+        patch_size=8,
+        encoder_dim=64,
+        encoder_depth=2,
+        encoder_heads=2,
+        global_blocks=(0, 1),
+    ),
+}
+
+
+def build_clip(name: str, weights: str | Path = "") -> tuple[nn.Module, Callable[..., Tensor]]:
+    """Build a CLIP model of open_clip, in fp32 on the CPU, and its tokenizer.
+
+    Arguments:
+      name: a model of open_clip ("ViT-B-16-quickgelu") or of this package ("escnet-mini").
+      weights: "" for random ones; a tag of open_clip ("openai"); or the path of a state dict, a .safetensors file or
+        one of OpenAI's archives. Positional embeddings of another image size are resized.
+
+    Raises:
+      WeightsError: for an unknown name or tag, for weights that can neither be found nor downloaded, that do not fit
+        the model, or that were trained with another activation than it has.
+    """
+    name = name.replace("/", "-")
+    config = _clip_config(name)
+    path = _locate_clip_weights(name, config, str(weights)) if weights else None
+    tokenizer = _build_tokenizer(name, config["text_cfg"])
+    pretrained = open_clip.get_pretrained_cfg(name, str(weights))
+    model = _instantiate_clip(config)
+    statistics = {
+        "size": model.visual.image_size,
+        "mean": pretrained.get("mean", OPENAI_DATASET_MEAN),
+        "std": pretrained.get("std", OPENAI_DATASET_STD),
+    }
+    set_model_preprocess_cfg(model, statistics)
+    if path is not None:
+        public = PUBLIC_WEIGHTS.get(name)
+        _load_clip(model, path, where_to_get(public) if public else "")
+    return model.eval(), tokenizer
+
+
+def build_sam(name: str, weights: str | Path = "") -> Sam:
+    """Build the whole of SAM, in fp32 on the CPU.
+
+    Arguments:
+      name: "vit_b", "vit_l", "vit_h", or "mini" (the same code, tiny; without public weights).
+      weights: "" for random ones; "official" for the published file, looked for in `weights_directory()` and else
+        downloaded to it; or the path of a file of that format.
+
+    Raises:
+      WeightsError: for an unknown name, for weights that can neither be found nor downloaded, or that do not fit.
+    """
+    size = _sam_size(name)
+    encoder = ImageEncoderViT(
+        img_size=size.image_size,
+        patch_size=size.patch_size,
+        embed_dim=size.encoder_dim,
+        depth=size.encoder_depth,
+        num_heads=size.encoder_heads,
+        out_chans=size.channels,
+        norm_layer=functools.partial(nn.LayerNorm, eps=1e-6),
+        use_rel_pos=True,
+        global_attn_indexes=size.global_blocks,
+        window_size=14,
+    )
+    prompt_encoder, transformer = _sam_decoder_parts(size)
+    decoder = MaskDecoder(transformer_dim=size.channels, transformer=transformer, iou_head_hidden_dim=size.channels)
+    sam = Sam(encoder, prompt_encoder, decoder).eval()
+    if weights:
+        state, path = _read_sam(name, weights)
+        _load_exactly(sam, state, path)
+    return sam
+
+
+def build_sam_decoder(name: str, weights: str | Path = "") -> tuple[PromptEncoder, TwoWayTransformer]:
+    """Build only SAM's prompt encoder and the two-way transformer of its mask decoder, in fp32 on the CPU.
+
+    All three public sizes have the same decoder, so the file of any of them will do.
+
+    Arguments: as `build_sam`; the file is that of the whole SAM, of which only these parts are read.
+
+    Raises:
+      WeightsError: as `build_sam`; missing and misshapen keys are named.
+    """
+    size = _sam_size(name)
+    prompt_encoder, transformer = _sam_decoder_parts(size)
+    if weights:
+        state, path = _read_sam(name, weights)
+        for module, prefix in ((prompt_encoder, "prompt_encoder."), (transformer, "mask_decoder.transformer.")):
+            _load_exactly(module, {key: state[key] for key in state if key.startswith(prefix)}, path, prefix)
+    return prompt_encoder.eval(), transformer.eval()
+
+
+def _clip_config(name: str) -> dict:
+    if "escnet-mini" not in open_clip.list_models():
+        open_clip.add_model_config(Path(__file__).parent / "model_configs")
+    known = open_clip.list_models()
+    if name not in known:
+        near = ", ".join(difflib.get_close_matches(name, known, n=5, cutoff=0.4)) or "see open_clip.list_models()"
+        raise WeightsError(f'there is no CLIP model "{name}"; near names: {near}')
+    return open_clip.get_model_config(name)
+
+
+def _instantiate_clip(config: dict) -> nn.Module:
+    arguments = {key: value for key, value in config.items() if key != "custom_text"}
+    if "multimodal_cfg" in config:
+        return CoCa(**arguments)
+    custom = config.get("custom_text", False) or "hf_model_name" in config["text_cfg"]
+    return (CustomTextCLIP if custom else CLIP)(**arguments)
+
+
+def _build_tokenizer(name: str, text_config: dict) -> Callable[..., Tensor]:
+    vocabulary = text_config.get("vocab_size", CLIP_VOCABULARY)
+    if text_config.get("hf_tokenizer_name") or vocabulary == CLIP_VOCABULARY:
+        try:
+            return open_clip.get_tokenizer(name)
+        except (ImportError, OSError) as error:
+            raise WeightsError(f"the tokenizer of {name} cannot be loaded ({first_line(error)})") from None
+    return _build_small_tokenizer(vocabulary, text_config["context_length"])
+
+
+def _build_small_tokenizer(vocabulary: int, context_length: int) -> SimpleTokenizer:
+    """CLIP's tokenizer with its first merges only, so that a tiny text tower needs no large embedding."""
+    merges = vocabulary - BYTE_AND_SPECIAL_TOKENS
+    if not 0 <= merges <= CLIP_VOCABULARY - BYTE_AND_SPECIAL_TOKENS:
+        raise WeightsError(
+            f"vocab_size is {vocabulary}, not from {BYTE_AND_SPECIAL_TOKENS} to {CLIP_VOCABULARY} as CLIP's tokenizer allows"
+        )
+    with gzip.open(default_bpe(), "rt", encoding="utf-8") as file:
+        lines = [next(file).rstrip("\n") for _ in range(1 + merges)]  # a header, then one merge per line
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "merges.txt.gz"
+        path.write_bytes(gzip.compress("\n".join(lines).encode("utf-8")))
+        return SimpleTokenizer(bpe_path=str(path), context_length=context_length)
+
+
+def _locate_clip_weights(name: str, config: dict, weights: str) -> Path:
+    """The local file of a tag or path, downloaded if need be; refuses weights of the other activation."""
+    pretrained = open_clip.get_pretrained_cfg(name, weights)
+    if pretrained:
+        _require_activation(name, config, pretrained.get("quick_gelu", False), f'the tag "{weights}"')
+        return fetch_clip(name, weights)
+    path = Path(weights).expanduser()
+    if not (path.is_file() or path.suffix or os.sep in weights):
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
+        raise WeightsError(f'"{weights}" is neither a file nor a tag of {name}, whose tags are: {tags}')
+    if path.is_file() and is_torchscript(path):
+        # Only OpenAI publishes CLIP in this form, and trained all of it with QuickGELU.
+        _require_activation(name, config, True, str(path))
+    return path
+
+
+def _require_activation(name: str, config: dict, quick_gelu: bool, source: str) -> None:
+    if quick_gelu == config.get("quick_gelu", False):
+        return
+    other = f"{name}-quickgelu" if quick_gelu else name.removesuffix("-quickgelu")
+    activation = "QuickGELU" if quick_gelu else "GELU"
+    remedy = f'use the name "{other}"' if other in open_clip.list_models() else "use a model that has it"
+    raise WeightsError(f"{source} holds weights that were trained with {activation}, which {name} has not: {remedy}")
+
+
+def _load_clip(model: nn.Module, path: Path, remedy: str) -> None:
+    state = read_weights(path, remedy)
+    state = {key: value for key, value in state.items() if key.split(".")[-1] not in NOT_WEIGHTS}
+    if not hasattr(model, "positional_embedding"):
+        state = convert_to_custom_text_state_dict(state)
+    if "logit_scale" in state and state["logit_scale"].numel() == model.logit_scale.numel():
+        state["logit_scale"] = state["logit_scale"].reshape(model.logit_scale.shape)
+    positions = state.get("visual.positional_embedding")
+    # A grid that is not square, or a width that differs, is left to be reported as misshapen.
+    if positions is not None and positions.ndim == 2 and math.isqrt(len(positions) - 1) ** 2 == len(positions) - 1:
+        state["visual.positional_embedding"] = positions.float()
+        resize_pos_embed(state, model)
+    _load_exactly(model, state, path)
+
+
+def _sam_size(name: str) -> SamSize:
+    if name not in SAM_SIZES:
+        raise WeightsError(f'there is no SAM "{name}"; there are {", ".join(SAM_SIZES)}')
+    return SAM_SIZES[name]
+
+
+def _sam_decoder_parts(size: SamSize) -> tuple[PromptEncoder, TwoWayTransformer]:
+    grid = size.image_size // size.patch_size
+    prompt_encoder = PromptEncoder(
+        embed_dim=size.channels,
+        image_embedding_size=(grid, grid),
+        input_image_size=(size.image_size, size.image_size),
+        mask_in_chans=16,
+    )
+    transformer = TwoWayTransformer(depth=2, embedding_dim=size.channels, num_heads=size.heads, mlp_dim=size.mlp_dim)
+    return prompt_encoder, transformer
+
+
+def _read_sam(name: str, weights: str | Path) -> tuple[dict[str, Tensor], Path]:
+    public = PUBLIC_WEIGHTS.get(name)
+    if str(weights) != "official":
+        return read_weights(weights, where_to_get(public) if public else ""), Path(weights)
+    if public is None:
+        raise WeightsError(f'SAM "{name}" has no official weights; pass a path, or "" for random ones')
+    path = fetch(public)
+    return read_weights(path, where_to_get(public)), path
+
+
+def _load_exactly(module: nn.Module, state: dict[str, Tensor], path: Path, prefix: str = "") -> None:
+    """Copy `state` into `module`, whose keys stand in the file behind `prefix`; every key must fit."""
+    expected = {prefix + key: value for key, value in module.state_dict().items()}
+    problems = {
+        "missing": [key for key in expected if key not in state],
+        "unexpected": [key for key in state if key not in expected],
+        "misshapen": [
+            f"{key} {tuple(state[key].shape)} for {tuple(value.shape)}"
+            for key, value in expected.items()
+            if key in state and state[key].shape != value.shape
+        ],
+    }
+    found = [f"{kind} keys: {_list_keys(keys)}" for kind, keys in problems.items() if keys]
+    if found:
+        raise WeightsError(f"{path}: does not fit {type(module).__name__}: {'; '.join(found)}")
+    module.load_state_dict({key.removeprefix(prefix): value for key, value in state.items()})
+
+
+def _list_keys(keys: list[str]) -> str:
+    rest = len(keys) - LISTED_KEYS
+    return ", ".join(keys[:LISTED_KEYS]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,0 +1,173 @@
+"""The benchmark table, its class files, its registration, and the checks when a dataset is loaded."""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+import sys
+
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+import escnet.data
+from escnet.data import benchmarks
+from escnet.data.benchmarks import (
+    BENCHMARKS,
+    DatasetError,
+    dataset_metadata,
+    dataset_records,
+    load_class_names,
+    load_class_table,
+    split_dataset_name,
+)
+
+
+@pytest.mark.parametrize(
+    ("file", "length", "first", "last"),
+    [
+        ("coco_stuff_171.tsv", 171, "person", "wood"),
+        ("ade20k_150.tsv", 150, "wall", "flag"),
+        ("camvid_11.tsv", 11, "sky", "bicyclist"),
+    ],
+)
+def test_class_files(file, length, first, last):
+    names = load_class_names(file)
+    assert (len(names), names[0], names[-1]) == (length, first, last)
+
+
+def test_coco_stuff_raw_ids_have_the_gaps_of_coco():
+    raw = {row.name: row.raw_id for row in load_class_table("coco_stuff_171.tsv")}
+    # COCO's category ids minus 1; 12 (street sign), 26 (hat) and nine others are unused.
+    assert raw["person"] == 0 and raw["stop sign"] == 12 and raw["toothbrush"] == 89
+    assert raw["banner"] == 91 and raw["wood"] == 181
+
+
+@pytest.mark.parametrize("file", ["coco_stuff_171.tsv", "ade20k_150.tsv"])
+def test_class_files_agree_with_the_facts(sample_data, file):
+    facts = sample_data.parent / "facts/classes" / file
+    if not facts.is_file():
+        pytest.skip(f"no {facts}")
+    assert load_class_table(file) == load_class_table(facts)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["id\tname\n0\ta\n", "train_id\tname\n1\ta\n", "train_id\tname\n0\ta\n1\ta\n", "train_id\tname\n0\t\n"],
+    ids=["column", "start", "twice", "empty"],
+)
+def test_faulty_class_files_are_named(tmp_path, text):
+    path = tmp_path / "classes.tsv"
+    path.write_text(text)
+    with pytest.raises(DatasetError, match=r"classes\.tsv"):
+        load_class_table(path)
+
+
+def test_every_row_is_registered_and_ignores_an_id_that_is_no_class():
+    assert len({benchmark.name for benchmark in BENCHMARKS}) == len(BENCHMARKS)
+    for benchmark in BENCHMARKS:
+        metadata = MetadataCatalog.get(benchmark.name)
+        assert benchmark.name in DatasetCatalog and metadata.evaluator_type == "sem_seg"
+        assert metadata.stuff_classes == list(load_class_names(benchmark.classes))
+        assert metadata.ignore_label == benchmark.ignore_label >= len(metadata.stuff_classes)
+
+
+def test_importing_twice_is_safe(monkeypatch):
+    before = list(DatasetCatalog)
+    monkeypatch.setattr(escnet.data, "benchmarks", benchmarks)  # both are put back after the test
+    monkeypatch.delitem(sys.modules, "escnet.data.benchmarks")
+    again = importlib.import_module("escnet.data.benchmarks")
+    assert again is not benchmarks and list(DatasetCatalog) == before
+
+
+def test_records_are_sorted_pairs(camvid_root):
+    records = dataset_records("camvid_train")
+    assert records == DatasetCatalog.get("camvid_train")
+    assert [record["image_id"] for record in records] == list("01234")
+    assert records[1] == {
+        "file_name": str(camvid_root / "camvid/images/train/1.png"),
+        "sem_seg_file_name": str(camvid_root / "camvid/annotations/train/1.png"),
+        "image_id": "1",
+        "dataset": "camvid_train",
+    }
+    assert MetadataCatalog.get("camvid_train").image_root == str(camvid_root / "camvid/images/train")
+    assert MetadataCatalog.get("camvid_train").sem_seg_root == str(camvid_root / "camvid/annotations/train")
+
+
+def test_data_root_is_read_when_the_dataset_is_loaded(camvid_root, tmp_path, monkeypatch):
+    assert dataset_records("camvid_val")
+    moved = shutil.move(camvid_root / "camvid", tmp_path / "elsewhere/camvid")
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "elsewhere"))
+    assert dataset_records("camvid_val")[0]["file_name"] == f"{moved}/images/val/0.png"
+    assert MetadataCatalog.get("camvid_val").image_root == f"{moved}/images/val"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("camvid_train[:2]", "01"),
+        ("camvid_train[3:]", "34"),
+        ("camvid_train[1:3]", "12"),
+        ("camvid_train[:99]", "01234"),
+    ],
+)
+def test_slices(camvid_root, name, expected):
+    records = dataset_records(name)
+    assert [record["image_id"] for record in records] == list(expected)
+    assert {record["dataset"] for record in records} == {"camvid_train"}
+    # Detectron2's own functions accept the name from now on.
+    assert DatasetCatalog.get(name) == records
+    assert MetadataCatalog.get(name).stuff_classes == dataset_metadata("camvid_train").stuff_classes
+    assert MetadataCatalog.get(name).image_root == str(camvid_root / "camvid/images/train")
+    assert dataset_metadata(name).name == name
+
+
+def test_split_dataset_name():
+    assert split_dataset_name("camvid_train") == ("camvid_train", slice(None))
+    assert split_dataset_name("camvid_train[2:8]") == ("camvid_train", slice(2, 8))
+    assert split_dataset_name("camvid_train[8]") == ("camvid_train[8]", slice(None))
+
+
+@pytest.mark.parametrize("name", ["camvid", "camvid[:3]", "camvid_train[8]", "camvid_train[-3:]"])
+def test_unknown_names_list_the_known_ones(name):
+    with pytest.raises(DatasetError, match=r"unknown dataset.*coco_stuff_train.*camvid_val.*DatasetCatalog"):
+        dataset_records(name)
+    assert name not in DatasetCatalog
+
+
+def test_an_empty_slice_is_an_error(camvid_root):
+    with pytest.raises(DatasetError, match=r"'camvid_val\[3:\]' holds no image: 'camvid_val' has 3"):
+        dataset_records("camvid_val[3:]")
+
+
+def test_nothing_on_disk_says_what_was_expected_where(tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    with pytest.raises(DatasetError) as error:
+        dataset_records("coco_stuff_val")
+    for part in ("no image found", f"{tmp_path}/coco-stuff/images/val2017/*.jpg", "stuffthingmaps", str(tmp_path)):
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["images", "annotations"])
+def test_files_without_partner_are_named(camvid_root, kind):
+    (camvid_root / "camvid" / kind / "train/3.png").unlink()
+    lonely = "image" if kind == "annotations" else "label map"
+    with pytest.raises(DatasetError, match=rf"1 {lonely}\(s\) without.*: 3; expected are.*prepare_camvid.py"):
+        dataset_records("camvid_train")
+
+
+def test_hidden_files_are_left_out(camvid_root):
+    (camvid_root / "camvid/images/val/._0.png").touch()
+    assert len(dataset_records("camvid_val")) == 3
+
+
+def test_an_incomplete_split_is_reported(camvid_root, monkeypatch, caplog):
+    shutil.copytree(camvid_root / "camvid/images/val", camvid_root / "ADEChallengeData2016/images/validation")
+    for path in (camvid_root / "ADEChallengeData2016/images/validation").iterdir():
+        path.rename(path.with_suffix(".jpg"))
+    shutil.copytree(
+        camvid_root / "camvid/annotations/val", camvid_root / "ADEChallengeData2016/annotations_detectron2/validation"
+    )
+    monkeypatch.setattr("escnet.data.benchmarks.logger.propagate", True)
+    with caplog.at_level("WARNING"):
+        assert len(dataset_records("ade20k_150_val")) == 3
+    assert "3 images" in caplog.text and "2000" in caplog.text
