@@ -204,9 +204,8 @@ def _build_small_tokenizer(vocabulary: int, context_length: int) -> SimpleTokeni
     """CLIP's tokenizer with its first merges only, so that a tiny text tower needs no large embedding."""
     merges = vocabulary - BYTE_AND_SPECIAL_TOKENS
     if not 0 <= merges <= CLIP_VOCABULARY - BYTE_AND_SPECIAL_TOKENS:
-        raise WeightsError(
-            f"vocab_size is {vocabulary}, not from {BYTE_AND_SPECIAL_TOKENS} to {CLIP_VOCABULARY} as CLIP's tokenizer allows"
-        )
+        allowed = f"{BYTE_AND_SPECIAL_TOKENS} to {CLIP_VOCABULARY}"
+        raise WeightsError(f"vocab_size is {vocabulary}, but CLIP's tokenizer can only be cut to {allowed} tokens")
     with gzip.open(default_bpe(), "rt", encoding="utf-8") as file:
         lines = [next(file).rstrip("\n") for _ in range(1 + merges)]  # a header, then one merge per line
     with tempfile.TemporaryDirectory() as directory:

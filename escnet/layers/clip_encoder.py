@@ -201,13 +201,12 @@ class ClipTextEncoder(nn.Module):
         What is remembered is used again only while the vocabulary and every weight are unchanged.
         """
         key = (weights_fingerprint(self), vocabulary)
-        # A copy, so that no caller can change what is remembered.
+        # A copy, so that no caller can change what is remembered, nor get an inference tensor to train with.
         return self.cache.get(key, lambda: self._encode(vocabulary)).clone()
 
     def _encode(self, vocabulary: Vocabulary) -> Tensor:
-        # An inference tensor could not take part in a training step later on.
         device = self.positional_embedding.device
-        with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
             return self(vocabulary)
 
     def tokenize(self, vocabulary: Vocabulary) -> Tensor:

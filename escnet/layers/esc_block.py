@@ -134,4 +134,4 @@ class ESCBlock(nn.Module):
         features = self.sam_block(shared, sparse, mask)
         if weights is None:
             return self.unify(features)
-        return torch.einsum("bnpc,bnp->bpc", features, weights.to(features.dtype))
+        return (features * weights.unsqueeze(-1)).sum(dim=1)

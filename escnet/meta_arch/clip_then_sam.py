@@ -28,13 +28,13 @@ class ClipThenSam(DenseClip):
     """CLIP says what and roughly where, SAM's image encoder and mask decoder draw the outline.
 
     Each class that is the best of some cell of CLIP's correlation map gives K objects (`PseudoPromptGenerator`), each
-    object a point and a mask prompt, and SAM answers each with the logits ℓ of one mask. With p(n|x), CLIP's
+    object a point and a mask prompt, and SAM answers each with the logits m of one mask. With p(n|x), CLIP's
     probability of class n at position x (softmax of the scaled correlation, resized), the score of an object o of class
     n is CLIP's word for the inside of its mask, and a class is where its best object is:
 
-        s_o    = mean of p(n|x) over the x with ℓ_o(x) > 0
-        q(n|x) = max over the objects o of n of s_o · sigmoid(ℓ_o(x)); 0 for a class without objects
-        logit  = log q(n|x) where some mask covers x (ℓ_o(x) > 0 for some o), else log p(n|x)
+        s_o    = mean of p(n|x) over the x with m_o(x) > 0
+        q(n|x) = max over the objects o of n of s_o · sigmoid(m_o(x)); 0 for a class without objects
+        logit  = log q(n|x) where some mask covers x (m_o(x) > 0 for some o), else log p(n|x)
 
     An object whose mask is empty has the score 0. All of it is computed four times finer than CLIP's grid. SAM sees
     the image that it is given, not CLIP's small copy, resized to SAM's square as CLIP's is to its own size, so that
@@ -122,7 +122,7 @@ class ClipThenSam(DenseClip):
     def _with_masks(
         self, pixels: Tensor, probability: Tensor, prompts: PseudoPrompts, image: int, row: Tensor, k: Tensor
     ) -> Tensor:
-        """Logits (N, 4h, 4w) of one image from CLIP's probability (N, 4h, 4w) and the objects (`row`, `k`), (P,) each."""
+        """Logits (N, 4h, 4w) of one image from CLIP's probability and the objects (`row`, `k`), (P,) each."""
         features = self._encode(pixels)
         score = torch.zeros_like(probability)
         covered = torch.zeros_like(probability[0], dtype=torch.bool)

@@ -174,7 +174,7 @@ def test_hand_worked_masks(prompt_chunk: int) -> None:
     logits = model.segment_image(torch.zeros(3, 20, 20), vocabulary).logits[0]
 
     assert sum(map(len, model.sam.mask_decoder.sparse)) == 2
-    # On 16 columns, CLIP's word for class 0 in the first 12 is 6 × 0.9, 0.8, 0.6, 0.4, 0.2, 2 × 0.1.
+    # On 16 columns, CLIP's word for class 0 in the first 12 is six of 0.9, 0.8, 0.6, 0.4, 0.2, two of 0.1.
     mean = (5.4 + 2.0 + 0.2) / 12
     in_mask = mean / (1 + math.exp(-4))
     expected = torch.full((3, 16, 16), 1e-6)
@@ -269,5 +269,5 @@ def test_full_size_configs(file: str, architecture: str) -> None:
     cfg = get_cfg()
     add_escnet_config(cfg)
     cfg.merge_from_file(str(CONFIGS / "escnet" / f"{file}.yaml"))
-    assert cfg.MODEL.META_ARCHITECTURE == architecture
+    assert architecture == cfg.MODEL.META_ARCHITECTURE
     assert cfg.MODEL.CLIP.NAME == "ViT-B-16-quickgelu"

@@ -1,0 +1,297 @@
+"""Segmenter: an image and words in, masks out; for users of a trained model."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import os
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from detectron2.config import CfgNode, get_cfg
+from detectron2.modeling import build_model
+from PIL import Image
+from torch import Tensor
+
+import escnet.meta_arch  # noqa: F401  (registers the systems)
+from escnet.config import add_escnet_config
+from escnet.data.images import read_image, replacing, to_rgb, write_labels
+from escnet.layers.pseudo_prompts import PseudoPrompts
+from escnet.meta_arch.base import OpenVocabularyModel, Segmentation
+from escnet.visualization import draw_prompts, overlay
+from escnet.vocabulary import Vocabulary, VocabularyError
+from escnet.weights import WeightsError, load_checkpoint
+
+logger = logging.getLogger(__name__)
+
+Picture = str | os.PathLike | Image.Image | np.ndarray
+# Of a checkpoint that does not fit, so many faults are told.
+LISTED_FAULTS = 8
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message names the file or the key."""
+
+
+@dataclass(frozen=True)
+class SegmentationResult:
+    """What a model says of one image, H by W pixels.
+
+    Attributes:
+        labels: (H, W) int32, indices into `class_names`.
+        scores: (H, W) float32, the probability of each pixel's label.
+        image: (H, W, 3) uint8 RGB, the image as it was read.
+        vocabulary: the words by which it was segmented.
+        correlations: (1, M, h, w) each, CLIP's correlation maps, then those after each block; on the CPU.
+        prompts: the pseudo prompts of each block, on the CPU.
+        rows: (1, M) the vocabulary rows to which these maps belong; None for all in order.
+    """
+
+    labels: np.ndarray
+    scores: np.ndarray
+    image: np.ndarray = field(repr=False)
+    vocabulary: Vocabulary
+    correlations: list[Tensor] = field(default_factory=list, repr=False)
+    prompts: list[PseudoPrompts] = field(default_factory=list, repr=False)
+    rows: Tensor | None = field(default=None, repr=False)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The class of each index in `labels`."""
+        return self.vocabulary.class_names
+
+    def mask(self, name: str) -> np.ndarray:
+        """(H, W) bool: where the class of this name is.
+
+        Raises:
+            ValueError: when the vocabulary has no class of this name.
+        """
+        if name not in self.class_names:
+            near = difflib.get_close_matches(name, self.class_names, n=5, cutoff=0.3) or self.class_names[:5]
+            known = ", ".join(f'"{other}"' for other in near)
+            raise ValueError(f'the vocabulary has no class "{name}"; it has {len(self.class_names)}, such as {known}')
+        return self.labels == self.class_names.index(name)
+
+    def summary(self) -> dict[str, Any]:
+        """What json.dump can write: the image's size, all class names, and the classes present, the largest first."""
+        areas = np.bincount(self.labels.ravel(), minlength=len(self.class_names))
+        totals = np.bincount(self.labels.ravel(), self.scores.ravel(), minlength=len(self.class_names))
+        present = sorted(np.flatnonzero(areas).tolist(), key=lambda c: -areas[c])
+        return {
+            "height": self.labels.shape[0],
+            "width": self.labels.shape[1],
+            "class_names": list(self.class_names),
+            "background": list(self.vocabulary.background),
+            "templates": list(self.vocabulary.templates),
+            "classes": [
+                {
+                    "id": c,
+                    "name": self.class_names[c],
+                    "pixels": int(areas[c]),
+                    "fraction": float(areas[c] / self.labels.size),
+                    "mean_score": float(totals[c] / areas[c]),
+                }
+                for c in present
+            ],
+        }
+
+    def overlay(self, alpha: float = 0.5) -> Image.Image:
+        """The image tinted by class, with a legend; see `escnet.visualization.overlay`."""
+        return overlay(self.image, self.labels, self.class_names, self.scores, alpha)
+
+    def draw_prompts(self, max_classes: int = 6) -> Image.Image:
+        """The correlation maps and pseudo prompts of the largest classes; see `escnet.visualization.draw_prompts`."""
+        return draw_prompts(
+            self.image, self.labels, self.vocabulary, self.correlations, self.prompts, self.rows, max_classes
+        )
+
+    def save_overlay(self, path: str | os.PathLike, alpha: float = 0.5) -> None:
+        """Write `overlay` to a file, whose suffix says the format; never half-written."""
+        _save_picture(path, self.overlay(alpha))
+
+    def save_prompts(self, path: str | os.PathLike, max_classes: int = 6) -> None:
+        """Write `draw_prompts` to a file, whose suffix says the format; never half-written."""
+        _save_picture(path, self.draw_prompts(max_classes))
+
+    def save_labels(self, path: str | os.PathLike) -> None:
+        """Write `labels` as a grey PNG, 8-bit when every id is below 256, else 16-bit; never half-written."""
+        write_labels(path, self.labels)
+
+
+class Segmenter:
+    """A model, ready to segment any image by any words.
+
+        segmenter = Segmenter.from_config("configs/escnet/vitb16.yaml", "model_final.pth")
+        result = segmenter("photo.jpg", ["cat", "grass"])
+        result.save_overlay("photo_overlay.png")
+
+    Args:
+        model: one of the systems; it is put in evaluation mode.
+        templates: prompt templates of the class names given as strings, as for `Vocabulary`.
+    """
+
+    def __init__(self, model: OpenVocabularyModel, templates: str | Sequence[str] = "single") -> None:
+        self.model = model.eval()
+        self.templates = templates
+
+    @classmethod
+    def from_config(
+        cls,
+        config: str | os.PathLike | CfgNode,
+        weights: str | os.PathLike | None = None,
+        opts: Sequence[str] = (),
+        device: str | None = None,
+    ) -> Segmenter:
+        """Build a model from a configuration and a checkpoint.
+
+        Args:
+            config: the path of a .yaml file, or a Detectron2 config that has escnet's keys (it is not changed).
+            weights: a checkpoint of this project, which brings every weight; else MODEL.WEIGHTS of the config. Without
+                either, CLIP and SAM are loaded as configured and what lies between them is random.
+            opts: KEY, VALUE, KEY, VALUE ... to set in the config.
+            device: "cpu", "cuda", "cuda:1" ...; else MODEL.DEVICE, or the CPU where that is a GPU that is not there.
+
+        Raises:
+            ConfigError: for a missing file, an unknown key or a value of the wrong kind.
+            WeightsError: for weights that are missing or do not fit.
+        """
+        cfg = load_config(config, opts)
+        if weights is not None:
+            cfg.MODEL.WEIGHTS = str(weights)
+        cfg.MODEL.DEVICE = _usable_device(device, cfg.MODEL.DEVICE)
+        # Read before the model is built: a wrong path should not cost the user a minute.
+        state = load_checkpoint(cfg.MODEL.WEIGHTS) if cfg.MODEL.WEIGHTS else None
+        model = build_model(cfg)
+        if state is not None:
+            _load_strictly(model, state, cfg.MODEL.WEIGHTS)
+        elif any(parameter.requires_grad for parameter in model.parameters()):
+            logger.warning(
+                "no checkpoint was given: what %s has to learn is random, so expect noise", type(model).__name__
+            )
+        return cls(model, cfg.TEST.TEMPLATES)
+
+    def __call__(
+        self, image: Picture, vocabulary: Sequence[str] | str | Vocabulary, background: Sequence[str] | str = ()
+    ) -> SegmentationResult:
+        """Segment one image.
+
+        Args:
+            image: a path, a PIL image, or an array (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) of uint8, uint16 or
+                floating point in 0..1.
+            vocabulary: class names, each with synonyms after commas; or one string, "cat, grass, building|edifice",
+                or the path of a .txt file with a class per line; or a Vocabulary.
+            background: further words, whose pixels become the class "background".
+
+        Raises:
+            ImageError: for a file that is missing, damaged or not an image.
+            ValueError: for an array that is not an image.
+            VocabularyError: for words that cannot be used.
+        """
+        vocabulary = self.vocabulary(vocabulary, background)
+        pixels = self.preprocess(image)
+        return self.postprocess(pixels, self.forward(pixels, vocabulary), vocabulary)
+
+    def vocabulary(
+        self, vocabulary: Sequence[str] | str | Vocabulary, background: Sequence[str] | str = ()
+    ) -> Vocabulary:
+        """The words of a call as a Vocabulary with this segmenter's templates; a Vocabulary is left as it is.
+
+        Raises:
+            VocabularyError: for words that cannot be used, or background words beside a Vocabulary.
+        """
+        if isinstance(vocabulary, Vocabulary):
+            if background:
+                raise VocabularyError("a Vocabulary brings its own background words; give them to its constructor")
+            return vocabulary
+        if isinstance(vocabulary, str):
+            vocabulary = Vocabulary.parse(vocabulary).names
+        if isinstance(background, str):
+            background = Vocabulary.parse(background).names if background.strip() else ()
+        return Vocabulary(vocabulary, background, self.templates)
+
+    def preprocess(self, image: Picture) -> np.ndarray:
+        """Any picture to (H, W, 3) uint8 RGB."""
+        return read_image(image) if isinstance(image, str | os.PathLike) else to_rgb(image)
+
+    def forward(self, pixels: np.ndarray, vocabulary: Vocabulary) -> Segmentation:
+        """Run the model on (H, W, 3) uint8 RGB pixels, without gradient."""
+        self.model.eval()
+        return self.model.segment_image(torch.from_numpy(pixels).permute(2, 0, 1), vocabulary)
+
+    def postprocess(self, pixels: np.ndarray, segmentation: Segmentation, vocabulary: Vocabulary) -> SegmentationResult:
+        """Bring a segmentation to the size of the image, and to the CPU."""
+        output = self.model.output(segmentation, vocabulary, pixels.shape[:2])
+        return SegmentationResult(
+            labels=output["labels"].cpu().numpy().astype(np.int32),
+            scores=output["scores"].float().cpu().numpy(),
+            image=pixels,
+            vocabulary=vocabulary,
+            correlations=[correlation.float().cpu() for correlation in segmentation.correlations],
+            prompts=[PseudoPrompts(*(getattr(p, f.name).cpu() for f in fields(p))) for p in segmentation.prompts],
+            rows=None if segmentation.rows is None else segmentation.rows.cpu(),
+        )
+
+
+def load_config(config: str | os.PathLike | CfgNode, opts: Sequence[str] = ()) -> CfgNode:
+    """A copy of a config, or the contents of a .yaml file over escnet's defaults, with KEY VALUE pairs set in it.
+
+    Raises:
+        ConfigError: for a missing file, an unknown key or a value of the wrong kind.
+    """
+    if isinstance(config, CfgNode):
+        cfg, source = config.clone(), "the config"
+        cfg.defrost()
+    else:
+        cfg, source = get_cfg(), str(config)
+        add_escnet_config(cfg)
+        if not Path(config).is_file():
+            raise ConfigError(f"{config}: there is no such file; the configurations are .yaml files under configs/")
+    try:
+        if not isinstance(config, CfgNode):
+            cfg.merge_from_file(str(config), allow_unsafe=False)
+        cfg.merge_from_list(list(opts))
+    # Detectron2 raises all of these for faulty keys, values and files.
+    except (AssertionError, KeyError, ValueError, TypeError, AttributeError, OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"{source}: {_one_line(error)}") from error
+    return cfg
+
+
+def _usable_device(wanted: str | None, configured: str) -> str:
+    device = wanted or configured
+    if not device.startswith("cuda") or torch.cuda.is_available():
+        return device
+    if wanted:
+        raise ConfigError(f'the device "{wanted}" was asked for, but PyTorch sees no GPU; use "cpu"')
+    return "cpu"
+
+
+def _load_strictly(model: OpenVocabularyModel, state: dict[str, Tensor], path: str) -> None:
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        faults = [textwrap.shorten(line, 400, placeholder=" ...") for line in str(error).splitlines()[1:]]
+        more = f"; and {len(faults) - LISTED_FAULTS} more" if len(faults) > LISTED_FAULTS else ""
+        raise WeightsError(
+            f"{path}: does not fit this {type(model).__name__}; use the configuration it was trained with. "
+            f"{'; '.join(faults[:LISTED_FAULTS])}{more}"
+        ) from error
+
+
+def _save_picture(path: str | os.PathLike, picture: Image.Image) -> None:
+    suffix = Path(path).suffix.lower()
+    formats = Image.registered_extensions()
+    if suffix not in formats:
+        raise ValueError(f'{path}: "{suffix}" is not the suffix of a picture format; use .png or .jpg')
+    with replacing(path) as temporary:
+        picture.save(temporary, format=formats[suffix])
+
+
+def _one_line(error: Exception) -> str:
+    message = error.args[0] if isinstance(error, KeyError) and error.args else error
+    return " ".join(str(message).split()) or type(error).__name__

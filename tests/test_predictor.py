@@ -1,0 +1,259 @@
+"""Tests of Segmenter: any picture and any words in, a correct and complete result out."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from escnet import Segmenter, Vocabulary
+from escnet.data.images import ImageError
+from escnet.predictor import ConfigError, SegmentationResult, load_config
+from escnet.vocabulary import VocabularyError
+from escnet.weights import WeightsError
+
+MINI = Path(__file__).parents[1] / "configs" / "mini" / "escnet.yaml"
+SMALL = ("MODEL.CLIP.IMAGE_SIZE", "(64, 64)", "MODEL.ESC.NUM_BLOCKS", "1")
+
+
+def build(**arguments) -> Segmenter:
+    torch.manual_seed(0)
+    return Segmenter.from_config(MINI, opts=SMALL, device="cpu", **arguments)
+
+
+@pytest.fixture(scope="module")
+def segmenter() -> Segmenter:
+    return build()
+
+
+@pytest.fixture
+def photo() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
+
+
+def result_of(labels: list[list[int]], scores: list[list[float]], vocabulary: Vocabulary) -> SegmentationResult:
+    labels = np.array(labels, np.int32)
+    return SegmentationResult(labels, np.array(scores, np.float32), np.zeros((*labels.shape, 3), np.uint8), vocabulary)
+
+
+def test_result_has_the_size_of_the_image_and_what_is_needed_for_drawing(
+    segmenter: Segmenter, photo: np.ndarray
+) -> None:
+    result = segmenter(photo, ["cat", "grass"], background=["wall"])
+    assert result.labels.shape == result.scores.shape == (40, 30)
+    assert result.labels.dtype == np.int32 and result.scores.dtype == np.float32
+    assert result.class_names == ("cat", "grass", "background")
+    assert set(np.unique(result.labels)) <= {0, 1, 2}
+    assert (result.scores > 0).all() and (result.scores <= 1 + 1e-6).all()
+    assert np.array_equal(result.image, photo)
+    assert [tuple(c.shape) for c in result.correlations] == [(1, 3, 8, 8)] * 2
+    assert len(result.prompts) == 1 and result.prompts[0].labels.shape[:2] == (1, 3)
+    assert not any(c.requires_grad for c in result.correlations)
+
+
+def test_path_pil_and_array_give_the_same(segmenter: Segmenter, photo: np.ndarray, tmp_path: Path) -> None:
+    path = tmp_path / "photo.png"
+    Image.fromarray(photo).save(path)
+    expected = segmenter(photo, ["cat", "grass"])
+    for picture in (path, str(path), Image.fromarray(photo)):
+        result = segmenter(picture, ["cat", "grass"])
+        assert np.array_equal(result.labels, expected.labels)
+        assert np.allclose(result.scores, expected.scores, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1000, 5), (5, 1000)])
+def test_extreme_sizes(segmenter: Segmenter, shape: tuple[int, int]) -> None:
+    result = segmenter(np.zeros((*shape, 3), np.uint8), ["cat", "grass"])
+    assert result.labels.shape == shape
+    assert np.isfinite(result.scores).all()
+
+
+@pytest.mark.parametrize("convert", ["L", "RGBA", "I;16"])
+def test_other_modes_are_read_as_rgb(segmenter: Segmenter, photo: np.ndarray, convert: str, tmp_path: Path) -> None:
+    grey = np.repeat(photo[..., :1], 3, axis=2)
+    picture = {
+        "L": lambda: Image.fromarray(grey[..., 0]),
+        "RGBA": lambda: Image.fromarray(np.dstack([grey, np.full(grey.shape[:2], 255, np.uint8)])),
+        "I;16": lambda: Image.fromarray(grey[..., 0].astype(np.uint16) * 257),
+    }[convert]()
+    assert picture.mode == convert
+    picture.save(tmp_path / "p.png")
+    assert np.array_equal(segmenter(tmp_path / "p.png", ["a", "b"]).labels, segmenter(grey, ["a", "b"]).labels)
+
+
+def test_two_vocabularies_in_turn_are_answered_like_by_a_fresh_model(segmenter: Segmenter, photo: np.ndarray) -> None:
+    first, second = ["cat", "grass", "sky"], ["grass", "a tram", "cat"]
+    expected = [build()(photo, first), build()(photo, second)]
+    for words, answer in zip((first, second, first), (*expected, expected[0]), strict=True):
+        result = segmenter(photo, words)
+        assert result.class_names == tuple(words)
+        assert torch.allclose(result.correlations[0], answer.correlations[0], atol=1e-6)
+        assert np.allclose(result.scores, answer.scores, atol=1e-5)
+    assert not np.array_equal(expected[0].correlations[0], expected[1].correlations[0])
+
+
+def test_order_of_the_words_changes_only_the_ids(segmenter: Segmenter, photo: np.ndarray) -> None:
+    names = ["cat", "grass", "sky"]
+    forward, backward = segmenter(photo, names), segmenter(photo, names[::-1])
+    for name in names:
+        # Float rounding may decide a tie between two classes otherwise.
+        assert (forward.mask(name) == backward.mask(name)).mean() > 0.99
+
+
+def test_model_in_training_mode_is_run_in_evaluation_mode(segmenter: Segmenter, photo: np.ndarray) -> None:
+    expected = segmenter(photo, ["cat", "grass"])
+    segmenter.model.train()
+    result = segmenter(photo, ["cat", "grass"])
+    assert not segmenter.model.training
+    assert np.array_equal(result.scores, expected.scores)
+
+
+def test_vocabulary_in_each_form(segmenter: Segmenter) -> None:
+    expected = Vocabulary(["cat", "building, edifice"], background=["sky", "wall"])
+    assert segmenter.vocabulary(["cat", "building, edifice"], ["sky", "wall"]) == expected
+    assert segmenter.vocabulary("cat, building|edifice", "sky, wall").rows == expected.rows
+    assert segmenter.vocabulary(expected) is expected
+    with pytest.raises(VocabularyError, match="own background"):
+        segmenter.vocabulary(expected, ["road"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [([], "empty"), (["cat", ""], "class 1"), (["cat", "Cat"], "Cat"), (["cat", "very " * 90 + "long"], "long")],
+)
+def test_unusable_words_are_named(segmenter: Segmenter, photo: np.ndarray, words: list[str], message: str) -> None:
+    with pytest.raises(VocabularyError, match=message):
+        segmenter(photo, words)
+
+
+def test_templates_of_the_configuration_are_used() -> None:
+    model = Segmenter.from_config(MINI, opts=(*SMALL, "TEST.TEMPLATES", "imagenet"), device="cpu")
+    assert len(model.vocabulary(["cat"]).templates) == 80
+
+
+def test_unreadable_pictures_are_refused(segmenter: Segmenter, tmp_path: Path) -> None:
+    (tmp_path / "text.jpg").write_text("no image")
+    for name in ("text.jpg", "absent.jpg"):
+        with pytest.raises(ImageError, match=name):
+            segmenter(tmp_path / name, ["cat"])
+    with pytest.raises(ValueError, match="list"):
+        segmenter([[1, 2]], ["cat"])
+
+
+def test_checkpoint_brings_every_weight(photo: np.ndarray, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    trained = build()
+    torch.save({"model": trained.model.state_dict(), "iteration": 3}, tmp_path / "model.pth")
+    torch.manual_seed(1)
+    # With a checkpoint, the public weights that the configuration names are not needed.
+    opts = (*SMALL, "MODEL.CLIP.WEIGHTS", "/absent/clip.pt", "MODEL.SAM.INIT", "pretrained", "MODEL.SAM.WEIGHTS", "/no")
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, "escnet.predictor"):
+        loaded = Segmenter.from_config(MINI, tmp_path / "model.pth", opts, "cpu")
+    assert not caplog.records
+    words = ["cat", "grass", "sky"]
+    assert np.array_equal(loaded(photo, words).scores, trained(photo, words).scores)
+
+
+def test_weights_can_stand_in_the_configuration(tmp_path: Path) -> None:
+    torch.save({"model": build().model.state_dict()}, tmp_path / "model.pth")
+    cfg = load_config(MINI, [*SMALL, "MODEL.WEIGHTS", str(tmp_path / "model.pth"), "MODEL.CLIP.WEIGHTS", "/absent"])
+    cfg.freeze()
+    Segmenter.from_config(cfg, device="cpu")
+    assert cfg.MODEL.CLIP.WEIGHTS == "/absent" and cfg.is_frozen()
+
+
+def test_random_weights_are_announced(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "escnet.predictor"):
+        build()
+    assert "no checkpoint" in caplog.text
+
+
+def test_checkpoint_that_does_not_fit_is_refused_with_its_keys(tmp_path: Path) -> None:
+    state = build().model.state_dict()
+    missing = next(key for key in state if key.startswith("decoder"))
+    misshapen = next(key for key, value in state.items() if key.startswith("clip_image") and value.ndim == 2)
+    del state[missing]
+    state[misshapen] = torch.zeros(1, 2)
+    state["surplus.weight"] = torch.zeros(1)
+    torch.save({"model": state}, tmp_path / "other.pth")
+    with pytest.raises(WeightsError) as caught:
+        build(weights=tmp_path / "other.pth")
+    for word in ("other.pth", missing, misshapen, "surplus.weight", "configuration"):
+        assert word in str(caught.value)
+
+
+def test_absent_weights_are_named() -> None:
+    with pytest.raises(WeightsError, match=r"absent\.pth"):
+        build(weights="absent.pth")
+
+
+@pytest.mark.parametrize(
+    ("opts", "message"),
+    [
+        (["MODEL.ESC.ALPHA"], "ALPHA"),
+        (["MODEL.ESC.NOTHING", "1"], "NOTHING"),
+        (["MODEL.ESC.ALPHA", "much"], "ALPHA"),
+        (["MODEL.ESC.ALPHA.X", "1"], "escnet.yaml"),
+    ],
+)
+def test_unusable_options_are_named(opts: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(MINI, opts)
+
+
+@pytest.mark.parametrize("text", ["MODEL: [", "[1]", "MODEL: 3", "NOTHING: 1\nVERSION: 2", "_BASE_: absent.yaml", ""])
+def test_unusable_configuration_file_is_named(text: str, tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"bad\.yaml"):
+        load_config(tmp_path / "bad.yaml")
+    with pytest.raises(ConfigError, match=r"absent\.yaml"):
+        load_config(tmp_path / "absent.yaml")
+
+
+def test_missing_gpu_is_an_error_only_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match="cuda:1"):
+        Segmenter.from_config(MINI, opts=SMALL, device="cuda:1")
+    assert Segmenter.from_config(MINI, opts=SMALL).model.device.type == "cpu"
+
+
+def test_mask_and_summary_by_hand() -> None:
+    result = result_of([[0, 2, 2]], [[0.5, 0.2, 0.4]], Vocabulary(["cat", "dog"], background=["sky"]))
+    assert result.mask("background").tolist() == [[False, True, True]]
+    assert not result.mask("dog").any()
+    summary = json.loads(json.dumps(result.summary()))
+    assert (summary["height"], summary["width"]) == (1, 3)
+    assert summary["class_names"] == ["cat", "dog", "background"]
+    first, second = summary["classes"]
+    assert (first["id"], first["name"], first["pixels"]) == (2, "background", 2)
+    assert first["fraction"] == pytest.approx(2 / 3) and first["mean_score"] == pytest.approx(0.3)
+    assert (second["name"], second["pixels"]) == ("cat", 1)
+
+
+def test_mask_of_an_unknown_class_names_near_ones() -> None:
+    with pytest.raises(ValueError, match=r'no class "cats".*"cat"'):
+        result_of([[0]], [[1.0]], Vocabulary(["cat", "dog"])).mask("cats")
+
+
+@pytest.mark.parametrize(("n", "mode"), [(3, "L"), (300, "I;16")])
+def test_saved_labels_are_the_ids(n: int, mode: str, tmp_path: Path) -> None:
+    vocabulary = Vocabulary([f"class {i}" for i in range(n)])
+    result_of([[0, n - 1]], [[1.0, 1.0]], vocabulary).save_labels(tmp_path / "l.png")
+    with Image.open(tmp_path / "l.png") as saved:
+        assert saved.mode == mode
+        assert np.asarray(saved).tolist() == [[0, n - 1]]
+
+
+def test_saved_pictures(segmenter: Segmenter, photo: np.ndarray, tmp_path: Path) -> None:
+    result = segmenter(photo, ["cat", "grass"])
+    result.save_overlay(tmp_path / "new" / "o.jpg", alpha=0.3)
+    result.save_prompts(tmp_path / "new" / "p.png", max_classes=1)
+    assert {Image.open(p).format for p in (tmp_path / "new").iterdir()} == {"JPEG", "PNG"}
+    with pytest.raises(ValueError, match="suffix"):
+        result.save_overlay(tmp_path / "new" / "o.what")
+    assert len(list((tmp_path / "new").iterdir())) == 2

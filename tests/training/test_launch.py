@@ -1,0 +1,42 @@
+"""Starting processes: the arguments, and the exit code of a process that gave up."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from typing import Any
+
+import pytest
+import torch
+
+from escnet.training.launch import check_processes, launch
+
+
+def arguments(**changes: Any) -> Namespace:
+    return Namespace(**{"num_gpus": 1, "num_machines": 1, "machine_rank": 0, "dist_url": "auto"} | changes)
+
+
+@pytest.mark.parametrize("num_gpus", [0, 1])
+def test_one_process_is_this_one(monkeypatch: pytest.MonkeyPatch, num_gpus: int) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    calls: list[tuple[int, str]] = []
+    launch(lambda *values: calls.append(values), arguments(num_gpus=num_gpus), "cpu", (3, "x"))
+    assert calls == [(3, "x")]
+
+
+@pytest.mark.slow
+def test_exit_code_of_a_started_process_becomes_that_of_the_tool() -> None:
+    with pytest.raises(SystemExit) as stop:
+        launch(sys.exit, arguments(num_gpus=2), "cpu", (5,))
+    assert stop.value.code == 5
+
+
+def test_what_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    check_processes(arguments(num_gpus=2), "cuda")
+    check_processes(arguments(num_gpus=3), "cpu")
+    with pytest.raises(ValueError, match="--num-gpus is 3, but this machine has 2"):
+        check_processes(arguments(num_gpus=3), "cuda:0")
+    check_processes(arguments(num_machines=2, dist_url="tcp://a:1"), "cpu")
+    with pytest.raises(ValueError, match="--dist-url"):
+        check_processes(arguments(num_machines=2), "cpu")

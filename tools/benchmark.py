@@ -1,0 +1,233 @@
+#!/usr/bin/env python3
+"""Time and memory of a model against its own CLIP image encoder, for several vocabulary sizes.
+
+Each row is measured in a process of its own, so that its peak memory is its own; the times of the CLIP image encoder
+and of the whole model alternate in that process, so that their ratio does not depend on what else the machine does.
+The text embeddings are computed once for a vocabulary, as in use, and are timed apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import resource
+import statistics
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, get_cfg
+from detectron2.modeling import build_model
+from tabulate import tabulate
+from torch import nn
+
+from escnet import Vocabulary, meta_arch  # noqa: F401  (registers the models)
+from escnet.config import add_escnet_config
+from escnet.training.optimizer import build_optimizer
+
+MIB = 1 << 20
+STAGES = ("CLIP image", "prompts", "SAM block", "fusion", "decoder", "other")
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config-file", default="configs/escnet/vitb16.yaml", help="an ESC-Net configuration")
+    parser.add_argument("--classes", type=int, nargs="+", default=[21, 150, 171, 847], help="vocabulary sizes")
+    parser.add_argument("--max-classes", type=int, default=256, help="MODEL.ESC.MAX_CLASSES of an extra last row")
+    parser.add_argument("--repeats", type=int, default=5, help="timed runs; the median is printed")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--training", action="store_true", help="measure training steps instead of inference")
+    parser.add_argument("--memory-limit", type=float, default=20.0, help="GiB a training step may take")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="configuration KEY VALUE pairs")
+    return parser.parse_args()
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    if not Path(arguments.config_file).is_file():
+        print(f"no configuration file {arguments.config_file}", file=sys.stderr)
+        return 2
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    print(f"{arguments.config_file} on {device}, {arguments.threads} threads, torch {torch.__version__}")
+    if arguments.training:
+        print_training(arguments)
+    else:
+        print_inference(arguments)
+    return 0
+
+
+def print_inference(arguments: argparse.Namespace) -> None:
+    largest = max(arguments.classes)
+    jobs = [(n, 0) for n in arguments.classes]
+    if 0 < arguments.max_classes < largest:
+        jobs.append((largest, arguments.max_classes))
+    rows = []
+    for classes, kept in jobs:
+        result = in_own_process(measure_inference, arguments, classes, kept)
+        shares = [f"{100 * result['stages'][stage] / result['stages']['whole']:.1f}" for stage in STAGES]
+        name = f"{classes} (MAX_CLASSES {kept})" if kept else str(classes)
+        row = [name, f"{result['text']:.2f}", f"{result['clip']:.2f}", f"{result['whole']:.2f}"]
+        rows.append([*row, f"{result['ratio']:.2f}", *shares, f"{result['memory']:.0f}"])
+        print(f"  {name} classes: {result['ratio']:.2f} × CLIP", flush=True)
+    header = ["classes", "text, once s", "CLIP s", "whole s", "whole / CLIP"]
+    print(tabulate(rows, [*header, *(f"{stage} %" for stage in STAGES), "peak MiB"], tablefmt="github"))
+
+
+def print_training(arguments: argparse.Namespace) -> None:
+    rows = []
+    for classes in arguments.classes:
+        for recompute in (False, True):
+            result = in_own_process(measure_training, arguments, classes, recompute)
+            row = [classes, "yes" if recompute else "no"]
+            if result is None:
+                rows.append([*row, "-", f"more than {arguments.memory_limit * 1024:.0f}"])
+            else:
+                rows.append([*row, f"{result['step']:.1f}", f"{result['memory']:.0f}"])
+            print(f"  {classes} classes, checkpointing {row[1]}: {rows[-1][2]} s, {rows[-1][3]} MiB", flush=True)
+    print(tabulate(rows, ["classes", "checkpointing", "s / iteration", "peak MiB"], tablefmt="github"))
+
+
+def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def build(arguments: argparse.Namespace, opts: list[Any]) -> tuple[CfgNode, nn.Module]:
+    """The configured model with random weights, which cost what trained ones cost."""
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    cfg = get_cfg()
+    add_escnet_config(cfg)
+    cfg.merge_from_file(arguments.config_file)
+    cfg.merge_from_list(arguments.opts)
+    cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+    cfg.MODEL.CLIP.WEIGHTS = ""
+    if cfg.MODEL.SAM.INIT == "pretrained":
+        cfg.MODEL.SAM.WEIGHTS = ""
+    cfg.merge_from_list(opts)
+    return cfg, build_model(cfg)
+
+
+def vocabulary(classes: int) -> Vocabulary:
+    return Vocabulary([f"thing number {i}" for i in range(classes)])
+
+
+def measure_inference(arguments: argparse.Namespace, classes: int, max_classes: int) -> dict[str, Any]:
+    cfg, model = build(arguments, ["MODEL.ESC.MAX_CLASSES", max_classes])
+    model.eval()
+    words = vocabulary(classes)
+    pixels = torch.rand(1, 3, *cfg.MODEL.CLIP.IMAGE_SIZE, device=model.device) * 255
+    image = model.normalise(pixels, cfg.MODEL.CLIP.IMAGE_SIZE)
+    with torch.inference_mode(), model.autocast():
+        text = elapsed(lambda: model.clip_text.encode(words))
+        clip_times, whole_times = [], []
+        model.segment(image, words)
+        with StageTimer(model) as timer:
+            for _ in range(arguments.repeats):
+                clip_times.append(elapsed(lambda: model.clip_image.visual(image)))
+                whole_times.append(timer.time(lambda: model.segment(image, words)))
+    return {
+        "text": text,
+        "clip": statistics.median(clip_times),
+        "whole": statistics.median(whole_times),
+        "ratio": statistics.median(w / c for w, c in zip(whole_times, clip_times, strict=True)),
+        "stages": timer.stages(),
+        "memory": peak_memory(),
+    }
+
+
+def measure_training(arguments: argparse.Namespace, classes: int, recompute: bool) -> dict[str, float] | None:
+    """Seconds and peak memory of a training step of one image, the optimizer included; None beyond the limit."""
+    limit = int(arguments.memory_limit * 1024 * MIB)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    cfg, model = build(arguments, ["MODEL.ESC.CHECKPOINT", recompute])
+    model.train()
+    optimizer = build_optimizer(cfg, model)
+    size = cfg.INPUT.CROP.SIZE
+    sample = {
+        "image": torch.randint(0, 256, (3, *size), dtype=torch.uint8),
+        "sem_seg": torch.randint(0, classes, size),
+        "vocabulary": vocabulary(classes),
+    }
+    times = []
+    try:
+        for _ in range(2):
+            start = time.perf_counter()
+            optimizer.zero_grad()
+            sum(model([sample]).values()).backward()
+            optimizer.step()
+            times.append(time.perf_counter() - start)
+    except RuntimeError as error:
+        if "alloc" not in str(error) and "out of memory" not in str(error):
+            raise
+        return None
+    return {"step": times[-1], "memory": peak_memory()}
+
+
+class StageTimer:
+    """Sum the time spent in the parts of a model, by hooks."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.total: dict[str, float] = defaultdict(float)
+        self.started: dict[str, float] = {}
+        parts = {"CLIP image": [model.clip_image], "prompts": [model.generator], "decoder": [model.decoder]}
+        parts |= {"blocks": list(model.blocks), "fusion": [block.fusion for block in model.blocks]}
+        self.parts = parts
+        self.handles: list[Any] = []
+
+    def __enter__(self) -> StageTimer:
+        for name, modules in self.parts.items():
+            for module in modules:
+                self.handles.append(module.register_forward_pre_hook(lambda *_, name=name: self._start(name)))
+                self.handles.append(module.register_forward_hook(lambda *_, name=name: self._stop(name)))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+    def time(self, function: Callable[[], Any]) -> float:
+        seconds = elapsed(function)
+        self.total["whole"] += seconds
+        return seconds
+
+    def stages(self) -> dict[str, float]:
+        """Seconds of each stage, and of the whole."""
+        total = dict(self.total)
+        total["SAM block"] = total.pop("blocks") - total["prompts"] - total["fusion"]
+        total["other"] = 2 * total["whole"] - sum(total.values())
+        return total
+
+    def _start(self, name: str) -> None:
+        self.started[name] = now()
+
+    def _stop(self, name: str) -> None:
+        self.total[name] += now() - self.started[name]
+
+
+def elapsed(function: Callable[[], Any]) -> float:
+    start = now()
+    function()
+    return now() - start
+
+
+def now() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def peak_memory() -> float:
+    """MiB: of the GPU where there is one, else of this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / MIB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

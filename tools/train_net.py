@@ -1,0 +1,97 @@
+"""Train or evaluate a model of a config, in one process or many, also under torchrun.
+
+python tools/train_net.py --config-file configs/mini/escnet.yaml [--resume] [--eval-only] [KEY VALUE ...]
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from argparse import Namespace
+
+import torch
+import yaml
+from detectron2.config import CfgNode, get_cfg
+from detectron2.engine import default_argument_parser, default_setup
+from detectron2.modeling import build_model
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+
+import escnet.meta_arch  # noqa: F401  registers the systems
+from escnet.checkpoint_files import WeightsError
+from escnet.config import add_escnet_config
+from escnet.training.checkpoint import SafeCheckpointer
+from escnet.training.launch import check_processes, launch
+from escnet.training.trainer import EscTrainer, check_config, evaluate
+
+
+def read_config(args: Namespace) -> CfgNode:
+    """The config of the command line; MODEL.DEVICE is cuda where there is one, unless it is set.
+
+    Raises:
+        ValueError: a file, key or value is wrong, or CUDA is asked for and missing.
+    """
+    cfg = get_cfg()
+    add_escnet_config(cfg)
+    cfg.MODEL.DEVICE = "auto"
+    for source, merge, options in (
+        (args.config_file, cfg.merge_from_file, args.config_file),
+        ("command line", cfg.merge_from_list, args.opts),
+    ):
+        try:
+            if options:
+                merge(options)
+        except (AssertionError, AttributeError, KeyError, OSError, TypeError, ValueError, yaml.YAMLError) as error:
+            raise ValueError(f"{source}: {error.args[0] if isinstance(error, KeyError) else error}") from error
+    if cfg.MODEL.DEVICE == "auto":
+        cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+    elif cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"MODEL.DEVICE is {cfg.MODEL.DEVICE}, but there is no CUDA device; leave it out, or set cpu")
+    cfg.freeze()
+    return cfg
+
+
+def run(cfg: CfgNode, args: Namespace) -> None:
+    """Train or evaluate, as one process of the run; a configuration that cannot be used ends it with exit code 2."""
+    default_setup(cfg, args)
+    logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="escnet")
+    if cfg.MODEL.DEVICE == "cpu":
+        logger.warning(
+            f"Running on the CPU: {comm.get_world_size()} process(es), {torch.get_num_threads()} thread(s) each"
+        )
+    try:
+        if args.eval_only:
+            check_config(cfg, training=False)
+            model = build_model(cfg)
+            SafeCheckpointer(model, cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+        else:
+            trainer = EscTrainer(cfg)
+            trainer.resume_or_load(resume=args.resume)
+    except (ValueError, WeightsError) as error:
+        refuse(error)
+    if args.eval_only:
+        evaluate(cfg, model)
+    else:
+        trainer.train()
+
+
+def refuse(error: Exception) -> None:
+    """Say what is wrong and exit with code 2."""
+    print(f"{os.path.basename(__file__)}: {error}", file=sys.stderr, flush=True)
+    sys.exit(2)
+
+
+def main() -> None:
+    parser = default_argument_parser()
+    parser.set_defaults(dist_url="auto")
+    args = parser.parse_args()
+    try:
+        cfg = read_config(args)
+        check_processes(args, cfg.MODEL.DEVICE)
+    except ValueError as error:
+        refuse(error)
+    launch(run, args, cfg.MODEL.DEVICE, (cfg, args))
+
+
+if __name__ == "__main__":
+    main()
