@@ -5,7 +5,45 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import yaml
 from detectron2.config import CfgNode as CN
+from detectron2.config import get_cfg
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message names the file or the key."""
+
+
+def load_config(config: str | os.PathLike | CN, opts: Sequence[str] = ()) -> CN:
+    """A copy of a config, or the contents of a .yaml file over escnet's defaults, with KEY VALUE pairs set in it.
+
+    A file that does not set MODEL.DEVICE gets `cuda` where there is one, else `cpu`.
+
+    Raises:
+        ConfigError: for a missing file, an unknown key or a value of the wrong kind.
+    """
+    if isinstance(config, CN):
+        cfg, source = config.clone(), "the config"
+        cfg.defrost()
+    else:
+        cfg, source = get_cfg(), str(config)
+        add_escnet_config(cfg)
+        cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+        if not Path(config).is_file():
+            raise ConfigError(f"{source!r}: there is no such file; the configurations are .yaml files under configs/")
+    try:
+        if not isinstance(config, CN):
+            cfg.merge_from_file(source, allow_unsafe=False)
+        cfg.merge_from_list(list(opts))
+    # Detectron2 raises all of these for faulty keys, values and files.
+    except (AssertionError, KeyError, ValueError, TypeError, AttributeError, OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"{source}: {_one_line(error)}") from error
+    return cfg
 
 
 def add_escnet_config(cfg: CN) -> None:
@@ -130,3 +168,8 @@ def _add_inference(cfg: CN) -> None:
     cfg.TEST.SLIDING.SIZE = (640, 640)
     cfg.TEST.SLIDING.WINDOW = (384, 384)
     cfg.TEST.SLIDING.OVERLAP = 1.0 / 3.0
+
+
+def _one_line(error: Exception) -> str:
+    message = error.args[0] if isinstance(error, KeyError) and error.args else error
+    return " ".join(str(message).split()) or type(error).__name__

@@ -13,14 +13,13 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from PIL import Image
 from torch import Tensor
 
 import escnet.meta_arch  # noqa: F401  (registers the systems)
-from escnet.config import add_escnet_config
+from escnet.config import ConfigError, load_config
 from escnet.data.images import read_image, replacing, to_rgb, write_labels
 from escnet.layers.pseudo_prompts import PseudoPrompts
 from escnet.meta_arch.base import OpenVocabularyModel, Segmentation
@@ -33,10 +32,6 @@ logger = logging.getLogger(__name__)
 Picture = str | os.PathLike | Image.Image | np.ndarray
 # Of a checkpoint that does not fit, so many faults are told.
 LISTED_FAULTS = 8
-
-
-class ConfigError(ValueError):
-    """A configuration that cannot be used; the message names the file or the key."""
 
 
 @dataclass(frozen=True)
@@ -238,30 +233,6 @@ class Segmenter:
         )
 
 
-def load_config(config: str | os.PathLike | CfgNode, opts: Sequence[str] = ()) -> CfgNode:
-    """A copy of a config, or the contents of a .yaml file over escnet's defaults, with KEY VALUE pairs set in it.
-
-    Raises:
-        ConfigError: for a missing file, an unknown key or a value of the wrong kind.
-    """
-    if isinstance(config, CfgNode):
-        cfg, source = config.clone(), "the config"
-        cfg.defrost()
-    else:
-        cfg, source = get_cfg(), str(config)
-        add_escnet_config(cfg)
-        if not Path(config).is_file():
-            raise ConfigError(f"{config}: there is no such file; the configurations are .yaml files under configs/")
-    try:
-        if not isinstance(config, CfgNode):
-            cfg.merge_from_file(str(config), allow_unsafe=False)
-        cfg.merge_from_list(list(opts))
-    # Detectron2 raises all of these for faulty keys, values and files.
-    except (AssertionError, KeyError, ValueError, TypeError, AttributeError, OSError, yaml.YAMLError) as error:
-        raise ConfigError(f"{source}: {_one_line(error)}") from error
-    return cfg
-
-
 def _usable_device(wanted: str | None, configured: str) -> str:
     device = wanted or configured
     if not device.startswith("cuda") or torch.cuda.is_available():
@@ -290,8 +261,3 @@ def _save_picture(path: str | os.PathLike, picture: Image.Image) -> None:
         raise ValueError(f'{path}: "{suffix}" is not the suffix of a picture format; use .png or .jpg')
     with replacing(path) as temporary:
         picture.save(temporary, format=formats[suffix])
-
-
-def _one_line(error: Exception) -> str:
-    message = error.args[0] if isinstance(error, KeyError) and error.args else error
-    return " ".join(str(message).split()) or type(error).__name__

@@ -31,13 +31,13 @@ def tool() -> ModuleType:
 
 @pytest.fixture(scope="module")
 def counted(tool: ModuleType) -> tuple:
-    cfg = tool.load_config(MINI, SMALL)
+    cfg = tool.counting_config(MINI, SMALL)
     model = tool.build(cfg)
     return cfg, model, count_model(model, VOCABULARY, torch.randn(1, 3, 64, 96))
 
 
 def test_training_flags_are_those_of_the_config(tool: ModuleType) -> None:
-    cfg = tool.load_config(MINI, ["MODEL.SAM.INIT", "pretrained", "MODEL.SAM.WEIGHTS", "official", *SMALL])
+    cfg = tool.counting_config(MINI, ["MODEL.SAM.INIT", "pretrained", "MODEL.SAM.WEIGHTS", "official", *SMALL])
     model = tool.build(cfg)  # reads no file
     trained = {n for n, p in model.blocks[0].sam_block.named_parameters() if p.requires_grad}
     assert trained

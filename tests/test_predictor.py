@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 
 from escnet import Segmenter, Vocabulary
+from escnet.config import ConfigError, load_config
 from escnet.data.images import ImageError
-from escnet.predictor import ConfigError, SegmentationResult, load_config
+from escnet.predictor import SegmentationResult
 from escnet.vocabulary import VocabularyError
 from escnet.weights import WeightsError
 

@@ -90,8 +90,6 @@ def test_killed_and_resumed_run_has_the_weights_of_an_undisturbed_one(environmen
 
 @pytest.mark.slow
 def test_two_processes_learn_what_one_learns(environment: None, tmp_path: Path) -> None:
-    # Adam divides each gradient by its own size, so that a rounding error of a gradient near zero moves a weight by the
-    # whole rate: a low rate, and the change compared as a whole.
     options = ("SOLVER.MAX_ITER", "2", "SOLVER.CHECKPOINT_PERIOD", "1", "SOLVER.BASE_LR", "1e-4")
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
     one, two = tmp_path / "one", tmp_path / "two"
@@ -100,7 +98,9 @@ def test_two_processes_learn_what_one_learns(environment: None, tmp_path: Path) 
     before = weights(one / "model_0000000.pth")
     difference = torch.cat([(found[key] - expected[key]).flatten().float() for key in expected])
     change = torch.cat([(expected[key] - before[key]).flatten().float() for key in expected])
-    assert difference.abs().max() < 1e-5
+    # Adam divides a gradient by its own size: where it is zero but for rounding, as for the bias of all logits alike,
+    # the sign of the rounding moves the weight by the whole rate.
+    assert (difference.abs() > 1e-5).float().mean() < 1e-4
     assert difference.norm() < 0.01 * change.norm()
 
 

@@ -17,17 +17,16 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from tabulate import tabulate
 from torch import nn
 
 from escnet import Vocabulary, meta_arch  # noqa: F401  (registers the models)
-from escnet.config import add_escnet_config
+from escnet.config import ConfigError, load_config
 from escnet.training.optimizer import build_optimizer
 
 MIB = 1 << 20
@@ -49,8 +48,10 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> int:
     arguments = parse_arguments()
-    if not Path(arguments.config_file).is_file():
-        print(f"no configuration file {arguments.config_file}", file=sys.stderr)
+    try:
+        load_config(arguments.config_file, arguments.opts)
+    except ConfigError as error:
+        print(f"benchmark.py: {error}", file=sys.stderr)
         return 2
     device = "cuda" if torch.cuda.is_available() else "cpu"
     print(f"{arguments.config_file} on {device}, {arguments.threads} threads, torch {torch.__version__}")
@@ -101,15 +102,9 @@ def build(arguments: argparse.Namespace, opts: list[Any]) -> tuple[CfgNode, nn.M
     """The configured model with random weights, which cost what trained ones cost."""
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
-    cfg = get_cfg()
-    add_escnet_config(cfg)
-    cfg.merge_from_file(arguments.config_file)
-    cfg.merge_from_list(arguments.opts)
-    cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-    cfg.MODEL.CLIP.WEIGHTS = ""
-    if cfg.MODEL.SAM.INIT == "pretrained":
-        cfg.MODEL.SAM.WEIGHTS = ""
-    cfg.merge_from_list(opts)
+    cfg = load_config(arguments.config_file, [*arguments.opts, *opts])
+    # Said to bring all weights, yet never loaded: so the public ones are not read.
+    cfg.MODEL.WEIGHTS = "not loaded"
     return cfg, build_model(cfg)
 
 

@@ -9,19 +9,15 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from escnet import weights
 from escnet.complexity import PartInfo, count, count_model, describe, whole_model
-from escnet.config import add_escnet_config
+from escnet.config import ConfigError, load_config
 from escnet.meta_arch import ESCNet
 from escnet.meta_arch.base import OpenVocabularyModel
 from escnet.vocabulary import Vocabulary
@@ -35,16 +31,13 @@ COCO_STUFF_CLASSES = 171
 TRACED_CHUNK = 64
 
 
-def load_config(path: str, overrides: Sequence[str]) -> CfgNode:
+def counting_config(path: str, overrides: Sequence[str]) -> CfgNode:
     """A configuration on the CPU for which no weights are read."""
-    cfg = get_cfg()
-    add_escnet_config(cfg)
-    cfg.merge_from_file(path)
-    cfg.merge_from_list(list(overrides))
+    cfg = load_config(path, overrides)
     cfg.MODEL.DEVICE = "cpu"
     # Said to bring all weights, yet never loaded: so the public ones are not read, and what trains stays as configured.
     cfg.MODEL.WEIGHTS = "not loaded"
-    # Larger chunks, fewer operators to trace; the sum is the same.
+    # Larger chunks leave fewer operators to trace.
     cfg.MODEL.ESC.CLASS_CHUNK = TRACED_CHUNK
     return cfg
 
@@ -134,7 +127,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.num_classes < 1:
         parser.error(f"--num-classes must be at least 1, got {args.num_classes}")
 
-    cfg = load_config(args.config_file, args.overrides)
+    try:
+        cfg = counting_config(args.config_file, args.overrides)
+    except ConfigError as error:
+        parser.error(str(error))
     torch.manual_seed(0)
     model = build(cfg)
     vocabulary = Vocabulary([f"object {index}" for index in range(args.num_classes)])

@@ -10,8 +10,7 @@ import sys
 from argparse import Namespace
 
 import torch
-import yaml
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup
 from detectron2.modeling import build_model
 from detectron2.utils import comm
@@ -19,34 +18,21 @@ from detectron2.utils.logger import setup_logger
 
 import escnet.meta_arch  # noqa: F401  registers the systems
 from escnet.checkpoint_files import WeightsError
-from escnet.config import add_escnet_config
+from escnet.config import ConfigError, load_config
 from escnet.training.checkpoint import SafeCheckpointer
 from escnet.training.launch import check_processes, launch
 from escnet.training.trainer import EscTrainer, check_config, evaluate
 
 
 def read_config(args: Namespace) -> CfgNode:
-    """The config of the command line; MODEL.DEVICE is cuda where there is one, unless it is set.
+    """The config of the command line.
 
     Raises:
-        ValueError: a file, key or value is wrong, or CUDA is asked for and missing.
+        ConfigError: a file, key or value is wrong, or CUDA is asked for and missing.
     """
-    cfg = get_cfg()
-    add_escnet_config(cfg)
-    cfg.MODEL.DEVICE = "auto"
-    for source, merge, options in (
-        (args.config_file, cfg.merge_from_file, args.config_file),
-        ("command line", cfg.merge_from_list, args.opts),
-    ):
-        try:
-            if options:
-                merge(options)
-        except (AssertionError, AttributeError, KeyError, OSError, TypeError, ValueError, yaml.YAMLError) as error:
-            raise ValueError(f"{source}: {error.args[0] if isinstance(error, KeyError) else error}") from error
-    if cfg.MODEL.DEVICE == "auto":
-        cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-    elif cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"MODEL.DEVICE is {cfg.MODEL.DEVICE}, but there is no CUDA device; leave it out, or set cpu")
+    cfg = load_config(args.config_file, args.opts)
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"MODEL.DEVICE is {cfg.MODEL.DEVICE}, but there is no CUDA device; leave it out, or set cpu")
     cfg.freeze()
     return cfg
 

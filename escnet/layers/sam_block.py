@@ -88,7 +88,8 @@ class SamPromptEncoder(nn.Module):
 
     def positional_encoding(self, grid: tuple[int, int]) -> Tensor:
         """(h·w, C) positional encoding of the cells of an h×w grid."""
-        return rearrange(self.prompt_encoder.pe_layer(grid), "c h w -> (h w) c")
+        with _full_precision(self.prompt_encoder):
+            return rearrange(self.prompt_encoder.pe_layer(grid), "c h w -> (h w) c")
 
     def _tokens(self, prompts: PseudoPrompts) -> Tensor:
         encoder = self.prompt_encoder
@@ -109,7 +110,8 @@ class SamPromptEncoder(nn.Module):
 
     def _encode_coordinates(self, points: Tensor, grid: tuple[int, int]) -> Tensor:
         """(B, N, P, 2) coordinates in cells, 0 at the edge of the first one, to (B, N, P, C)."""
-        encoded = self.prompt_encoder.pe_layer.forward_with_coords(points.flatten(0, 1), grid)
+        with _full_precision(self.prompt_encoder):
+            encoded = self.prompt_encoder.pe_layer.forward_with_coords(points.flatten(0, 1), grid)
         return encoded.view(*points.shape[:3], -1)
 
     def _mask_levels(self) -> tuple[Tensor, Tensor]:
@@ -128,6 +130,11 @@ class SamPromptEncoder(nn.Module):
             return region
         objects = (prompts.labels > 0).sum(dim=2).clamp(min=1)
         return region / objects[:, :, None, None]
+
+
+def _full_precision(encoder: PromptEncoder) -> torch.autocast:
+    # Half the digits of a Fourier feature's phase are lost in half precision.
+    return torch.autocast(encoder.not_a_point_embed.weight.device.type, enabled=False)
 
 
 @dataclass(frozen=True)

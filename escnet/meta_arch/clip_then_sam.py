@@ -36,9 +36,9 @@ class ClipThenSam(DenseClip):
         q(n|x) = max over the objects o of n of s_o · sigmoid(m_o(x)); 0 for a class without objects
         logit  = log q(n|x) where some mask covers x (m_o(x) > 0 for some o), else log p(n|x)
 
-    An object whose mask is empty has the score 0. All of it is computed four times finer than CLIP's grid. SAM sees
-    the image that it is given, not CLIP's small copy, resized to SAM's square as CLIP's is to its own size, so that
-    the two grids cover the same ground.
+    Below `LEAST_SCORE` the logarithm is cut off. An object whose mask is empty has the score 0. All of it is computed
+    four times finer than CLIP's grid. SAM sees the image that it is given, not CLIP's small copy, resized to SAM's
+    square as CLIP's is to its own size, so that the two grids cover the same ground.
 
     There are no sliding windows: prompts, and the masks that answer them, are of whole objects.
 

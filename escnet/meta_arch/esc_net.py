@@ -17,9 +17,9 @@ from escnet.layers.esc_block import ESCBlock
 from escnet.layers.fusion import VisionLanguageFusion
 from escnet.layers.pseudo_prompts import PseudoPromptGenerator
 from escnet.layers.sam_block import SamBlock, SamPromptEncoder
+from escnet.layers.segmentation_loss import segmentation_loss
 from escnet.layers.unet_decoder import UNetDecoder
 from escnet.meta_arch.base import InferenceOptions, OpenVocabularyModel, Segmentation
-from escnet.layers.segmentation_loss import segmentation_loss
 from escnet.vocabulary import Vocabulary
 
 SAM_INITS = ("pretrained", "random", "none")

@@ -117,9 +117,7 @@ def test_keeping_all_classes_changes_nothing():
 
 def test_a_window_as_large_as_the_image_is_the_whole_image():
     plain = make_model()
-    sliding = make_model(
-        "TEST.SLIDING.ENABLED", True, "TEST.SLIDING.SIZE", (48, 64), "TEST.SLIDING.WINDOW", (48, 64)
-    )
+    sliding = make_model("TEST.SLIDING.ENABLED", True, "TEST.SLIDING.SIZE", (48, 64), "TEST.SLIDING.WINDOW", (48, 64))
     expected = plain.segment_image(make_input()["image"], WORDS).logits.softmax(1)
     torch.testing.assert_close(
         sliding.segment_image(make_input()["image"], WORDS).logits.softmax(1), expected, atol=1e-5, rtol=1e-4

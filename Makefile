@@ -1,0 +1,70 @@
+# The environment, the tests and the linter of escnet.
+#
+#   make env       create or update the environment in .venv
+#   make test      run the tests, after make env;     PYTEST_ARGS='-k kmeans' selects
+#   make lint      check the code and its formatting, after make env
+#   make format    format the code and repair what the linter can
+#
+# PYTHON=python3.12 chooses the interpreter of a new environment, VENV=DIRECTORY puts it elsewhere.
+
+PYTHON ?= python3
+VENV ?= .venv
+PYTEST_ARGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+STAMPS := $(VENV)/stamps
+
+# Published as source only: built with the pinned setuptools, so that a later setuptools cannot break them.
+SOURCE_ONLY := antlr4-python3-runtime fvcore iopath
+
+CHECK_PYTHON := import sys; sys.exit(sys.version_info < (3, 10) and \
+	"escnet needs Python 3.10 or later, not " + sys.version.split()[0] + ": choose another with make PYTHON=...")
+
+# Succeeds when .venv has a detectron2 that is not the pinned one: the user's own build, which is kept.
+FIND_DETECTRON2 := import importlib.util as u, sys; sys.exit(u.find_spec("detectron2") is None)
+HAS_OWN_DETECTRON2 = { $(PIP) show --quiet detectron2 \
+	|| { ! $(PIP) show --quiet sal-detectron2 && $(BIN)/python -c '$(FIND_DETECTRON2)'; }; } 2>/dev/null
+
+# The wheel of detectron2 is for another Python, whose compiled operators are not used: only its Python code is taken.
+PIP_DETECTRON2 = $(PIP) install --no-deps --require-hashes --only-binary=:all: --python-version 3.10
+
+.PHONY: env test lint format
+.DELETE_ON_ERROR:
+
+env: $(STAMPS)/escnet
+
+test: env
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: env
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: env
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+$(STAMPS)/packages: requirements.txt requirements-dev.txt constraints.txt
+	@$(PIP) --version >/dev/null 2>&1 || { $(PYTHON) -c '$(CHECK_PYTHON)' && $(PYTHON) -m venv $(VENV); }
+	@$(HAS_OWN_DETECTRON2) || $(PIP) uninstall --quiet --yes sal-detectron2 2>/dev/null
+	$(PIP) install -c constraints.txt setuptools
+	$(PIP) install -c constraints.txt --no-deps --no-build-isolation --use-pep517 $(SOURCE_ONLY)
+	$(PIP) install -r requirements.txt -r requirements-dev.txt
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/detectron2: requirements-detectron2.txt $(STAMPS)/packages
+	@if $(HAS_OWN_DETECTRON2); then echo "Keeping the detectron2 that is installed already."; else \
+	set -e; site=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'); \
+	$(PIP) uninstall --quiet --yes sal-detectron2 2>/dev/null; \
+	rm -rf "$$site/detectron2" $(VENV)/detectron2.part; \
+	$(PIP_DETECTRON2) --target $(VENV)/detectron2.part -r requirements-detectron2.txt; \
+	rm -f $(VENV)/detectron2.part/detectron2/_C.*; \
+	mv $(VENV)/detectron2.part/sal_detectron2-*.dist-info $(VENV)/detectron2.part/detectron2 "$$site"; \
+	rm -rf $(VENV)/detectron2.part; fi
+	@touch $@
+
+$(STAMPS)/escnet: pyproject.toml $(STAMPS)/detectron2
+	$(PIP) install --no-deps --no-build-isolation -e .
+	$(BIN)/python -W ignore -c 'import detectron2.engine, open_clip, segment_anything, escnet'
+	@touch $@
