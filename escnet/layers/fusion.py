@@ -1,4 +1,4 @@
-"""Vision-language fusion: refine the correlation maps with image features, then with the other classes (ESC-Net, "VLF")."""
+"""Vision-language fusion: refine correlation maps with image features, then with the other classes (ESC-Net, "VLF")."""
 
 from __future__ import annotations
 
