@@ -124,7 +124,7 @@ def measure_inference(arguments: argparse.Namespace, classes: int, max_classes: 
         model.segment(image, words)
         with StageTimer(model) as timer:
             for _ in range(arguments.repeats):
-                clip_times.append(elapsed(lambda: model.clip_image.visual(image)))
+                clip_times.append(elapsed(lambda: model.clip_image(image, pooled=False)))
                 whole_times.append(timer.time(lambda: model.segment(image, words)))
     return {
         "text": text,
@@ -174,6 +174,7 @@ class StageTimer:
         parts |= {"blocks": list(model.blocks), "fusion": [block.fusion for block in model.blocks]}
         self.parts = parts
         self.handles: list[Any] = []
+        self.is_timing = False
 
     def __enter__(self) -> StageTimer:
         for name, modules in self.parts.items():
@@ -187,7 +188,9 @@ class StageTimer:
             handle.remove()
 
     def time(self, function: Callable[[], Any]) -> float:
+        self.is_timing = True
         seconds = elapsed(function)
+        self.is_timing = False
         self.total["whole"] += seconds
         return seconds
 
@@ -202,7 +205,8 @@ class StageTimer:
         self.started[name] = now()
 
     def _stop(self, name: str) -> None:
-        self.total[name] += now() - self.started[name]
+        if self.is_timing:
+            self.total[name] += now() - self.started[name]
 
 
 def elapsed(function: Callable[[], Any]) -> float:

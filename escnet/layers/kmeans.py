@@ -20,7 +20,7 @@ FINALIST_ITERATIONS = 5
 LATTICE = 16  # centres of the search lie on a lattice of 1/16 pixel, see `_lloyd_on_sample`
 
 # Elements of the largest temporary (4 bytes each); on a CPU it has to stay in the cache.
-CHUNK_ELEMENTS_CPU = 1 << 19
+CHUNK_ELEMENTS_CPU = 1 << 20
 CHUNK_ELEMENTS = 1 << 24
 
 
@@ -40,7 +40,7 @@ class KMeansResult(NamedTuple):
 
 
 @torch.no_grad()
-def batched_kmeans(points_mask: Tensor, k: int, iterations: int = 10, backend: str = "torch") -> KMeansResult:
+def batched_kmeans(points_mask: Tensor, k: int, iterations: int = 8, backend: str = "torch") -> KMeansResult:
     """Split the region of every map into k clusters of pixels (ESC-Net, pseudo prompt generation).
 
     The torch back end runs on the tensor's device without random numbers or host synchronisation, and gives a map the
@@ -68,7 +68,7 @@ def batched_kmeans(points_mask: Tensor, k: int, iterations: int = 10, backend: s
     regions = (points_mask != 0).reshape(math.prod(batch), h, w)
     with torch.autocast(regions.device.type, enabled=False):  # half precision cannot hold the squared distances
         labels = _torch_labels(regions, k, iterations) if backend == "torch" else _sklearn_labels(regions, k)
-        parts = [_clusters_of(part, k) for part in labels.split(_maps_per_chunk(k * h * w, labels.device))]
+        parts = [_clusters_of(part, k) for part in _chunks(labels, k * h * w)]
     return KMeansResult(
         *(torch.cat(field).reshape((*batch, *field[0].shape[1:])) for field in zip(*parts, strict=True))
     )
@@ -79,16 +79,16 @@ def _torch_labels(regions: Tensor, k: int, iterations: int) -> Tensor:
     h, w = regions.shape[-2:]
     sample_size = min(max(SAMPLE_SIZE, 8 * k), h * w)
     starts = max(STARTS, STARTS_PER_CLUSTER * k)
-    chunk = _maps_per_chunk(starts * k * sample_size, regions.device)
-    centers = torch.cat([_search_start(part, k, starts, sample_size) for part in regions.split(chunk)])
-    chunk = _maps_per_chunk(k * h * w, regions.device)
-    parts = zip(regions.split(chunk), centers.split(chunk), strict=True)
+    parts = _chunks(regions, starts * k * sample_size)
+    centers = torch.cat([_search_start(part, k, starts, sample_size) for part in parts])
+    parts = zip(_chunks(regions, k * h * w), _chunks(centers, k * h * w), strict=True)
     return torch.cat([_lloyd_on_grid(part, start, iterations) for part, start in parts])
 
 
-def _maps_per_chunk(elements_per_map: int, device: torch.device) -> int:
-    budget = CHUNK_ELEMENTS_CPU if device.type == "cpu" else CHUNK_ELEMENTS
-    return max(1, budget // elements_per_map)
+def _chunks(maps: Tensor, elements_per_map: int) -> tuple[Tensor, ...]:
+    """Equal parts of (M, ...), so small that a temporary of `elements_per_map` for each map keeps within the budget."""
+    budget = CHUNK_ELEMENTS_CPU if maps.device.type == "cpu" else CHUNK_ELEMENTS
+    return maps.chunk(max(1, math.ceil(len(maps) * elements_per_map / budget)))
 
 
 def _search_start(regions: Tensor, k: int, starts: int, sample_size: int) -> Tensor:
@@ -160,11 +160,14 @@ def _lloyd_on_sample(points: Tensor, valid: Tensor, centers: Tensor, iterations:
     """
     starts, k = centers.shape[1:3]
     moments = torch.cat((points * valid, valid), dim=1).transpose(1, 2)
+    distance = points.new_empty((len(points), starts * k, points.shape[-1]))  # one buffer: allocating it costs as much
     for _ in range(iterations):
         flat = (centers * LATTICE).round_().div_(LATTICE).flatten(1, 2)
-        distance = torch.baddbmm(flat.square().sum(-1, keepdim=True), flat, points, alpha=-2).unflatten(1, (starts, k))
-        nearest = distance.amin(2, keepdim=True)
-        sums = (distance.eq_(nearest).flatten(1, 2) @ moments).unflatten(1, (starts, k))
+        torch.baddbmm(flat.square().sum(-1, keepdim=True), flat, points, alpha=-2, out=distance)
+        of_start = distance.unflatten(1, (starts, k))
+        nearest = of_start.amin(2, keepdim=True)
+        of_start.eq_(nearest)
+        sums = (distance @ moments).unflatten(1, (starts, k))
         size = sums[..., 2:]
         centers = torch.where(size > 0, sums[..., :2] / size.clamp_min(1), centers)
     return centers, (nearest.squeeze(2) * valid).sum(-1)
