@@ -16,10 +16,8 @@ from detectron2.data import transforms as T
 from escnet.data.augmentations import ColorJitter, PadTo, ScaleJitter
 from escnet.data.benchmarks import DatasetError, dataset_metadata, split_dataset_name
 from escnet.data.images import ImageError, read_image, read_labels
+from escnet.layers.segmentation_loss import IGNORE_LABEL
 from escnet.vocabulary import Vocabulary
-
-# Ids of ignored pixels differ between datasets, and each is the id of a class in some other one. No class is negative.
-IGNORE_LABEL = -1
 
 
 @dataclass(frozen=True)

@@ -143,9 +143,8 @@ class GuidedSwinBlock(nn.Module):
             guide: (B, hw, 2d) for all classes or (B, n, hw, 2d).
             grid: (h, w).
         """
-        query_key, value = self.qkv(self.norm1(x)).split([2 * x.shape[-1], x.shape[-1]], dim=-1)
-        guide = guide if guide.dim() == 4 else guide.unsqueeze(1)
-        qkv = torch.cat([query_key + guide, value], dim=-1)
+        qkv = self.qkv(self.norm1(x))
+        qkv[..., : guide.shape[-1]] += guide if guide.dim() == 4 else guide.unsqueeze(1)
         x = x + self.proj(self._attend(qkv.flatten(0, 1), grid).view_as(x))
         return x + self.mlp(self.norm2(x))
 

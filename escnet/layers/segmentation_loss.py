@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+# Ids of ignored pixels differ between datasets, and each is the id of a class in some other one. No class is negative.
 IGNORE_LABEL = -1
 
 
