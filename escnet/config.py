@@ -28,7 +28,7 @@ def load_config(config: str | os.PathLike | CN, opts: Sequence[str] = ()) -> CN:
         ConfigError: for a missing file, an unknown key or a value of the wrong kind.
     """
     if isinstance(config, CN):
-        cfg, source = config.clone(), "the config"
+        cfg, source = config.clone(), "config"
         cfg.defrost()
     else:
         cfg, source = get_cfg(), str(config)
@@ -39,6 +39,7 @@ def load_config(config: str | os.PathLike | CN, opts: Sequence[str] = ()) -> CN:
     try:
         if not isinstance(config, CN):
             cfg.merge_from_file(source, allow_unsafe=False)
+        source = "KEY VALUE options"
         cfg.merge_from_list(list(opts))
     # Detectron2 raises all of these for faulty keys, values and files.
     except (AssertionError, KeyError, ValueError, TypeError, AttributeError, OSError, yaml.YAMLError) as error:

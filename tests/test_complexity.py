@@ -65,8 +65,10 @@ def test_no_product_is_missed(counted: Counted, monkeypatch: pytest.MonkeyPatch)
     products = flops.by_module[""] - sum(
         flops.by_operator[name] for name in ("layer_norm", "group_norm", "upsample_bilinear2d")
     )
+    # k-means is left out on purpose.
+    kmeans = sum(counter.get_flop_counts()["PseudoPromptGenerator"].values())
     # torch counts a multiply-add as two.
-    assert products == pytest.approx(counter.get_total_flops() / 2, rel=0.002)
+    assert products == pytest.approx((counter.get_total_flops() - kmeans) / 2, rel=0.002)
 
 
 def test_attention_is_counted() -> None:

@@ -199,7 +199,7 @@ def test_absent_weights_are_named() -> None:
         (["MODEL.ESC.ALPHA"], "ALPHA"),
         (["MODEL.ESC.NOTHING", "1"], "NOTHING"),
         (["MODEL.ESC.ALPHA", "much"], "ALPHA"),
-        (["MODEL.ESC.ALPHA.X", "1"], "escnet.yaml"),
+        (["MODEL.ESC.ALPHA.X", "1"], "KEY VALUE options"),
     ],
 )
 def test_unusable_options_are_named(opts: list[str], message: str) -> None:

@@ -118,9 +118,9 @@ def call(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("MODEL.NOTHING", "1"), "command line: .*NOTHING"),
-        (("SOLVER.MAX_ITER",), "command line: .*odd length"),
-        (("SOLVER.MAX_ITER", "many"), "command line: .*MAX_ITER"),
+        (("MODEL.NOTHING", "1"), "KEY VALUE options: .*NOTHING"),
+        (("SOLVER.MAX_ITER",), "KEY VALUE options: .*odd length"),
+        (("SOLVER.MAX_ITER", "many"), "KEY VALUE options: .*MAX_ITER"),
         (("MODEL.CLIP.WEIGHTS", "/nowhere/clip.pt"), "/nowhere/clip.pt"),
         (("MODEL.WEIGHTS", "/nowhere/model.pth"), "/nowhere/model.pth: there is no such checkpoint"),
         (("MODEL.META_ARCHITECTURE", "Nothing"), "'Nothing' is not registered"),
