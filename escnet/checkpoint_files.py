@@ -46,7 +46,7 @@ def read_weights(path: str | Path, remedy: str = "") -> dict[str, Tensor]:
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        raise WeightsError(f"{path}: there is no such file. {remedy}".rstrip())
+        raise WeightsError(f"{path}: there is no such file. {remedy or 'Check the path.'}")
     try:
         content = _read(path)
     except Exception as error:  # a damaged file makes the readers raise nearly anything

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -15,9 +16,6 @@ from escnet.meta_arch.postprocess import label_map
 from escnet.vocabulary import Vocabulary
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-# OpenAI's CLIP normalisation, for pixels in 0..255.
-PIXEL_MEAN = (122.7709383, 116.7460125, 104.09373615)
-PIXEL_STD = (68.5005327, 66.6321579, 70.3231630)
 
 
 @dataclass(frozen=True)
@@ -89,8 +87,9 @@ class OpenVocabularyModel(nn.Module, ABC):
     def __init__(self, inference: InferenceOptions) -> None:
         super().__init__()
         self.inference = inference
-        self.register_buffer("pixel_mean", torch.tensor(PIXEL_MEAN).view(-1, 1, 1), persistent=False)
-        self.register_buffer("pixel_std", torch.tensor(PIXEL_STD).view(-1, 1, 1), persistent=False)
+        # open_clip's constants are for pixels in 0..1.
+        for name, values in (("pixel_mean", OPENAI_DATASET_MEAN), ("pixel_std", OPENAI_DATASET_STD)):
+            self.register_buffer(name, 255 * torch.tensor(values).view(-1, 1, 1), persistent=False)
 
     @property
     def device(self) -> torch.device:
