@@ -118,7 +118,7 @@ def _add_model(cfg: CN) -> None:
     cfg.MODEL.ESC.MAX_CLASSES = 0
     # While training, compute the activations of each class chunk again in the backward pass instead of keeping them.
     cfg.MODEL.ESC.CHECKPOINT = True
-    # ce: cross entropy over the classes (paper); bce: binary, one-hot (CAT-Seg).
+    # ce: cross entropy over classes (paper); bce: binary, one-hot (CAT-Seg); ce_dice: ce plus Dice, for small classes.
     cfg.MODEL.ESC.LOSS = "ce"
     # Weight of the same loss on each block's correlation map (0: off). Free.
     cfg.MODEL.ESC.AUX_LOSS = 0.0

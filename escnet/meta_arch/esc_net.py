@@ -42,7 +42,7 @@ class ESCNet(OpenVocabularyModel):
         class_chunk: classes at a time (0: all).
         max_classes: classes kept for an image at inference, those that correlate most (0: all).
         recompute: checkpoint activations of class chunks while training.
-        loss: `ce` or `bce`.
+        loss: `ce`, `bce` or `ce_dice`.
         aux_loss: weight of the loss on each block's correlation map.
     """
 

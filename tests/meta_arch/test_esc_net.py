@@ -204,6 +204,7 @@ def test_every_block_has_its_own_copy_of_sam(tmp_path):
         ("MODEL.ESC.ALPHA", 0.2),
         ("MODEL.ESC.MASK_ENCODING", "each"),
         ("MODEL.ESC.LOSS", "bce"),
+        ("MODEL.ESC.LOSS", "ce_dice"),
         ("MODEL.ESC.KMEANS", "sklearn"),
         ("MODEL.CLIP.TRAIN", "qv"),
         ("MODEL.CLIP.TRAIN", "none"),
