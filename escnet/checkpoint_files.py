@@ -75,18 +75,24 @@ def is_torchscript(path: str | Path) -> bool:
         return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
+def file_sha256(path: str | Path) -> str:
+    """The SHA-256 digest of a file."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def verify_sha256(path: str | Path, sha256: str) -> None:
     """Check the SHA-256 digest of a file.
 
     Raises:
       WeightsError: if it is another one.
     """
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    if digest.hexdigest() != sha256:
-        raise WeightsError(f"{path}: the SHA-256 is {digest.hexdigest()}, not {sha256}; delete it and fetch it again")
+    found = file_sha256(path)
+    if found != sha256:
+        raise WeightsError(f"{path}: the SHA-256 is {found}, not {sha256}; delete it and fetch it again")
 
 
 def first_line(error: Exception) -> str:

@@ -155,12 +155,16 @@ def _add_training(cfg: CN) -> None:
     cfg.INPUT.RANDOM_FLIP = "horizontal"
     # Prompt templates of the class names while training: single, imagenet (80) or a list.
     cfg.INPUT.TEMPLATES = "single"
+    # Class names while training: original (as published, of synonyms the first) or clean (plain English, synonyms).
+    cfg.INPUT.CLASS_NAMES = "original"
     cfg.SEED = 0
 
 
 def _add_inference(cfg: CN) -> None:
     # Prompt templates of the class names at evaluation and prediction.
     cfg.TEST.TEMPLATES = "single"
+    # Class names at evaluation: original (the literature's numbers) or clean.
+    cfg.TEST.CLASS_NAMES = "original"
     # Return the (N, H, W) scores as well as the labels; they need N·H·W·4 bytes an image.
     cfg.TEST.FULL_SCORES = False
     # Sliding window: the image is resized to SIZE, cut into WINDOWs that overlap, and averaged with a whole-image pass.

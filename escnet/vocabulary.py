@@ -30,6 +30,8 @@ class Vocabulary:
       names: the class names, at least one.
       background: background words, each with synonyms if wanted.
       templates: "single" ("a photo of a {}"), "imagenet" (the 80 templates of CLIP), or own strings that hold "{}".
+      allow_duplicates: accept classes of the same name, between which no model can tell: all their pixels go to the
+        first. Numbers in the literature are made so.
 
     Raises:
       VocabularyError: for an empty list, name or synonym, a duplicate, or a template without "{}".
@@ -42,7 +44,11 @@ class Vocabulary:
     """The synonyms of each class, then of each background word: one text embedding for each."""
 
     def __init__(
-        self, names: Sequence[str], background: Sequence[str] = (), templates: str | Sequence[str] = "single"
+        self,
+        names: Sequence[str],
+        background: Sequence[str] = (),
+        templates: str | Sequence[str] = "single",
+        allow_duplicates: bool = False,
     ) -> None:
         stripped = _strip_all("class", names)
         if not stripped:
@@ -50,7 +56,9 @@ class Vocabulary:
         words = _strip_all("background word", background)
         classes = tuple(_split_synonyms("class", index, name) for index, name in enumerate(stripped))
         others = tuple(_split_synonyms("background word", index, name) for index, name in enumerate(words))
-        _refuse_duplicates(classes, others)
+        if not allow_duplicates:
+            _refuse_duplicates(classes, others)
+        _refuse_overlap(classes, others)
         for name, value in (
             ("names", stripped),
             ("background", words),
@@ -148,6 +156,9 @@ def _refuse_duplicates(classes: Sequence[tuple[str, ...]], background: Sequence[
                 raise VocabularyError(f'{kind} {index}, "{name}", is the same as {kind} {first[name.casefold()]}')
             first[name.casefold()] = index
 
+
+def _refuse_overlap(classes: Sequence[tuple[str, ...]], background: Sequence[tuple[str, ...]]) -> None:
+    """Refuse background words that are also words of a class, and a class named as the background is."""
     owner = {word.casefold(): index for index, synonyms in enumerate(classes) for word in synonyms}
     for index, synonyms in enumerate(background):
         for word in synonyms:

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.catalog import Metadata
 
+from escnet.data.class_tables import ClassRow, DatasetError, load_class_names, load_class_table
+from escnet.data.folder import FOLDER_PREFIX, read_folder
+from escnet.data.pairing import Pair, pair_files
+from escnet.vocabulary import BACKGROUND
+
+__all__ = ["ClassRow", "DatasetError", "load_class_names", "load_class_table"]
+
 logger = logging.getLogger(__name__)
 
-CLASS_FOLDER = Path(__file__).parent / "classes"
 _SLICE = re.compile(r"(?P<dataset>[^\[\]]+)\[(?P<start>\d*):(?P<stop>\d*)\]")
-
-
-class DatasetError(ValueError):
-    """A dataset that is unknown, or not on disk as expected. The message says what was looked for, and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -29,64 +31,131 @@ class Benchmark:
     """One dataset: where its files are below the data root, and how its labels read.
 
     Attributes:
-        image_dir, image_suffix: folder and file ending of the photographs.
-        label_dir, label_suffix: folder and file ending of the label maps; the same names as the photographs'.
+        name: under which it is registered.
+        images, labels: folder of the photographs and of the label maps, with file ending; the names are the same.
+        bits: of the label maps, 8 or 16.
         classes: class file in ``escnet/data/classes``.
-        ignore_label: id of unlabelled pixels in the files.
         source: where the files come from and how they are brought into this form, for error messages.
-        size: number of images of the published split, where only the complete split is evaluated.
+        sizes: number of images of the published split; the literature uses more than one of some.
+        short, title: name on the command line and in tables, where the dataset is a benchmark of zero-shot models.
+        background: class file whose names, except those of `classes`, are the words of a last class "background".
+        labels_select: the photographs of several splits share a folder; those with a label map count.
+        ignore_label: id of unlabelled pixels in the files; default: the highest of the bits.
     """
 
     name: str
-    image_dir: str
-    image_suffix: str
-    label_dir: str
-    label_suffix: str
+    images: str
+    labels: str
+    bits: int
     classes: str
-    ignore_label: int
     source: str
-    size: int | None = None
+    sizes: tuple[int, ...] = ()
+    short: str = ""
+    title: str = ""
+    background: str = ""
+    labels_select: bool = False
+    ignore_label: int | None = None
+
+    @property
+    def ignored(self) -> int:
+        """The id of unlabelled pixels."""
+        return 2**self.bits - 1 if self.ignore_label is None else self.ignore_label
+
+    @property
+    def class_names(self) -> list[str]:
+        """The published name of each class of the labels, the background included."""
+        return [*load_class_names(self.classes), *([BACKGROUND] if self.background else [])]
 
 
-_COCO_STUFF = (
-    "the images of COCO 2017, and the PNGs of stuffthingmaps with raw ids replaced by train ids "
-    "(escnet/data/classes/coco_stuff_171.tsv), 255 = ignore"
-)
-_ADE20K_150 = "ADEChallengeData2016, with its annotations (0 = other, 1..150) minus 1 and 255 = ignore"
+_COCO_STUFF = "brought here by datasets/prepare_coco_stuff.py from COCO's images and stuffthingmaps"
+_ADE20K_150 = "brought here by datasets/prepare_ade20k_150.py from ADEChallengeData2016.zip"
+_ADE20K_847 = "brought here by datasets/prepare_ade20k_847.py from ADE20K_2021_17_01.zip"
+_CONTEXT = "brought here by datasets/prepare_pascal_context.py from VOC2010 and the annotations of Pascal Context"
+_VOC = "brought here by datasets/prepare_voc.py from VOC2012"
+_PANOPTIC = "brought here by datasets/prepare_coco_panoptic.py from COCO's panoptic annotations"
 _CAMVID = "CamVid with 11 classes, brought here by datasets/prepare_camvid.py"
+_ADE_150, _ADE_847, _VOC2010, _VOC2012 = (
+    "ADEChallengeData2016", "ADE20K_2021_17_01", "VOCdevkit/VOC2010", "VOCdevkit/VOC2012",
+)  # fmt: skip
 
 BENCHMARKS = (
     Benchmark(
-        "coco_stuff_train", "coco-stuff/images/train2017", ".jpg", "coco-stuff/annotations_detectron2/train2017",
-        ".png", "coco_stuff_171.tsv", 255, _COCO_STUFF, 118287,
+        "coco_stuff_train", "coco-stuff/images/train2017/*.jpg", "coco-stuff/annotations_detectron2/train2017/*.png",
+        8, "coco_stuff_171.tsv", _COCO_STUFF, (118287,),
     ),
     Benchmark(
-        "coco_stuff_val", "coco-stuff/images/val2017", ".jpg", "coco-stuff/annotations_detectron2/val2017",
-        ".png", "coco_stuff_171.tsv", 255, _COCO_STUFF, 5000,
+        "coco_stuff_val", "coco-stuff/images/val2017/*.jpg", "coco-stuff/annotations_detectron2/val2017/*.png",
+        8, "coco_stuff_171.tsv", _COCO_STUFF, (5000,), "stuff171", "COCO-Stuff",
     ),
     Benchmark(
-        "ade20k_150_train", "ADEChallengeData2016/images/training", ".jpg",
-        "ADEChallengeData2016/annotations_detectron2/training", ".png", "ade20k_150.tsv", 255, _ADE20K_150, 20210,
+        "ade20k_150_train", f"{_ADE_150}/images/training/*.jpg", f"{_ADE_150}/annotations_detectron2/training/*.png",
+        8, "ade20k_150.tsv", _ADE20K_150, (20210,),
     ),
     Benchmark(
-        "ade20k_150_val", "ADEChallengeData2016/images/validation", ".jpg",
-        "ADEChallengeData2016/annotations_detectron2/validation", ".png", "ade20k_150.tsv", 255, _ADE20K_150, 2000,
+        "ade20k_150_val", f"{_ADE_150}/images/validation/*.jpg", f"{_ADE_150}/annotations_detectron2/validation/*.png",
+        8, "ade20k_150.tsv", _ADE20K_150, (2000,), "a150", "A-150",
     ),
     Benchmark(
-        "camvid_train", "camvid/images/train", ".png", "camvid/annotations/train", ".png", "camvid_11.tsv", 11, _CAMVID,
+        "ade20k_847_train", f"{_ADE_847}/images_detectron2/training/*.jpg",
+        f"{_ADE_847}/annotations_detectron2/training/*.tif",
+        16, "ade20k_847.tsv", _ADE20K_847, (25574,),
     ),
     Benchmark(
-        "camvid_val", "camvid/images/val", ".png", "camvid/annotations/val", ".png", "camvid_11.tsv", 11, _CAMVID,
+        "ade20k_847_val", f"{_ADE_847}/images_detectron2/validation/*.jpg",
+        f"{_ADE_847}/annotations_detectron2/validation/*.tif",
+        16, "ade20k_847.tsv", _ADE20K_847, (2000,), "a847", "A-847",
+    ),
+    Benchmark(
+        "pascal_context_59_train", f"{_VOC2010}/JPEGImages/*.jpg",
+        f"{_VOC2010}/annotations_detectron2/pc59_train/*.png",
+        8, "pascal_context_59.tsv", _CONTEXT, (4998, 4996), labels_select=True,
+    ),
+    Benchmark(
+        "pascal_context_59_val", f"{_VOC2010}/JPEGImages/*.jpg", f"{_VOC2010}/annotations_detectron2/pc59_val/*.png",
+        8, "pascal_context_59.tsv", _CONTEXT, (5104, 5105), "pc59", "PC-59", labels_select=True,
+    ),
+    Benchmark(
+        "pascal_context_459_train", f"{_VOC2010}/JPEGImages/*.jpg",
+        f"{_VOC2010}/annotations_detectron2/pc459_train/*.tif",
+        16, "pascal_context_459.tsv", _CONTEXT, (4998, 4996), labels_select=True,
+    ),
+    Benchmark(
+        "pascal_context_459_val", f"{_VOC2010}/JPEGImages/*.jpg", f"{_VOC2010}/annotations_detectron2/pc459_val/*.tif",
+        16, "pascal_context_459.tsv", _CONTEXT, (5104, 5105), "pc459", "PC-459", labels_select=True,
+    ),
+    Benchmark(
+        "voc_20_train", f"{_VOC2012}/JPEGImages/*.jpg", f"{_VOC2012}/annotations_detectron2/train/*.png",
+        8, "pascal_voc_20.tsv", _VOC, (1464,), labels_select=True,
+    ),
+    Benchmark(
+        "voc_20_val", f"{_VOC2012}/JPEGImages/*.jpg", f"{_VOC2012}/annotations_detectron2/val/*.png",
+        8, "pascal_voc_20.tsv", _VOC, (1449,), "pas20", "PAS-20", labels_select=True,
+    ),
+    Benchmark(
+        "voc_20b_train", f"{_VOC2012}/JPEGImages/*.jpg", f"{_VOC2012}/annotations_detectron2_bg/train/*.png",
+        8, "pascal_voc_20.tsv", _VOC, (1464,), background="pascal_context_59.tsv", labels_select=True,
+    ),
+    Benchmark(
+        "voc_20b_val", f"{_VOC2012}/JPEGImages/*.jpg", f"{_VOC2012}/annotations_detectron2_bg/val/*.png",
+        8, "pascal_voc_20.tsv", _VOC, (1449,), "pas20b", "PAS-20b", "pascal_context_59.tsv", labels_select=True,
+    ),
+    Benchmark(
+        "coco_panoptic_train", "coco/train2017/*.jpg", "coco/panoptic_semseg_train2017/*.png",
+        8, "coco_panoptic_133.tsv", _PANOPTIC, (118287,),
+    ),
+    Benchmark(
+        "coco_panoptic_val", "coco/val2017/*.jpg", "coco/panoptic_semseg_val2017/*.png",
+        8, "coco_panoptic_133.tsv", _PANOPTIC, (5000,), "panoptic133", "COCO-Panoptic",
+    ),
+    Benchmark(
+        "camvid_train", "camvid/images/train/*.png", "camvid/annotations/train/*.png",
+        8, "camvid_11.tsv", _CAMVID, ignore_label=11,
+    ),
+    Benchmark(
+        "camvid_val", "camvid/images/val/*.png", "camvid/annotations/val/*.png",
+        8, "camvid_11.tsv", _CAMVID, ignore_label=11,
     ),
 )  # fmt: skip
-
-
-class ClassRow(NamedTuple):
-    """One class of a class file; `raw_id` is its id in the published files, None where it equals the train id."""
-
-    train_id: int
-    raw_id: int | None
-    name: str
 
 
 def data_root() -> Path:
@@ -94,36 +163,17 @@ def data_root() -> Path:
     return Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser()
 
 
-def load_class_table(file: str | Path) -> tuple[ClassRow, ...]:
-    """Read a class file: tab-separated with a header, columns train_id, name and optionally raw_id, in train-id order.
-
-    Args:
-        file: name of a packaged file such as ``camvid_11.tsv``, or an absolute path.
-
-    Raises:
-        DatasetError: a column is missing, the train ids are not 0, 1, 2, ..., or a name is empty or occurs twice.
-    """
-    path = CLASS_FOLDER / file
-    with path.open(encoding="utf-8", newline="") as stream:
-        reader = csv.DictReader(stream, delimiter="\t", quoting=csv.QUOTE_NONE)
-        if not {"train_id", "name"} <= set(reader.fieldnames or ()):
-            raise DatasetError(f"{path}: the header needs the columns train_id and name, got {reader.fieldnames}")
-        lines = list(reader)
-    rows = tuple(
-        ClassRow(int(line["train_id"]), int(line["raw_id"]) if "raw_id" in line else None, line["name"].strip())
-        for line in lines
-    )
-    if [row.train_id for row in rows] != list(range(len(rows))):
-        raise DatasetError(f"{path}: the train ids have to be 0, 1, 2, ... in this order")
-    names = [row.name for row in rows]
-    if not all(names) or len(set(names)) < len(names):
-        raise DatasetError(f"{path}: every class needs a name of its own")
-    return rows
+def find_benchmark(name: str) -> Benchmark | None:
+    """The row of the table with this name or short name, a slice accepted; None for other datasets."""
+    name, _ = split_dataset_name(name)
+    return next((row for row in BENCHMARKS if name == row.name or (row.short and name == row.short)), None)
 
 
-def load_class_names(file: str | Path) -> tuple[str, ...]:
-    """The class names of a class file in train-id order; see :func:`load_class_table`."""
-    return tuple(row.name for row in load_class_table(file))
+def full_dataset_name(name: str) -> str:
+    """``a150[:8]`` to ``ade20k_150_val[:8]``; other names are left as they are."""
+    plain, _ = split_dataset_name(name)
+    benchmark = find_benchmark(plain)
+    return name if benchmark is None else benchmark.name + name[len(plain) :]
 
 
 def split_dataset_name(name: str) -> tuple[str, slice]:
@@ -135,13 +185,19 @@ def split_dataset_name(name: str) -> tuple[str, slice]:
     return match["dataset"], slice(start, stop)
 
 
+def dataset_folder_name(name: str) -> str:
+    """A dataset's name as the name of a folder: ``folder:/data/mine`` becomes ``folder_data_mine``."""
+    # A colon stays in a slice, which has no other place for one.
+    return re.sub(r"[^\w.\[\]:-]+", "_", name.replace(FOLDER_PREFIX + "/", FOLDER_PREFIX)).replace("folder:", "folder_")
+
+
 def dataset_records(name: str) -> list[dict[str, Any]]:
     """The records of a dataset, sorted by image, in Detectron2's format.
 
     Each has ``file_name``, ``sem_seg_file_name``, ``image_id`` and ``dataset``, the name without the slice.
 
     Args:
-        name: a registered dataset, optionally with a slice of its sorted records: ``camvid_train[:8]``.
+        name: a registered dataset or ``folder:PATH``, optionally with a slice of its sorted records: ``[:8]``.
 
     Raises:
         DatasetError: the dataset is unknown, not on disk as expected, or the slice holds no record.
@@ -151,7 +207,7 @@ def dataset_records(name: str) -> list[dict[str, Any]]:
 
 
 def dataset_metadata(name: str) -> Metadata:
-    """The metadata of a dataset (`stuff_classes`, `ignore_label`, ...), a slice accepted as by `dataset_records`."""
+    """The metadata of a dataset (`stuff_classes`, `ignore_label`, ...), names accepted as by `dataset_records`."""
     ensure_registered(name)
     return MetadataCatalog.get(name)
 
@@ -163,11 +219,13 @@ def ensure_registered(name: str) -> None:
         DatasetError: there is no such dataset.
     """
     dataset, _ = split_dataset_name(name)
+    if dataset.startswith(FOLDER_PREFIX) and dataset not in DatasetCatalog:
+        _register_folder(dataset)
     if dataset not in DatasetCatalog:
         known = ", ".join(benchmark.name for benchmark in BENCHMARKS)
         raise DatasetError(
-            f"unknown dataset '{name}'; escnet has {known}, each optionally with a slice such as [:8]; "
-            f"others have to be registered in Detectron2's DatasetCatalog first"
+            f"unknown dataset '{name}'; escnet has {known}, each optionally with a slice such as [:8], and "
+            f"{FOLDER_PREFIX}PATH; others have to be registered in Detectron2's DatasetCatalog first"
         )
     if name not in DatasetCatalog:
         DatasetCatalog.register(name, partial(_load_slice, name))
@@ -182,10 +240,22 @@ def register_benchmarks() -> None:
             continue
         DatasetCatalog.register(benchmark.name, partial(_load_benchmark, benchmark))
         MetadataCatalog.get(benchmark.name).set(
-            stuff_classes=list(load_class_names(benchmark.classes)),
-            ignore_label=benchmark.ignore_label,
-            evaluator_type="sem_seg",
+            stuff_classes=benchmark.class_names, ignore_label=benchmark.ignored, evaluator_type="sem_seg"
         )
+
+
+def _register_folder(name: str) -> None:
+    folder = read_folder(name)
+    DatasetCatalog.register(name, partial(_load_folder, name))
+    MetadataCatalog.get(name).set(
+        stuff_classes=list(folder.classes), ignore_label=folder.ignore_label, evaluator_type="sem_seg"
+    )
+
+
+def _load_folder(name: str) -> list[dict[str, Any]]:
+    folder = read_folder(name)
+    _set_roots(name, image_root=str(folder.image_root), sem_seg_root=str(folder.label_root))
+    return _records(name, folder.pairs)
 
 
 def _load_slice(name: str) -> list[dict[str, Any]]:
@@ -198,48 +268,32 @@ def _load_slice(name: str) -> list[dict[str, Any]]:
 
 
 def _load_benchmark(benchmark: Benchmark) -> list[dict[str, Any]]:
-    image_root, label_root = data_root() / benchmark.image_dir, data_root() / benchmark.label_dir
-    images = _files_by_key(image_root, benchmark.image_suffix)
-    labels = _files_by_key(label_root, benchmark.label_suffix)
-    _check_pairs(benchmark, image_root, label_root, images, labels)
-    if benchmark.size is not None and len(images) != benchmark.size:
-        logger.warning(f"{benchmark.name}: {len(images)} images in {image_root}, the published split: {benchmark.size}")
-    _set_roots(benchmark.name, image_root=str(image_root), sem_seg_root=str(label_root))
-    return [
-        {
-            "file_name": str(images[key]),
-            "sem_seg_file_name": str(labels[key]),
-            "image_id": key,
-            "dataset": benchmark.name,
-        }
-        for key in sorted(images)
-    ]
-
-
-def _files_by_key(folder: Path, suffix: str) -> dict[str, Path]:
-    """The files below `folder` that end in `suffix`, by their path in it without the suffix; hidden files are left."""
-    paths = (path for path in folder.rglob(f"*{suffix}") if not path.name.startswith("."))
-    return {path.relative_to(folder).as_posix().removesuffix(suffix): path for path in paths}
-
-
-def _check_pairs(
-    benchmark: Benchmark, image_root: Path, label_root: Path, images: dict[str, Path], labels: dict[str, Path]
-) -> None:
+    images, labels = data_root() / benchmark.images, data_root() / benchmark.labels
     expected = (
-        f"expected are {image_root}/*{benchmark.image_suffix} and, with the same names, "
-        f"{label_root}/*{benchmark.label_suffix}: {benchmark.source}. "
+        f"expected are {images} and, with the same names, {labels}: {benchmark.source}; see datasets/README.md. "
         f"The data root is DETECTRON2_DATASETS={os.environ.get('DETECTRON2_DATASETS', '(unset: ./datasets)')}"
     )
-    for kind, found in (("image", images), ("label map", labels)):
-        if not found:
-            raise DatasetError(f"{benchmark.name}: no {kind} found; {expected}")
-    for kind, other, lonely in (
-        ("image", "label map", sorted(images.keys() - labels.keys())),
-        ("label map", "image", sorted(labels.keys() - images.keys())),
-    ):
-        if lonely:
-            shown = ", ".join(lonely[:5]) + (", ..." if len(lonely) > 5 else "")
-            raise DatasetError(f"{benchmark.name}: {len(lonely)} {kind}(s) without a {other}: {shown}; {expected}")
+    pairs = pair_files(
+        benchmark.name,
+        images.parent,
+        [images.suffix],
+        labels.parent,
+        [labels.suffix],
+        expected,
+        benchmark.labels_select,
+    )
+    if benchmark.sizes and len(pairs) not in benchmark.sizes:
+        published = " or ".join(map(str, benchmark.sizes))
+        logger.warning(f"{benchmark.name}: {len(pairs)} images in {labels.parent}, the published split: {published}")
+    _set_roots(benchmark.name, image_root=str(images.parent), sem_seg_root=str(labels.parent))
+    return _records(benchmark.name, pairs)
+
+
+def _records(name: str, pairs: Sequence[Pair]) -> list[dict[str, Any]]:
+    return [
+        {"file_name": str(pair.image), "sem_seg_file_name": str(pair.labels), "image_id": pair.key, "dataset": name}
+        for pair in pairs
+    ]
 
 
 def _set_roots(name: str, **roots: str | None) -> None:

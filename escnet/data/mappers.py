@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,39 +13,10 @@ from detectron2.config import CfgNode, configurable
 from detectron2.data import transforms as T
 
 from escnet.data.augmentations import ColorJitter, PadTo, ScaleJitter
-from escnet.data.benchmarks import DatasetError, dataset_metadata, split_dataset_name
+from escnet.data.class_tables import DatasetError
 from escnet.data.images import ImageError, read_image, read_labels
+from escnet.data.label_spaces import LabelSpace, label_spaces, read_training_labels
 from escnet.layers.segmentation_loss import IGNORE_LABEL
-from escnet.vocabulary import Vocabulary
-
-
-@dataclass(frozen=True)
-class LabelSpace:
-    """What the ids in a dataset's label files mean: the classes of ids 0..N-1, and the id of ignored pixels."""
-
-    vocabulary: Vocabulary
-    ignore_label: int
-
-
-def label_spaces(datasets: Sequence[str], templates: str | Sequence[str] = "single") -> dict[str, LabelSpace]:
-    """The label space of each dataset, by its name without slice, which is the ``dataset`` of its records.
-
-    Args:
-        datasets: registered datasets, whose metadata hold `stuff_classes` and `ignore_label`.
-        templates: text templates of the vocabularies.
-
-    Raises:
-        DatasetError: a dataset is unknown, or its metadata lack these.
-    """
-    spaces = {}
-    for dataset in datasets:
-        metadata = dataset_metadata(dataset)
-        names, ignore_label = metadata.get("stuff_classes"), metadata.get("ignore_label")
-        if not names or ignore_label is None:
-            raise DatasetError(f"'{dataset}': set stuff_classes and ignore_label in its MetadataCatalog entry")
-        name, _ = split_dataset_name(dataset)
-        spaces[name] = LabelSpace(Vocabulary(names, templates=templates), ignore_label)
-    return spaces
 
 
 class TrainingMapper:
@@ -96,7 +66,7 @@ class TrainingMapper:
         _check_format(cfg)
         _check_augmentation(cfg)
         return {
-            "label_spaces": label_spaces(cfg.DATASETS.TRAIN, cfg.INPUT.TEMPLATES),
+            "label_spaces": label_spaces(cfg.DATASETS.TRAIN, cfg.INPUT.TEMPLATES, cfg.INPUT.CLASS_NAMES),
             "short_sides": cfg.INPUT.MIN_SIZE_TRAIN,
             "max_size": cfg.INPUT.MAX_SIZE_TRAIN,
             "crop_size": tuple(cfg.INPUT.CROP.SIZE),
@@ -145,28 +115,36 @@ class TrainingMapper:
 
 
 class EvaluationMapper:
-    """Reads the image of one record as it is; resizing belongs to the model, reading the truth to the evaluator."""
+    """Reads the image of one record as it is; resizing belongs to the model.
+
+    Args:
+        label_spaces: label space per dataset name.
+        with_truth: read the label map too, in the loader's process; else that is left to the evaluator.
+    """
 
     @configurable
-    def __init__(self, label_spaces: Mapping[str, LabelSpace]) -> None:
+    def __init__(self, label_spaces: Mapping[str, LabelSpace], with_truth: bool = False) -> None:
         self._label_spaces = dict(label_spaces)
+        self._with_truth = with_truth
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         _check_format(cfg)
-        return {"label_spaces": label_spaces(cfg.DATASETS.TEST, cfg.TEST.TEMPLATES)}
+        return {"label_spaces": label_spaces(cfg.DATASETS.TEST, cfg.TEST.TEMPLATES, cfg.TEST.CLASS_NAMES)}
 
     def __call__(self, record: Mapping[str, Any]) -> dict[str, Any]:
-        """Make one evaluation sample: ``image`` (3,H,W) uint8 RGB, ``height``, ``width``, ``vocabulary`` and the
-        record's ``file_name``, ``sem_seg_file_name`` and ``image_id``.
+        """Make one evaluation sample: ``image`` (3,H,W) uint8 RGB, ``height``, ``width``, ``vocabulary``, the
+        record's ``file_name``, ``sem_seg_file_name`` and ``image_id``, and with truth ``sem_seg_truth`` (H,W), the ids
+        as they stand in the file.
 
         Raises:
-            ImageError: the image cannot be read.
+            ImageError: a file cannot be read.
             DatasetError: a record of a dataset that the mapper was not made for.
         """
         space = _space_of(record, self._label_spaces)
         image = read_image(record["file_name"])
-        return {
+        truth = {"sem_seg_truth": read_labels(record["sem_seg_file_name"])} if self._with_truth else {}
+        return truth | {
             "image": _to_tensor(image),
             "height": image.shape[0],
             "width": image.shape[1],
@@ -175,26 +153,6 @@ class EvaluationMapper:
             "image_id": record["image_id"],
             "vocabulary": space.vocabulary,
         }
-
-
-def read_training_labels(path: str, space: LabelSpace) -> np.ndarray:
-    """Read a label file as (H,W) int32 train ids, with :data:`IGNORE_LABEL` at ignored pixels.
-
-    Raises:
-        ImageError: the file cannot be read, or holds an id that is neither a class nor the ignored one.
-    """
-    labels, num_classes = read_labels(path).astype(np.int32), space.vocabulary.num_classes
-    ignored = labels == space.ignore_label
-    unknown = ((labels < 0) | (labels >= num_classes)) & ~ignored
-    if unknown.any():
-        ids = np.unique(labels[unknown])
-        shown = ", ".join(map(str, ids[:10])) + (", ..." if len(ids) > 10 else "")
-        raise ImageError(
-            f"{path}: the ids {shown} are not among the {num_classes} classes (0..{num_classes - 1}) nor "
-            f"the ignored id {space.ignore_label}; prepare the labels with the prepare script of the dataset"
-        )
-    labels[ignored] = IGNORE_LABEL
-    return labels
 
 
 @contextmanager

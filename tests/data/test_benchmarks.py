@@ -14,52 +14,14 @@ from escnet.data import benchmarks
 from escnet.data.benchmarks import (
     BENCHMARKS,
     DatasetError,
+    dataset_folder_name,
     dataset_metadata,
     dataset_records,
+    find_benchmark,
+    full_dataset_name,
     load_class_names,
-    load_class_table,
     split_dataset_name,
 )
-
-
-@pytest.mark.parametrize(
-    ("file", "length", "first", "last"),
-    [
-        ("coco_stuff_171.tsv", 171, "person", "wood"),
-        ("ade20k_150.tsv", 150, "wall", "flag"),
-        ("camvid_11.tsv", 11, "sky", "bicyclist"),
-    ],
-)
-def test_class_files(file, length, first, last):
-    names = load_class_names(file)
-    assert (len(names), names[0], names[-1]) == (length, first, last)
-
-
-def test_coco_stuff_raw_ids_have_the_gaps_of_coco():
-    raw = {row.name: row.raw_id for row in load_class_table("coco_stuff_171.tsv")}
-    # COCO's category ids minus 1; 12 (street sign), 26 (hat) and nine others are unused.
-    assert raw["person"] == 0 and raw["stop sign"] == 12 and raw["toothbrush"] == 89
-    assert raw["banner"] == 91 and raw["wood"] == 181
-
-
-@pytest.mark.parametrize("file", ["coco_stuff_171.tsv", "ade20k_150.tsv"])
-def test_class_files_agree_with_the_facts(sample_data, file):
-    facts = sample_data.parent / "facts/classes" / file
-    if not facts.is_file():
-        pytest.skip(f"no {facts}")
-    assert load_class_table(file) == load_class_table(facts)
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["id\tname\n0\ta\n", "train_id\tname\n1\ta\n", "train_id\tname\n0\ta\n1\ta\n", "train_id\tname\n0\t\n"],
-    ids=["column", "start", "twice", "empty"],
-)
-def test_faulty_class_files_are_named(tmp_path, text):
-    path = tmp_path / "classes.tsv"
-    path.write_text(text)
-    with pytest.raises(DatasetError, match=r"classes\.tsv"):
-        load_class_table(path)
 
 
 def test_every_row_is_registered_and_ignores_an_id_that_is_no_class():
@@ -67,8 +29,53 @@ def test_every_row_is_registered_and_ignores_an_id_that_is_no_class():
     for benchmark in BENCHMARKS:
         metadata = MetadataCatalog.get(benchmark.name)
         assert benchmark.name in DatasetCatalog and metadata.evaluator_type == "sem_seg"
-        assert metadata.stuff_classes == list(load_class_names(benchmark.classes))
-        assert metadata.ignore_label == benchmark.ignore_label >= len(metadata.stuff_classes)
+        names = load_class_names(benchmark.classes)
+        assert metadata.stuff_classes == [*names, *(["background"] if benchmark.background else [])]
+        assert len(metadata.stuff_classes) <= metadata.ignore_label < 2**benchmark.bits
+        # 8 bits wherever they suffice, as the peers' files are.
+        assert (benchmark.bits == 16) == (len(names) > 255)
+
+
+def test_the_benchmarks_of_zero_shot_models():
+    assert {row.short: (row.name, len(row.class_names), row.ignored) for row in BENCHMARKS if row.short} == {
+        "stuff171": ("coco_stuff_val", 171, 255),
+        "a150": ("ade20k_150_val", 150, 255),
+        "a847": ("ade20k_847_val", 847, 65535),
+        "pc59": ("pascal_context_59_val", 59, 255),
+        "pc459": ("pascal_context_459_val", 459, 65535),
+        "pas20": ("voc_20_val", 20, 255),
+        "pas20b": ("voc_20b_val", 21, 255),
+        "panoptic133": ("coco_panoptic_val", 133, 255),
+    }
+    assert find_benchmark("camvid_val").ignored == 11
+
+
+def test_short_names():
+    assert full_dataset_name("a150") == "ade20k_150_val"
+    assert full_dataset_name("pas20b[:8]") == "voc_20b_val[:8]"
+    assert full_dataset_name("camvid_train[2:]") == "camvid_train[2:]"
+    assert full_dataset_name("folder:/data/a150") == "folder:/data/a150"
+    assert find_benchmark("a847[:2]") is find_benchmark("ade20k_847_val") and find_benchmark("") is None
+
+
+def test_names_of_folders():
+    assert dataset_folder_name("camvid_val[:8]") == "camvid_val[:8]"
+    assert dataset_folder_name("folder:/data/my set") == "folder_data_my_set"
+    assert dataset_folder_name("folder:../mine[:2]") == "folder_.._mine[:2]"
+
+
+def test_a_shared_image_folder_holds_other_splits_too(tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    voc = tmp_path / "VOCdevkit/VOC2012"
+    for folder in ("JPEGImages", "annotations_detectron2/val"):
+        (voc / folder).mkdir(parents=True)
+    for name in ("a", "b", "c"):
+        (voc / f"JPEGImages/{name}.jpg").touch()
+    (voc / "annotations_detectron2/val/b.png").touch()
+    assert [record["image_id"] for record in dataset_records("voc_20_val")] == ["b"]
+    (voc / "annotations_detectron2/val/d.png").touch()
+    with pytest.raises(DatasetError, match=r"label map\(s\) without a image: d"):
+        dataset_records("voc_20_val")
 
 
 def test_importing_twice_is_safe(monkeypatch):
@@ -143,7 +150,12 @@ def test_nothing_on_disk_says_what_was_expected_where(tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     with pytest.raises(DatasetError) as error:
         dataset_records("coco_stuff_val")
-    for part in ("no image found", f"{tmp_path}/coco-stuff/images/val2017/*.jpg", "stuffthingmaps", str(tmp_path)):
+    for part in (
+        "no image found",
+        f"{tmp_path}/coco-stuff/images/val2017/*.jpg",
+        "stuffthingmaps",
+        "prepare_coco_stuff.py",
+    ):
         assert part in str(error.value)
 
 

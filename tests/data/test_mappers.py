@@ -14,7 +14,8 @@ from PIL import Image
 from escnet.data.augmentations import ColorJitter
 from escnet.data.benchmarks import DatasetError, dataset_records
 from escnet.data.images import ImageError, write_labels
-from escnet.data.mappers import IGNORE_LABEL, EvaluationMapper, LabelSpace, TrainingMapper, label_spaces
+from escnet.data.label_spaces import LabelSpace, label_spaces
+from escnet.data.mappers import IGNORE_LABEL, EvaluationMapper, TrainingMapper
 from escnet.vocabulary import Vocabulary
 
 
@@ -208,6 +209,8 @@ def configuration():
     cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 1.0
     cfg.INPUT.COLOR_AUG_SSD = True
     cfg.INPUT.TEMPLATES = "single"
+    cfg.INPUT.CLASS_NAMES = "original"
+    cfg.TEST.CLASS_NAMES = "original"
     cfg.TEST.TEMPLATES = ["a drawing of a {}"]
     return cfg
 
@@ -241,10 +244,14 @@ def test_settings_without_effect_are_refused(camvid_root, key, value):
 def test_datasets_without_classes_are_refused():
     DatasetCatalog.register("foreign", list)
     try:
-        with pytest.raises(DatasetError, match=r"foreign.*stuff_classes and ignore_label"):
+        with pytest.raises(DatasetError, match=r"foreign.*stuff_classes"):
+            label_spaces(["foreign"])
+        MetadataCatalog.get("foreign").stuff_classes = ["cat"]
+        with pytest.raises(DatasetError, match=r"foreign.*ignore_label"):
             label_spaces(["foreign"])
     finally:
         DatasetCatalog.remove("foreign")
+        MetadataCatalog.remove("foreign")
 
 
 def test_all_of_camvid_can_be_mapped(sample_data, monkeypatch):

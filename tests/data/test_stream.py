@@ -10,7 +10,8 @@ import torch
 
 from escnet.data.benchmarks import dataset_records
 from escnet.data.images import ImageError
-from escnet.data.mappers import EvaluationMapper, TrainingMapper, label_spaces
+from escnet.data.label_spaces import label_spaces
+from escnet.data.mappers import EvaluationMapper, TrainingMapper
 from escnet.data.stream import ShuffledStream, build_evaluation_loader, build_training_loader
 
 RECORDS = [{"index": index} for index in range(7)]

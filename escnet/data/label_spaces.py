@@ -1,0 +1,109 @@
+"""What the ids in a dataset's label files mean, and by which words its classes are looked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from escnet.data.benchmarks import DatasetError, dataset_metadata, find_benchmark, split_dataset_name
+from escnet.data.class_tables import ClassRow, load_class_table
+from escnet.data.images import ImageError, read_labels
+from escnet.data.pairing import listed
+from escnet.layers.segmentation_loss import IGNORE_LABEL
+from escnet.vocabulary import Vocabulary
+
+CLASS_NAMES = ("original", "clean")
+
+
+@dataclass(frozen=True)
+class LabelSpace:
+    """The classes of ids 0..N-1, and the id of ignored pixels."""
+
+    vocabulary: Vocabulary
+    ignore_label: int
+
+
+def label_spaces(
+    datasets: Sequence[str], templates: str | Sequence[str] = "single", class_names: str = "original"
+) -> dict[str, LabelSpace]:
+    """The label space of each dataset, by its name without slice, which is the ``dataset`` of its records.
+
+    Args:
+        datasets: registered datasets, or ``folder:PATH``.
+        templates, class_names: as for `dataset_vocabulary`.
+
+    Raises:
+        DatasetError: a dataset is unknown, or lacks classes or an ignored id.
+    """
+    spaces = {}
+    for dataset in datasets:
+        vocabulary = dataset_vocabulary(dataset, templates, class_names)
+        ignore_label = dataset_metadata(dataset).get("ignore_label")
+        if ignore_label is None:
+            raise DatasetError(f"'{dataset}': set ignore_label in its MetadataCatalog entry")
+        name, _ = split_dataset_name(dataset)
+        spaces[name] = LabelSpace(vocabulary, ignore_label)
+    return spaces
+
+
+def dataset_vocabulary(
+    dataset: str, templates: str | Sequence[str] = "single", class_names: str = "original"
+) -> Vocabulary:
+    """The words by which the classes of a dataset are looked for, in the order of its ids.
+
+    Args:
+        dataset: a registered dataset, or ``folder:PATH``.
+        templates: text templates.
+        class_names: ``original``, as published, and of several synonyms the first, as in the literature's numbers; or
+            ``clean``, plain English with synonyms. Datasets that are not in the table have one list of names, which
+            serves for both, with all its synonyms.
+
+    Raises:
+        DatasetError: the dataset is unknown, or has no class names.
+        ValueError: another value of `class_names`.
+    """
+    if class_names not in CLASS_NAMES:
+        raise ValueError(f"the class names '{class_names}' are unknown; choose {' or '.join(CLASS_NAMES)}")
+    benchmark = find_benchmark(dataset)
+    if benchmark is None:
+        names = dataset_metadata(dataset).get("stuff_classes")
+        if not names:
+            raise DatasetError(f"'{dataset}': set stuff_classes in its MetadataCatalog entry")
+        return Vocabulary(names, templates=templates)
+    rows = load_class_table(benchmark.classes)
+    background: list[ClassRow] = []
+    if benchmark.background:
+        own = {row.original for row in rows}
+        background = [row for row in load_class_table(benchmark.background) if row.original not in own]
+    # Nine first words of ADE20K-847 name more than one class; the literature's numbers include that.
+    return Vocabulary(
+        [_words(row, class_names) for row in rows],
+        [_words(row, class_names) for row in background],
+        templates=templates,
+        allow_duplicates=class_names == "original",
+    )
+
+
+def read_training_labels(path: str, space: LabelSpace) -> np.ndarray:
+    """Read a label file as (H,W) int32 train ids, with :data:`IGNORE_LABEL` at ignored pixels.
+
+    Raises:
+        ImageError: the file cannot be read, or holds an id that is neither a class nor the ignored one.
+    """
+    labels, num_classes = read_labels(path).astype(np.int32), space.vocabulary.num_classes
+    ignored = labels == space.ignore_label
+    unknown = ((labels < 0) | (labels >= num_classes)) & ~ignored
+    if unknown.any():
+        raise ImageError(
+            f"{path}: the ids {listed(np.unique(labels[unknown]), 10)} are not among the {num_classes} classes "
+            f"(0..{num_classes - 1}) nor the ignored id {space.ignore_label}; prepare the labels with the prepare "
+            f"script of the dataset"
+        )
+    labels[ignored] = IGNORE_LABEL
+    return labels
+
+
+def _words(row: ClassRow, class_names: str) -> str:
+    return row.first_original if class_names == "original" else row.clean
