@@ -12,7 +12,7 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data import transforms as T
 
-from escnet.data.augmentations import ColorJitter, PadTo, ScaleJitter
+from escnet.data.augmentations import ColorJitter, PadTo, ScaleJitterCrop
 from escnet.data.class_tables import DatasetError
 from escnet.data.images import ImageError, read_image, read_labels
 from escnet.data.label_spaces import LabelSpace, label_spaces, read_training_labels
@@ -51,15 +51,14 @@ class TrainingMapper:
         self._label_spaces = dict(label_spaces)
         # Colours are varied after the crop, where there are fewer pixels, and before the padding, which stays grey.
         augmentations: list[T.Augmentation] = [
-            ScaleJitter(tuple(short_sides), max_size),
-            T.RandomCrop_CategoryAreaConstraint("absolute", crop_size, single_category_max_area, IGNORE_LABEL),
+            ScaleJitterCrop(tuple(short_sides), max_size, crop_size, single_category_max_area, IGNORE_LABEL)
         ]
         if color_jitter:
             augmentations.append(ColorJitter())
         if random_flip == "horizontal":
             augmentations.append(T.RandomFlip(horizontal=True))
         augmentations.append(PadTo(crop_size, IGNORE_LABEL))
-        self._augmentations = T.AugmentationList(augmentations)
+        self.augmentations = augmentations
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -103,7 +102,7 @@ class TrainingMapper:
 
         sample = T.AugInput(image, sem_seg=labels)
         with _seeded(seed):
-            self._augmentations(sample)
+            T.AugmentationList(self.augmentations)(sample)
         return {
             "image": _to_tensor(sample.image),
             "sem_seg": torch.from_numpy(sample.sem_seg.astype(np.int64)),
