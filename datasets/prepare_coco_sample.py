@@ -25,9 +25,9 @@ import numpy as np
 
 from escnet.data.benchmarks import ClassRow, DatasetError, load_class_table
 from escnet.data.images import ImageError, read_image, replacing, write_labels
+from escnet.data.label_conversion import panoptic_labels
 
 IGNORE_LABEL = 255
-VOID = 0
 
 
 def train_ids(categories: list[dict[str, Any]], classes: tuple[ClassRow, ...]) -> dict[int, int]:
@@ -36,41 +36,18 @@ def train_ids(categories: list[dict[str, Any]], classes: tuple[ClassRow, ...]) -
     Things are matched by id (the raw id is COCO's minus 1), and their name is checked; stuff is matched by name.
     """
     by_raw_id = {row.raw_id: row for row in classes}
-    by_name = {row.name: row for row in classes}
+    by_name = {row.original: row for row in classes}
     mapping = {}
     for category in categories:
         number, name = category["id"], category["name"]
         if category["isthing"]:
             row = by_raw_id.get(number - 1)
-            if row is None or row.name != name:
+            if row is None or row.original != name:
                 raise DatasetError(f"thing {number} '{name}' is not a thing of COCO-Stuff; expected COCO's categories")
         else:
             row = by_name.get(name.removesuffix("-merged"))
         mapping[number] = IGNORE_LABEL if row is None else row.train_id
     return mapping
-
-
-def stuff_labels(panoptic: np.ndarray, segments: list[dict[str, Any]], mapping: dict[int, int]) -> np.ndarray:
-    """The (H,W) uint8 train ids of a panoptic PNG.
-
-    Args:
-        panoptic: (H,W,3) RGB, of which the segment id is R + 256 G + 65536 B.
-        segments: id and category_id of each segment.
-        mapping: train id per category id.
-
-    Raises:
-        DatasetError: the map has a segment that is not listed, or a category is unknown.
-    """
-    segment_ids, places = np.unique(panoptic.astype(np.int64) @ np.array([1, 256, 65536]), return_inverse=True)
-    category_of = {segment["id"]: segment["category_id"] for segment in segments}
-    unlisted = [number for number in segment_ids.tolist() if number != VOID and number not in category_of]
-    if unlisted:
-        raise DatasetError(f"the segments {unlisted[:5]} of the PNG are not listed in the json")
-    unknown = sorted(set(category_of.values()) - mapping.keys())
-    if unknown:
-        raise DatasetError(f"the json uses the categories {unknown[:5]} but does not list them")
-    table = [IGNORE_LABEL if number == VOID else mapping[category_of[number]] for number in segment_ids.tolist()]
-    return np.array(table, dtype=np.uint8)[places].reshape(panoptic.shape[:2])
 
 
 def convert(source: Path, output: Path, split: str) -> np.ndarray:
@@ -100,7 +77,8 @@ def convert(source: Path, output: Path, split: str) -> np.ndarray:
         if image.shape != panoptic.shape:
             raise ImageError(f"{panoptic_path}: {panoptic.shape[:2]} pixels, its image {image.shape[:2]}")
         try:
-            labels = stuff_labels(panoptic, annotation["segments_info"], mapping)
+            segments = {segment["id"]: segment["category_id"] for segment in annotation["segments_info"]}
+            labels = panoptic_labels(panoptic, segments, mapping, IGNORE_LABEL)
         except DatasetError as error:
             raise DatasetError(f"{panoptic_path}: {error}; take PNG and json of the same release") from error
         write_labels(output / "annotations_detectron2" / split / f"{image_path.stem}.png", labels)

@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image, UnidentifiedImageError
-
 from escnet.data.class_tables import DatasetError
-from escnet.data.images import ImageError
+from escnet.data.images import label_bits
 from escnet.data.pairing import Pair, pair_files
 
 FOLDER_PREFIX = "folder:"
@@ -61,24 +59,6 @@ def read_folder(name: str) -> Folder:
             f"and {IGNORE_LABELS[bits]} = not labelled; save the label maps as 16-bit PNG"
         )
     return Folder(classes, IGNORE_LABELS[bits], root / "images", root / "labels", pairs)
-
-
-def label_bits(path: str | Path) -> int:
-    """The bits of a label file's pixels, 8 or 16 (32-bit integers hold 16-bit ids), from its header alone.
-
-    Raises:
-        ImageError: the file cannot be read, or is not a single-channel map of integers.
-    """
-    try:
-        with Image.open(path) as image:
-            mode = image.mode
-    except (OSError, UnidentifiedImageError) as error:
-        raise ImageError(f"{path}: cannot be read as a label map ({error}); save it as a grey PNG") from error
-    if mode in ("L", "P"):
-        return 8
-    if mode == "I" or mode.startswith("I;16"):
-        return 16
-    raise ImageError(f"{path}: has the mode {mode}; a label map has one channel of class ids, 8 or 16 bits deep")
 
 
 def _read_classes(path: Path, expected: str) -> tuple[str, ...]:

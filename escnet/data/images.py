@@ -99,21 +99,52 @@ def read_labels(path: str | os.PathLike[str]) -> np.ndarray:
     return _decode(path, decode)
 
 
-def write_labels(path: str | os.PathLike[str], labels: np.ndarray) -> None:
-    """Write an (H,W) integer array as a grey PNG: 8-bit if every id is below 256, else 16-bit. Never half-written.
+def label_bits(path: str | Path) -> int:
+    """The bits of a label file's pixels, 8 or 16 (32-bit integers hold 16-bit ids), from its header alone.
 
     Raises:
-        ValueError: not a non-empty (H,W) integer array, or ids outside 0..65535.
+        ImageError: the file cannot be read, or is not a single-channel map of integers.
     """
+    try:
+        with Image.open(path) as image:
+            mode = image.mode
+    except (OSError, UnidentifiedImageError) as error:
+        raise ImageError(f"{path}: cannot be read as a label map ({error}); save it as a grey PNG") from error
+    if mode in ("L", "P"):
+        return 8
+    if mode == "I" or mode.startswith("I;16"):
+        return 16
+    raise ImageError(f"{path}: has the mode {mode}; a label map has one channel of class ids, 8 or 16 bits deep")
+
+
+def write_labels(path: str | os.PathLike[str], labels: np.ndarray, bits: int | None = None) -> None:
+    """Write an (H,W) integer array as a grey image: TIFF if `path` ends in .tif or .tiff, else PNG. Never half-written.
+
+    Both are compressed without loss.
+
+    Args:
+        bits: of a pixel, 8 or 16. By default 8 if every id is below 256, else 16.
+
+    Raises:
+        ValueError: not a non-empty (H,W) integer array, ids that the bits do not hold, or other bits than 8 and 16.
+    """
+    path = Path(path)
     if labels.ndim != 2 or labels.size == 0 or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"{path}: labels have to be (H,W) integers, got shape {labels.shape} of {labels.dtype}")
+    if bits not in (None, 8, 16):
+        raise ValueError(f"{path}: label files have 8 or 16 bits, not {bits}")
     lowest, highest = int(labels.min()), int(labels.max())
-    if lowest < 0 or highest > 65535:
+    if bits is None:
+        bits = 8 if highest < 256 else 16
+    if lowest < 0 or highest >= 2**bits:
         raise ValueError(
-            f"{path}: a PNG holds ids 0..65535, got {lowest}..{highest}; map ignored pixels to an id first"
+            f"{path}: {bits} bits hold the ids 0..{2**bits - 1}, got {lowest}..{highest}; "
+            f"write 16 bits, or map ignored pixels to an id that fits"
         )
+    is_tiff = path.suffix.lower() in (".tif", ".tiff")
+    options = {"format": "TIFF", "compression": "tiff_adobe_deflate"} if is_tiff else {"format": "PNG"}
     with replacing(path) as temporary:
-        Image.fromarray(labels.astype(np.uint8 if highest < 256 else np.uint16)).save(temporary, format="PNG")
+        Image.fromarray(labels.astype(np.uint8 if bits == 8 else np.uint16)).save(temporary, **options)
 
 
 @contextmanager

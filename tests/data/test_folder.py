@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from escnet.data.benchmarks import DatasetError, dataset_metadata, dataset_records
-from escnet.data.folder import label_bits, read_folder
-from escnet.data.images import ImageError
+from escnet.data.folder import read_folder
+from escnet.data.images import ImageError, label_bits
 from escnet.data.label_spaces import label_spaces
 from escnet.data.mappers import IGNORE_LABEL, TrainingMapper
 

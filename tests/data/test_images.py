@@ -193,21 +193,41 @@ def test_unusable_files_are_named(tmp_path, monkeypatch, kind, message):
             read_labels(path)
 
 
-@pytest.mark.parametrize("suffix", ["png", "tiff"])
+@pytest.mark.parametrize("suffix", ["png", "tif", "TIFF"])
 @pytest.mark.parametrize("highest", [0, 255, 256, 65535])
-def test_labels_survive_writing_and_reading(tmp_path, suffix, highest):
+@pytest.mark.parametrize("bits", [None, 8, 16])
+def test_labels_survive_writing_and_reading(tmp_path, suffix, highest, bits):
     labels = np.arange(12).reshape(3, 4) * 7 % 100
     labels[1, 2] = highest
     labels = np.minimum(labels, highest)
     path = tmp_path / f"a.{suffix}"
-    if suffix == "png":
-        write_labels(path, labels)
-        assert Image.open(path).mode == ("L" if highest < 256 else "I;16")
-    else:
-        Image.fromarray(labels.astype(np.uint16)).save(path)
+    if bits == 8 and highest > 255:
+        with pytest.raises(ValueError, match=rf"a.{suffix}: 8 bits hold the ids 0..255, got .*{highest}"):
+            write_labels(path, labels, bits)
+        assert not path.exists()
+        return
+    write_labels(path, labels, bits)
+    with Image.open(path) as image:
+        assert image.format == ("PNG" if suffix == "png" else "TIFF")
+        assert image.mode == ("I;16" if (bits or (8 if highest < 256 else 16)) == 16 else "L")
     read = read_labels(path)
     assert np.issubdtype(read.dtype, np.integer) and read.dtype.isnative
     np.testing.assert_array_equal(read, labels)
+
+
+def test_label_files_of_other_programs_are_read(tmp_path):
+    labels = np.array([[0, 255], [256, 65535]], dtype=np.uint16)
+    np.testing.assert_array_equal(read_labels(saved(tmp_path / "a.tif", Image.fromarray(labels))), labels)
+
+
+def test_tiff_labels_are_compressed(tmp_path):
+    write_labels(tmp_path / "a.tif", np.zeros((100, 100), int), bits=16)
+    assert (tmp_path / "a.tif").stat().st_size < 1000  # 20000 bytes as they are
+
+
+def test_other_bits_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="8 or 16 bits, not 32"):
+        write_labels(tmp_path / "a.png", np.zeros((2, 2), int), bits=32)
 
 
 def test_palette_labels_are_indices_not_colors(tmp_path):
