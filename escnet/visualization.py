@@ -16,7 +16,7 @@ from escnet.layers.pseudo_prompts import PseudoPrompts
 from escnet.palette import palette
 from escnet.vocabulary import Vocabulary
 
-__all__ = ["draw_prompts", "overlay", "palette"]
+__all__ = ["draw_legend", "draw_prompts", "label_font", "overlay", "palette", "percent", "shortened", "tinted"]
 
 INK, FAINT, PAPER = (28, 28, 32), (110, 110, 118), (255, 255, 255)
 # A legend longer than this is no longer read; the smaller classes are summed up in one last line.
@@ -53,13 +53,13 @@ def overlay(
     # The geometric mean keeps the text small on long, thin pictures.
     size = int(np.clip(math.sqrt(height * width) * factor / 40, 13, 64))
 
-    picture = _tinted(image, labels, palette(len(class_names)), alpha, factor, line=max(1, size // 14))
+    picture = tinted(image, labels, palette(len(class_names)), alpha, factor, line=max(1, size // 14))
     entries = _legend_entries(labels, class_names, scores)
     longest = max(picture.height, 28 * size)
-    right = _draw_legend(entries, size, longest)
+    right = draw_legend(entries, size, longest)
     layouts = [(picture.width + right.width, max(picture.height, right.height), right, (picture.width, 0))]
     if height <= width:
-        below = _draw_legend(entries, size, longest, picture.width)
+        below = draw_legend(entries, size, longest, picture.width)
         layouts.append((max(picture.width, below.width), picture.height + below.height, below, (0, picture.height)))
     width, height, legend, corner = min(layouts, key=lambda layout: layout[0] * layout[1])
     canvas = Image.new("RGB", (width, height), PAPER)
@@ -108,7 +108,7 @@ def draw_prompts(
         name, share = vocabulary.class_names[class_id], areas[class_id] / labels.size
         if row >= len(vocabulary.names):
             name += f" ({', '.join(vocabulary.rows[row])})"
-        sheet.heading(line, f"{name}   {_percent(share)}")
+        sheet.heading(line, f"{name}   {percent(share)}")
         mask = Image.fromarray(labels == class_id).resize(size, Image.Resampling.NEAREST)
         column = sheet.add(line, 0, "prediction", Image.composite(photo, _dimmed(photo), mask))
         maps = [c[0, position].float().cpu().numpy() for c in correlations]
@@ -136,9 +136,19 @@ def _check(
         raise ValueError(f"alpha has to lie in 0..1, got {alpha}")
 
 
-def _tinted(
+def tinted(
     image: np.ndarray, labels: np.ndarray, colours: np.ndarray, alpha: float, factor: int, line: int
 ) -> Image.Image:
+    """Tint a picture by class and draw the boundaries in white.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        labels: (H, W) integers, indices into `colours`.
+        colours: (N, 3) uint8.
+        alpha: opacity of the tint, 0 to 1.
+        factor: whole number by which the picture is enlarged.
+        line: pixels of the boundaries' width, after the enlargement.
+    """
     size = (labels.shape[1] * factor, labels.shape[0] * factor)
     picture = Image.blend(Image.fromarray(image), Image.fromarray(colours[labels]), alpha)
     picture = picture.resize(size, Image.Resampling.NEAREST)
@@ -165,22 +175,25 @@ def _legend_entries(
     colours = palette(len(class_names))
     entries = []
     for c in present[:LEGEND_ENTRIES]:
-        figures = _percent(areas[c] / labels.size)
+        figures = percent(areas[c] / labels.size)
         if totals is not None:
             figures += f"   p {totals[c] / areas[c]:.2f}"
         entries.append((tuple(colours[c].tolist()), class_names[c], figures))
     rest = present[LEGEND_ENTRIES:]
     if rest:
-        entries.append((PAPER, f"and {len(rest)} smaller", _percent(areas[rest].sum() / labels.size)))
+        entries.append((PAPER, f"and {len(rest)} smaller", percent(areas[rest].sum() / labels.size)))
     return entries
 
 
-def _draw_legend(
+def draw_legend(
     entries: list[tuple[tuple[int, int, int], str, str]], size: int, max_height: int, max_width: int = 0
 ) -> Image.Image:
-    """A panel of entries in columns; as many columns as fit `max_width`, or more if `max_height` needs them."""
-    font, step, margin, gap = _font(size), 2 * size, size, 3 * size
-    names = [_shorten(name, font, 22 * size) for _, name, _ in entries]
+    """A panel of (colour, name, figures) entries in columns, in letters of `size` pixels.
+
+    As many columns as fit `max_width`, or more if `max_height` needs them.
+    """
+    font, step, margin, gap = label_font(size), 2 * size, size, 3 * size
+    names = [shortened(name, font, 22 * size) for _, name, _ in entries]
     name_width = math.ceil(max(font.getlength(name) for name in names))
     width = 3 * size + name_width + 2 * size + math.ceil(max(font.getlength(figures) for _, _, figures in entries))
     fitting = (max_width - 2 * margin + gap) // (width + gap)
@@ -199,12 +212,13 @@ def _draw_legend(
 
 
 @lru_cache(maxsize=16)
-def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+def label_font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+    """The font of all drawings, which comes with matplotlib, in letters of `size` pixels."""
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", name), size)
 
 
-def _shorten(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
+def shortened(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
     """The text on one line, its end replaced by an ellipsis if it is wider than `width`."""
     text = " ".join(text.split())
     if font.getlength(text) <= width:
@@ -214,7 +228,8 @@ def _shorten(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
     return text.rstrip(" ,") + "…"
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
+    """A fraction in percent with one decimal."""
     return "<0.1 %" if 0 < share < 0.0005 else f"{share:.1%}".replace("%", " %")
 
 
@@ -290,16 +305,16 @@ class _Sheet:
         self.draw = ImageDraw.Draw(self.canvas)
 
     def heading(self, line: int, text: str) -> None:
-        font = _font(16, bold=True)
+        font = label_font(16, bold=True)
         y = self.MARGIN + self.TITLE + line * self.step[1] + self.HEADING // 2
-        self.draw.text((self.MARGIN, y), _shorten(text, font, self.canvas.width - 2 * self.MARGIN), INK, font, "lm")
+        self.draw.text((self.MARGIN, y), shortened(text, font, self.canvas.width - 2 * self.MARGIN), INK, font, "lm")
 
     def add(self, line: int, column: int, title: str, tile: Image.Image, caption: str = "") -> int:
         """Place a tile and return the next column."""
         x = self.MARGIN + column * self.step[0]
         top = self.MARGIN + self.TITLE + line * self.step[1] + self.HEADING
         if line == 0:
-            self.draw.text((x, self.MARGIN), title, INK, _font(14), "lt")
+            self.draw.text((x, self.MARGIN), title, INK, label_font(14), "lt")
         self.canvas.paste(tile, (x, top))
-        self.draw.text((x, top + tile.height + self.CAPTION // 2), caption, FAINT, _font(12), "lm")
+        self.draw.text((x, top + tile.height + self.CAPTION // 2), caption, FAINT, label_font(12), "lm")
         return column + 1

@@ -68,7 +68,10 @@ def test_a_sample_is_spread_over_the_dataset(ade, tool, capsys):
     [
         (lambda file: write_labels(file, np.full((8, 12), 150)), "unknown ids 150; known are 0..149 and 255"),
         (lambda file: write_labels(file, np.zeros((12, 8), int)), "12x8 pixels (height x width), its image 8x12"),
-        (lambda file: write_labels(file, np.zeros((8, 12), int), bits=16), "the label maps are {16: 1, 8: 2} (bits: files), but should be all 8-bit"),
+        (
+            lambda file: write_labels(file, np.zeros((8, 12), int), bits=16),
+            "{16: 1, 8: 2} (bits: files), but should be",
+        ),
         (lambda file: file.write_bytes(file.read_bytes()[:40]), "ADE_val_0.png: is not an image of a known format"),
         (lambda file: Image.new("RGB", (12, 8)).save(file), "has the mode RGB"),
     ],

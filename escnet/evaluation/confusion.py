@@ -112,6 +112,25 @@ class ConfusionMatrix:
             )
         self._counts += other._counts
 
+    def entries(self) -> np.ndarray:
+        """The pairs that occur, as (M, 3) int64 rows of true class, predicted class, pixels, in this order."""
+        truth, predicted = np.nonzero(self.counts)
+        return np.stack([truth, predicted, self.counts[truth, predicted]], axis=1)
+
+    def add_entries(self, entries: np.ndarray) -> None:
+        """Add what `entries` gave, of this or another matrix.
+
+        Args:
+            entries: (M, 3) rows of true class, predicted class, pixels.
+
+        Raises:
+            ValueError: another shape, a class out of range, or a count that is not positive.
+        """
+        entries = np.asarray(entries, dtype=np.int64).reshape(-1, 3)
+        if self._out_of_range(entries[:, :2]).any() or (entries[:, 2] <= 0).any():
+            raise ValueError(f"entries with classes outside 0..{self.num_classes - 1}, or without pixels")
+        np.add.at(self.counts, (entries[:, 0], entries[:, 1]), entries[:, 2])
+
     def _out_of_range(self, ids: np.ndarray) -> np.ndarray:
         return (ids < 0) | (ids >= self.num_classes)
 

@@ -1,0 +1,152 @@
+"""Results of an evaluation image by image, streamed to disk, so that one that was killed goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+
+from escnet.evaluation.confusion import ConfusionMatrix
+
+
+class ResultsError(ValueError):
+    """Results on disk that cannot be used; the message names the file and the remedy."""
+
+
+@dataclass(frozen=True)
+class ImageResult:
+    """What was counted in one image.
+
+    Attributes:
+        image: its `image_id`.
+        height, width: of its label map, in pixels.
+        seconds: the model took.
+        entries: (M, 3) int64 rows of true class, predicted class, pixels; see `ConfusionMatrix.entries`.
+        truth: CRC-32 of the label map, by which two evaluations can tell whether they had the same.
+    """
+
+    image: str
+    height: int
+    width: int
+    seconds: float
+    entries: np.ndarray
+    truth: int = 0
+
+    def miou(self) -> float:
+        """Mean IoU over the classes in this image's truth; NaN if all of it is ignored."""
+        truth, predicted, pixels = self.entries.T
+        size = int(self.entries[:, :2].max(initial=-1)) + 1
+        union = np.bincount(truth, pixels, size) + np.bincount(predicted, pixels, size)
+        hits = np.bincount(truth, pixels * (truth == predicted), size)
+        present = np.unique(truth)
+        return float((hits[present] / (union - hits)[present]).mean()) if len(present) else float("nan")
+
+    def pixel_accuracy(self) -> float:
+        """Share of the pixels that are right; NaN if all are ignored."""
+        truth, predicted, pixels = self.entries.T
+        return float(pixels[truth == predicted].sum() / pixels.sum()) if len(pixels) else float("nan")
+
+
+class ImageResults:
+    """The results of one model on one dataset: one line of JSON an image, one file a process, in a folder.
+
+    A line is written in one piece; the rest of one that a kill cut off is removed when the folder is opened again.
+
+    Args:
+        folder: of the evaluation; made when the first result is added.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+        self._stream: TextIO | None = None
+
+    def files(self) -> list[Path]:
+        """The files that hold results."""
+        return sorted(self.folder.glob("images.*.jsonl"))
+
+    def repair(self) -> None:
+        """Remove lines that a kill cut off. To be called by one process, before any reads or adds."""
+        for file in self.files():
+            contents = file.read_bytes()
+            whole = contents.rfind(b"\n") + 1
+            if whole < len(contents):
+                os.truncate(file, whole)
+
+    def remove(self) -> None:
+        """Delete all results."""
+        for file in self.files():
+            file.unlink()
+
+    def add(self, result: ImageResult, rank: int = 0) -> None:
+        """Append one result to the file of this process."""
+        if self._stream is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._stream = open(self.folder / f"images.{rank}.jsonl", "a", encoding="utf-8")  # noqa: SIM115
+        line = {
+            "image": result.image,
+            "height": result.height,
+            "width": result.width,
+            "seconds": round(result.seconds, 4),
+            "truth": result.truth,
+            "entries": result.entries.tolist(),
+        }
+        self._stream.write(json.dumps(line, separators=(",", ":"), ensure_ascii=False) + "\n")
+        self._stream.flush()
+
+    def close(self) -> None:
+        """Close the file of this process."""
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
+    def __iter__(self) -> Iterator[ImageResult]:
+        """Read the results, one at a time.
+
+        Raises:
+            ResultsError: a line is damaged, or an image occurs twice.
+        """
+        seen = set()
+        for file in self.files():
+            with open(file, encoding="utf-8") as stream:
+                for number, line in enumerate(stream, start=1):
+                    result = _parse(line, f"{file}, line {number}")
+                    if result.image in seen:
+                        raise ResultsError(
+                            f"{file}, line {number}: a second result of the image '{result.image}'; two evaluations "
+                            f"wrote to {self.folder} at a time. Evaluate again into another folder"
+                        )
+                    seen.add(result.image)
+                    yield result
+
+    def images(self) -> set[str]:
+        """The ids of the images that have a result."""
+        return {result.image for result in self}
+
+    def confusion(self, num_classes: int) -> ConfusionMatrix:
+        """The sum over all images, the same in whatever order and by how many processes they were counted.
+
+        Raises:
+            ResultsError: the results cannot be read, or are of other classes.
+        """
+        total = ConfusionMatrix(num_classes, ignore_label=-1)
+        for result in self:
+            try:
+                total.add_entries(result.entries)
+            except ValueError as error:
+                raise ResultsError(f"{self.folder}, image '{result.image}': {error}") from error
+        return total
+
+
+def _parse(line: str, place: str) -> ImageResult:
+    try:
+        fields = json.loads(line)
+        entries = np.array(fields["entries"], dtype=np.int64).reshape(-1, 3)
+        values = [fields[key] for key in ("image", "height", "width", "seconds")]
+        return ImageResult(*values, entries, fields["truth"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ResultsError(f"{place}: is damaged ({error}); delete it, and its image is evaluated again") from None

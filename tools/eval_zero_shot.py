@@ -1,0 +1,128 @@
+#!/usr/bin/env python3
+"""Judge a model on benchmarks it was not trained for; results go on where an earlier, interrupted call stopped.
+
+python tools/eval_zero_shot.py --config-file configs/escnet/vitb16.yaml --weights model_final.pth \\
+    --benchmarks a150 a847 pc59 pc459 pas20 pas20b --baselines --output output/zero_shot
+
+writes table.md, table.csv, table.json and report.html to the output folder, and for each model and benchmark a folder
+with scores, per-class tables, confusions, the worst images, and the counts of each image.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+
+from escnet.checkpoint_files import WeightsError
+from escnet.config import ConfigError, load_config
+from escnet.data.benchmarks import BENCHMARKS, full_dataset_name, split_dataset_name
+from escnet.data.label_spaces import CLASS_NAMES
+from escnet.evaluation.zero_shot import ZeroShotTask, evaluate_zero_shot
+from escnet.training.launch import check_processes, launch
+
+SHORT_NAMES = [benchmark.short for benchmark in BENCHMARKS if benchmark.short]
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config-file", required=True, metavar="YAML", help="configuration of the model")
+    parser.add_argument("--weights", default="", metavar="PTH", help="checkpoint of training (else MODEL.WEIGHTS)")
+    parser.add_argument(
+        "--benchmarks",
+        nargs="+",
+        required=True,
+        metavar="NAME",
+        help=f"{', '.join(SHORT_NAMES)}, any dataset name, or folder:PATH",
+    )
+    parser.add_argument("--baselines", action="store_true", help="also DenseClip and ClipThenSam, training-free")
+    parser.add_argument("--limit", type=int, metavar="K", help="only the first K images of each benchmark")
+    parser.add_argument("--class-names", choices=CLASS_NAMES, help="names as published (default), or plain English")
+    parser.add_argument("--output", default="output/zero_shot", type=Path, metavar="DIR", help="folder for the results")
+    parser.add_argument("--name", metavar="NAME", help="of the model in the table (default: its architecture)")
+    parser.add_argument("--restart", action="store_true", help="delete the results that are in the output folder")
+    parser.add_argument("--num-gpus", type=int, default=1, metavar="N", help="processes; on a CPU too")
+    parser.add_argument("--num-machines", type=int, default=1, metavar="N")
+    parser.add_argument("--machine-rank", type=int, default=0, metavar="N")
+    parser.add_argument("--dist-url", default="auto", metavar="URL")
+    parser.add_argument(
+        "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="configuration keys to set, after all options"
+    )
+    return parser.parse_args(arguments)
+
+
+def read_config(args: argparse.Namespace) -> CfgNode:
+    """The configuration that the command line asks for.
+
+    Raises:
+        ConfigError: a file, key or value is wrong, or CUDA is asked for and missing.
+    """
+    cfg = load_config(args.config_file, args.opts)
+    if args.weights:
+        cfg.MODEL.WEIGHTS = args.weights
+    if args.class_names:
+        cfg.TEST.CLASS_NAMES = args.class_names
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"MODEL.DEVICE is {cfg.MODEL.DEVICE}, but there is no CUDA device; leave it out, or set cpu")
+    cfg.freeze()
+    return cfg
+
+
+def read_task(args: argparse.Namespace, cfg: CfgNode) -> ZeroShotTask:
+    """What is to be evaluated.
+
+    Raises:
+        ValueError: a limit that is not positive or stands beside a slice, or a benchmark that is named twice.
+    """
+    datasets = [full_dataset_name(name) for name in args.benchmarks]
+    if args.limit is not None:
+        if args.limit < 1:
+            raise ValueError(f"--limit is {args.limit}; at least one image is needed")
+        sliced = [name for name in datasets if split_dataset_name(name)[1] != slice(None)]
+        if sliced:
+            raise ValueError(f"--limit and the slice of {sliced[0]} contradict each other; leave one out")
+        datasets = [f"{name}[:{args.limit}]" for name in datasets]
+    twice = [name for name in datasets if datasets.count(name) > 1]
+    if twice:
+        raise ValueError(f"--benchmarks names {twice[0]} twice")
+    name = args.name or cfg.MODEL.META_ARCHITECTURE
+    return ZeroShotTask(tuple(datasets), args.output, name, args.baselines, args.restart)
+
+
+def run(cfg: CfgNode, task: ZeroShotTask) -> None:
+    """Evaluate, as one process of several; what cannot be used ends it with exit code 2."""
+    setup_logger(name="escnet", distributed_rank=comm.get_rank()).setLevel(logging.WARNING)
+    try:
+        table = evaluate_zero_shot(cfg, task)
+    except (ValueError, WeightsError) as error:
+        refuse(error)
+    if table is not None:
+        print(f"\n{table}\n\ntables and report.html are in {task.output}", flush=True)
+
+
+def refuse(error: Exception) -> None:
+    """Say what is wrong and exit with code 2."""
+    print(f"eval_zero_shot.py: {error}", file=sys.stderr, flush=True)
+    sys.exit(2)
+
+
+def main() -> None:
+    args = parse_arguments()
+    try:
+        cfg = read_config(args)
+        task = read_task(args, cfg)
+        check_processes(args, cfg.MODEL.DEVICE)
+    except ValueError as error:
+        refuse(error)
+    launch(run, args, cfg.MODEL.DEVICE, (cfg, task))
+
+
+if __name__ == "__main__":
+    main()
