@@ -61,7 +61,8 @@ def conditions(cfg: CfgNode, model: nn.Module, weights: str, data: EvaluationDat
 def versions() -> dict[str, str]:
     """The versions of escnet, Python and the libraries that take part in a prediction."""
     found = {"escnet": __version__, "Python": platform.python_version()}
-    return found | {name: metadata.version(name) for name in _PACKAGES}
+    # PyTorch's own word tells its build too.
+    return found | {name: metadata.version(name) for name in _PACKAGES} | {"torch": str(torch.__version__)}
 
 
 def weights_sha256(model: nn.Module) -> str:

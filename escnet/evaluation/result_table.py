@@ -110,7 +110,10 @@ def write_table(output: Path, datasets: Sequence[str], rows: Sequence[Row]) -> s
 
 
 def _markdown(datasets: Sequence[str], titles: Sequence[str], rows: Sequence[Row]) -> str:
-    parts = ["mIoU in percent: mean of IoU over the classes that are present in the ground truth.\n"]
+    parts = [
+        "mIoU in percent: mean of IoU over the classes that are present in the ground truth. "
+        "(3/2000): of 2000 images, only 3 were evaluated.\n"
+    ]
     parts.append(_grid(datasets, titles, rows, "pipe") + "\n")
     measured = [row for row in rows if row.source == "measured"]
     for score, meaning in (
@@ -136,7 +139,7 @@ def _cell(scores: Mapping[str, Any] | None, score: str) -> str:
         return "-"
     value = f"{100 * scores[score]:.2f}" if "images" in scores else f"{100 * scores[score]:.1f}"
     of = scores.get("of")
-    return value if of is None else f"{value} ({scores['images']} of {of} images)"
+    return value if of is None else f"{value} ({scores['images']}/{of})"
 
 
 def _csv(datasets: Sequence[str], rows: Sequence[Row]) -> str:

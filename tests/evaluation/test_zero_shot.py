@@ -1,0 +1,230 @@
+"""Evaluation in this process: every file of a run, continuing, changed conditions, and a case worked out by hand."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from escnet.config import load_config
+from escnet.data.images import write_labels
+from escnet.evaluation.evaluation_data import EvaluationData, Run
+from escnet.evaluation.image_results import ImageResults, ResultsError
+from escnet.evaluation.result_table import PUBLISHED, measured_row, write_table
+from escnet.evaluation.zero_shot import ZeroShotTask, evaluate_run, evaluate_zero_shot
+from escnet.meta_arch.base import InferenceOptions, OpenVocabularyModel, Segmentation
+
+MINI = Path(__file__).parents[2] / "configs/mini/escnet.yaml"
+
+
+class RedModel(OpenVocabularyModel):
+    """Says of each pixel the word whose row is its red value; it has one weight, and counts its calls."""
+
+    def __init__(self) -> None:
+        super().__init__(InferenceOptions((4, 4)))
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.calls = 0
+
+    def segment_image(self, image, vocabulary):
+        self.calls += 1
+        one_hot = torch.nn.functional.one_hot(image[0].long(), len(vocabulary.rows)).permute(2, 0, 1)
+        return Segmentation(100 * one_hot[None].float())
+
+    def segment(self, images, vocabulary):
+        raise NotImplementedError
+
+
+@pytest.fixture
+def cfg():
+    return load_config(MINI, ["DATALOADER.NUM_WORKERS", "0"])
+
+
+@pytest.fixture
+def voc(tmp_path, monkeypatch) -> Path:
+    """Two pictures of VOC with background in which some predictions are background words, worked out by hand below."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    root = tmp_path / "VOCdevkit/VOC2012"
+    labels = root / "annotations_detectron2_bg/val"
+    (root / "JPEGImages").mkdir(parents=True)
+    #   truth:      plane  plane  background  border
+    #   row:        plane  word 1 word 2      plane
+    write(root, labels, "a", [[0, 0, 20, 255]], [[0, 20, 58, 0]])
+    #   truth:      cat    background  background
+    #   row:        cat    cat         word 39
+    write(root, labels, "b", [[7, 20, 20]], [[7, 7, 58]])
+    return tmp_path
+
+
+def write(root: Path, labels: Path, name: str, truth: list[list[int]], rows: list[list[int]]) -> None:
+    """4x4 blocks, as JPEG keeps them: the red of the picture says what the model answers."""
+    red = np.kron(np.array(rows), np.ones((8, 8), int)).astype(np.uint8)
+    Image.fromarray(np.stack([red] * 3, axis=-1)).save(root / f"JPEGImages/{name}.jpg", quality=100, subsampling=0)
+    write_labels(labels / f"{name}.png", np.kron(np.array(truth), np.ones((8, 8), int)), bits=8)
+
+
+@pytest.fixture
+def run(voc, cfg) -> Run:
+    return Run("Red", EvaluationData.load("voc_20b_val", cfg), voc / "out")
+
+
+def test_background_of_pas20b_by_hand(run, cfg):
+    metrics = evaluate_run(run, cfg, RedModel())
+    # plane: 1 right of 2, never said elsewhere (the border does not count): 1/2. cat: 1 right, once too often: 1/2.
+    # background: right where word 2 and word 39 are said; missed once, and said once for a plane: 2 / (2 + 1 + 1).
+    assert metrics.miou == pytest.approx((1 / 2 + 1 / 2 + 1 / 2) / 3)
+    assert metrics.class_iou[20] == 0.5 and metrics.class_names[20] == "background"
+    assert metrics.pixel_accuracy == pytest.approx(4 / 6)
+
+
+def test_files_of_a_run(run, cfg):
+    evaluate_run(run, cfg, RedModel())
+    names = {path.relative_to(run.folder).as_posix() for path in run.folder.rglob("*") if path.is_file()}
+    assert names == {
+        "run.json", "images.0.jsonl", "metrics.json", "per_class.csv", "per_class.png", "confusions.csv",
+        "worst.json", "worst/01_a.jpg", "worst/02_b.jpg",
+    }  # fmt: skip
+    metrics = json.loads((run.folder / "metrics.json").read_text())
+    assert (metrics["images"], metrics["of"], metrics["dataset"]) == (2, 1449, "voc_20b_val")
+    assert metrics["ignored"] == pytest.approx(1 / 7)
+    with open(run.folder / "per_class.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 21 and rows[0] == {
+        "id": "0", "name": "aeroplane", "iou": "0.5", "accuracy": "0.5",
+        "truth_pixels": "128", "predicted_pixels": "64",
+    }  # fmt: skip
+    with open(run.folder / "confusions.csv") as file:
+        assert [tuple(row.values()) for row in csv.DictReader(file)] == [
+            ("aeroplane", "background", "64", "0.500000"),
+            ("background", "cat", "64", "0.333333"),
+        ]
+    worst = json.loads((run.folder / "worst.json").read_text())
+    assert [entry["image"] for entry in worst] == ["a", "b"]
+    # a: plane 1/2, background 1/2; b: cat 1/2, background 1/2.
+    assert [entry["miou"] for entry in worst] == [0.5, 0.5]
+    assert [entry["pixel_accuracy"] for entry in worst] == pytest.approx([2 / 3, 2 / 3])
+
+
+def test_only_missing_images_are_evaluated_again(run, cfg):
+    model = RedModel()
+    first = evaluate_run(run, cfg, model)
+    assert model.calls == 4  # two images, each drawn once more
+    lines = (run.folder / "images.0.jsonl").read_text().splitlines(keepends=True)
+    (run.folder / "images.0.jsonl").write_text(lines[0] + lines[1][:20])
+    again = RedModel()
+    assert evaluate_run(run, cfg, again).to_dict() == first.to_dict() and again.calls == 3
+    assert evaluate_run(run, cfg, RedModel(), restart=True).to_dict() == first.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda cfg, model: model.weight.data.add_(1), "model.all weights sha256 was"),
+        (lambda cfg, model: cfg.merge_from_list(["TEST.TEMPLATES", "imagenet"]), "vocabulary.sha256 was"),
+        (lambda cfg, model: cfg.merge_from_list(["TEST.CLASS_NAMES", "clean"]), "class names was original, is clean"),
+    ],
+)
+def test_other_conditions_are_refused(run, cfg, change, message):
+    evaluate_run(run, cfg, RedModel())
+    before = (run.folder / "metrics.json").read_bytes()
+    model = RedModel()
+    change(cfg, model)
+    changed = Run(run.model, EvaluationData.load("voc_20b_val", cfg), run.output)
+    with pytest.raises(ResultsError, match=rf"made under other conditions .*{message}"):
+        evaluate_run(changed, cfg, model)
+    assert (run.folder / "metrics.json").read_bytes() == before
+    evaluate_run(changed, cfg, model, restart=True)
+
+
+def test_truth_that_does_not_fit_names_both_files(run, cfg, voc):
+    write_labels(voc / "VOCdevkit/VOC2012/annotations_detectron2_bg/val/b.png", np.zeros((5, 5), int))
+    with pytest.raises(ValueError, match=r"b\.jpg.*b\.png: prediction is 8x24 but truth is 5x5"):
+        evaluate_run(run, cfg, RedModel())
+
+
+def test_all_ignored_is_an_error(run, cfg, voc):
+    for file in (voc / "VOCdevkit/VOC2012/annotations_detectron2_bg/val").iterdir():
+        write_labels(file, np.full(np.array(Image.open(file)).shape, 255))
+    with pytest.raises(ResultsError, match="not a pixel of 2 images"):
+        evaluate_run(run, cfg, RedModel())
+
+
+def test_results_without_description_are_refused(run, cfg):
+    evaluate_run(run, cfg, RedModel())
+    (run.folder / "run.json").unlink()
+    with pytest.raises(ResultsError, match=r"no run\.json"):
+        evaluate_run(run, cfg, RedModel())
+
+
+def test_conditions_say_what_the_number_depends_on(run, cfg):
+    evaluate_run(run, cfg, RedModel())
+    conditions = json.loads((run.folder / "run.json").read_text())["conditions"]
+    assert conditions["vocabulary"]["class names"] == "original" and conditions["vocabulary"]["classes"] == 21
+    assert conditions["vocabulary"]["words of the background"] == 39
+    assert conditions["vocabulary"]["templates"] == ["a photo of a {}"]
+    assert conditions["inference"] == {
+        "image size": [4, 4], "sliding window": "off: whole image", "MAX_CLASSES": "off: all classes",
+        "precision": "fp32", "device": "cpu",
+    }  # fmt: skip
+    assert conditions["data"]["images"] == 2 and conditions["data"]["images of the published split"] == [1449]
+    assert len(conditions["model"]["all weights sha256"]) == 64 and conditions["versions"]["torch"] == torch.__version__
+
+
+def test_checkpoint_is_named_by_its_hash(run, cfg, tmp_path):
+    (tmp_path / "model.pth").write_bytes(b"abc")
+    evaluate_run(run, cfg, RedModel(), weights=str(tmp_path / "model.pth"))
+    model = json.loads((run.folder / "run.json").read_text())["conditions"]["model"]
+    assert model["checkpoint"] == "model.pth"
+    # SHA-256 of "abc", from its specification (FIPS 180).
+    assert model["checkpoint sha256"].startswith("ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad")
+
+
+def test_table_shows_measured_beside_published(run, cfg, voc):
+    evaluate_run(run, cfg, RedModel())
+    text = write_table(run.output, ["voc_20b_val"], [*PUBLISHED, measured_row("Red", [run])])
+    lines = {line.split("  ")[0]: line.split() for line in text.splitlines()}
+    assert lines["Red"] == ["Red", "50.00", "(2/1449)", "measured"]
+    assert lines["CAT-Seg ViT-L/14"][-2:] == ["82.5", "published"]
+    assert "ESC-Net ViT-L/14" not in lines  # its authors give no number for this benchmark
+    table = json.loads((run.output / "table.json").read_text())
+    assert table["columns"] == [{"dataset": "voc_20b_val", "short": "pas20b", "title": "PAS-20b"}]
+    assert table["rows"][-1]["scores"]["voc_20b_val"]["folder"] == "Red/voc_20b_val"
+    markdown = (run.output / "table.md").read_text()
+    assert "| Red " in markdown and "- Red: measured: no checkpoint" in markdown and "until 2022" in markdown
+    with open(run.output / "table.csv") as file:
+        last = list(csv.DictReader(file))[-1]
+    assert (last["model"], last["dataset"], float(last["miou"]), last["of"]) == ("Red", "voc_20b_val", 0.5, "1449")
+
+
+def test_published_rows_are_those_of_the_papers():
+    rows = {row.model: {key: 100 * score["miou"] for key, score in row.scores.items()} for row in PUBLISHED}
+    assert rows["ESC-Net ViT-L/14"] == pytest.approx(
+        {
+            "ade20k_847_val": 18.1,
+            "pascal_context_459_val": 27.0,
+            "ade20k_150_val": 41.8,
+            "pascal_context_59_val": 65.6,
+            "voc_20_val": 98.3,
+        }
+    )
+    assert rows["ESC-Net ViT-B/16"] == pytest.approx(
+        {"ade20k_150_val": 35.6, "pascal_context_59_val": 59.0, "voc_20_val": 97.3, "voc_20b_val": 80.1}
+    )
+    assert list(rows["CAT-Seg ViT-B/16"].values()) == pytest.approx([12.0, 19.0, 31.8, 57.5, 94.6, 77.3])
+
+
+def test_a_slice_is_a_run_of_its_own_and_says_so(voc, cfg):
+    data = EvaluationData.load("voc_20b_val[:1]", cfg)
+    assert (len(data.records), data.complete, data.of, data.title) == (1, 2, 1449, "PAS-20b")
+    run = Run("Red", data, voc / "out")
+    evaluate_run(run, cfg, RedModel())
+    assert run.folder.name == "voc_20b_val[:1]" and ImageResults(run.folder).images() == {"a"}
+
+
+def test_two_rows_of_one_name_are_refused(voc, cfg):
+    with pytest.raises(ValueError, match="would be called DenseClip; give the model another --name"):
+        evaluate_zero_shot(cfg, ZeroShotTask(("voc_20b_val",), voc / "out", "DenseClip", baselines=True))
