@@ -6,6 +6,7 @@ import importlib.util
 import json
 import logging
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -64,6 +65,19 @@ def finish(process: subprocess.Popen, folder: Path) -> dict[str, torch.Tensor]:
 
 def weights(file: Path) -> dict[str, torch.Tensor]:
     return torch.load(file, weights_only=True)["model"]
+
+
+@pytest.mark.slow
+def test_trains_and_evaluates_on_a_folder_of_the_user(environment: None, tmp_path: Path) -> None:
+    mine = tmp_path / "my data"
+    shutil.copytree(tmp_path / "data/camvid/images/train", mine / "images")
+    shutil.copytree(tmp_path / "data/camvid/annotations/train", mine / "labels")
+    (mine / "classes.txt").write_text("\n".join(f"thing {number}" for number in range(11)))
+    datasets = ("DATASETS.TRAIN", f"('folder:{mine}',)", "DATASETS.TEST", f"('folder:{mine}[:2]',)")
+    run = tmp_path / "run"
+    finish(start(run, *datasets, "SOLVER.MAX_ITER", "2"), run)
+    (scores,) = run.glob("inference/folder*my_data[[]:2]/semantic_metrics.json")
+    assert json.loads(scores.read_text())["images"] == 2
 
 
 @pytest.mark.slow

@@ -85,4 +85,4 @@ class Run:
 def dataset_title(dataset: str) -> str:
     """The name of a dataset in tables: ``A-150`` for ade20k_150_val, other datasets as they are called."""
     benchmark = find_benchmark(dataset)
-    return dataset if benchmark is None else benchmark.title or benchmark.name
+    return split_dataset_name(dataset)[0] if benchmark is None else benchmark.title or benchmark.name

@@ -21,7 +21,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import CommonMetricPrinter, JSONWriter, TensorboardXWriter
 from torch import Tensor, nn
 
-from escnet.data.benchmarks import DatasetError, dataset_records
+from escnet.data.benchmarks import DatasetError, dataset_folder_name, dataset_records
 from escnet.data.mappers import EvaluationMapper, TrainingMapper
 from escnet.data.stream import build_evaluation_loader, build_training_loader
 from escnet.evaluation.semantic import SemanticEvaluator
@@ -243,7 +243,9 @@ def evaluate(cfg: CfgNode, model: nn.Module) -> Results:
     results = {}
     for name in cfg.DATASETS.TEST:
         loader = build_evaluation_loader(dataset_records(name), mapper, cfg.DATALOADER.NUM_WORKERS)
-        evaluator = SemanticEvaluator(name, output_dir=os.path.join(cfg.OUTPUT_DIR, "inference", name))
+        evaluator = SemanticEvaluator(
+            name, output_dir=os.path.join(cfg.OUTPUT_DIR, "inference", dataset_folder_name(name))
+        )
         results[name] = inference_on_dataset(model, loader, evaluator)
         if comm.is_main_process():
             print_csv_format(results[name])

@@ -1,0 +1,155 @@
+#!/usr/bin/env python3
+"""What scoring costs beside the model: time of each step for one image, and memory for few and for many images.
+
+python tools/benchmark_evaluation.py [--classes 150 847] [--size 640 640]
+
+Label maps are random blocks of 64 pixels; logits are as the decoder gives them, on a grid of 96x96.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from tabulate import tabulate
+from torch.nn import functional as F
+
+from escnet.evaluation.confusion import ConfusionMatrix
+from escnet.evaluation.image_results import ImageResult, ImageResults
+from escnet.meta_arch.postprocess import label_map
+
+IGNORE_LABEL = 65535
+MIB = 1 << 20
+STATUS = Path("/proc/self/status")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the tool; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--classes", type=int, nargs="+", default=[150, 847], metavar="N", help="vocabulary sizes")
+    parser.add_argument("--size", type=int, nargs=2, default=[640, 640], metavar=("H", "W"), help="of an image")
+    parser.add_argument("--repeats", type=int, default=20, metavar="R", help="timed runs; the median is printed")
+    options = parser.parse_args(arguments)
+    size = tuple(options.size)
+    print(f"{size[0]}x{size[1]} pixels, {torch.get_num_threads()} threads")
+    rows = [time_steps(classes, size, options.repeats) for classes in options.classes]
+    print(tabulate(rows, headers="keys", floatfmt=".2f"))
+    rows = [in_new_process(peak_of_images, classes, size) for classes in options.classes]
+    print(tabulate(rows, headers="keys", floatfmt=".0f"))
+    rows = [
+        {
+            "classes": classes,
+            "N x H x W floats, MiB": classes * size[0] * size[1] * 4 / MIB,
+            "argmax in strips, MiB": in_new_process(peak_of_argmax, classes, size, True),
+            "argmax of all at once, MiB": in_new_process(peak_of_argmax, classes, size, False),
+        }
+        for classes in options.classes
+    ]
+    print(tabulate(rows, headers="keys", floatfmt=".0f"))
+    return 0
+
+
+def time_steps(classes: int, size: tuple[int, int], repeats: int) -> dict[str, float]:
+    """Median milliseconds of the steps that follow the model."""
+    prediction, truth = random_maps(classes, size, seed=0)
+    confusion = ConfusionMatrix(classes, IGNORE_LABEL)
+    logits = torch.randn(classes, 96, 96, generator=torch.Generator().manual_seed(0))
+    with tempfile.TemporaryDirectory() as folder:
+        results = ImageResults(folder)
+        steps = {
+            "confusion update, ms": lambda: confusion.update(prediction, truth),
+            "whole result on disk, ms": lambda: results.add(count(prediction, truth, classes)),
+            "argmax in strips, ms": lambda: label_map(logits, size),
+        }
+        medians = {name: median_milliseconds(step, repeats) for name, step in steps.items()}
+        results.close()
+    return {"classes": classes, **medians}
+
+
+def peak_of_images(classes: int, size: tuple[int, int]) -> dict[str, float]:
+    """Peak memory, in MiB, after 10 images and after 200 more, with the sum over all read back at the end."""
+    forget_peak()
+    with tempfile.TemporaryDirectory() as folder:
+        results, peaks = ImageResults(folder), []
+        for start, stop in ((0, 10), (10, 210)):
+            for seed in range(start, stop):
+                results.add(count(*random_maps(classes, size, seed), classes, str(seed)))
+            results.confusion(classes)
+            peaks.append(peak_memory())
+        results.close()
+    return {"classes": classes, "after 10 images, MiB": peaks[0], "after 210 images, MiB": peaks[1]}
+
+
+def peak_of_argmax(classes: int, size: tuple[int, int], in_strips: bool) -> float:
+    """By how many MiB the peak memory grows while logits become a label map."""
+    logits = torch.randn(classes, 96, 96)
+    label_map(logits[:2], (64, 64))
+    forget_peak()
+    before = peak_memory()
+    if in_strips:
+        label_map(logits, size)
+    else:
+        F.interpolate(logits[None], size, mode="bilinear", align_corners=False)[0].argmax(dim=0)
+    return peak_memory() - before
+
+
+def random_maps(classes: int, size: tuple[int, int], seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """(prediction, truth): blocks of 64 pixels, a tenth of the truth ignored."""
+    generator = np.random.default_rng(seed)
+    blocks = [-(-side // 64) for side in size]
+    maps = [np.kron(generator.integers(0, classes, blocks), np.ones((64, 64), int)) for _ in range(2)]
+    prediction, truth = (one[: size[0], : size[1]] for one in maps)
+    return prediction, np.where(generator.random(size) < 0.1, IGNORE_LABEL, truth).astype(np.uint16)
+
+
+def count(prediction: np.ndarray, truth: np.ndarray, classes: int, image: str = "image") -> ImageResult:
+    """The result of an image, as the evaluation makes it."""
+    confusion = ConfusionMatrix(classes, IGNORE_LABEL)
+    confusion.update(prediction, truth)
+    return ImageResult(image, *truth.shape, 0.0, confusion.entries())
+
+
+def median_milliseconds(step: Callable[[], object], repeats: int) -> float:
+    """The median time of a step, after one run that is not counted."""
+    step()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - start)
+    return 1e3 * statistics.median(times)
+
+
+def in_new_process(function: Callable, *arguments: object) -> object:
+    """Call a function in a process of its own, so that its peak memory is its own."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(function, arguments)
+
+
+def peak_memory() -> float:
+    """The peak memory of this process in MiB, since `forget_peak` where there is a /proc."""
+    if STATUS.exists():
+        (line,) = (line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) / 1024
+    # ru_maxrss counts KiB, but bytes on macOS.
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / MIB
+
+
+def forget_peak() -> None:
+    """Make Linux take the present memory for the peak: importing torch needs more than what is measured here."""
+    if STATUS.exists():
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
