@@ -28,7 +28,7 @@ _HEADINGS, _ROW = 0.75, 0.185
 _BAR, _MEAN, _TRACK, _ZERO = "#3572b0", "#c8541a", "#eef0f3", "#b3261e"
 
 # Pixels of the longer side of a panel: of three beside one another, of three below one another.
-_BESIDE, _BELOW = 520, 1100
+_BESIDE, _BELOW = 420, 900
 _LEGEND_ENTRIES = 24
 LegendEntry = tuple[tuple[int, int, int], str, str]
 _IGNORED, _HATCH = (190, 190, 194), (150, 150, 156)
@@ -77,7 +77,7 @@ def prediction_and_truth(
     """Photograph, prediction and truth beside one another (wide ones below), in the same colours, with one legend.
 
     The legend has the classes of both, the largest first, with their IoU in this image. Truth that is ignored is
-    hatched grey. Large images are shrunk: the sheet is at most about 1600 pixels wide.
+    hatched grey. Large images are shrunk: the sheet is at most about 1300 pixels wide.
 
     Args:
         image: (H', W', 3) uint8 RGB; of any size, since it is resized to the panels.
