@@ -39,6 +39,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, default=3, metavar="R", help="measurements; the median is printed")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE")
     options = parser.parse_args(arguments)
+    if min(*options.workers, options.images, options.repeats) < 1:
+        parser.error("--workers, --images and --repeats have to be at least 1")
     torch.set_num_threads(1)
     try:
         cfg = load_config(options.config_file, options.opts)

@@ -121,7 +121,11 @@ def main() -> None:
         check_processes(args, cfg.MODEL.DEVICE)
     except ValueError as error:
         refuse(error)
-    launch(run, args, cfg.MODEL.DEVICE, (cfg, task))
+    try:
+        launch(run, args, cfg.MODEL.DEVICE, (cfg, task))
+    except KeyboardInterrupt:
+        print("\neval_zero_shot.py: stopped; the same command goes on from here", file=sys.stderr, flush=True)
+        sys.exit(130)
 
 
 if __name__ == "__main__":

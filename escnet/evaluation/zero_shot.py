@@ -87,10 +87,13 @@ def evaluate_zero_shot(cfg: CfgNode, task: ZeroShotTask) -> str | None:
 
 def _models(cfg: CfgNode, task: ZeroShotTask) -> list[tuple[str, CfgNode]]:
     """Name and configuration of each row; baselines have no checkpoint, and no window where they know none."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    # Labels are all that is scored; N maps at image size would be made for nothing.
+    cfg.TEST.FULL_SCORES = False
     models = [(task.name, cfg)]
     for baseline in ("DenseClip", "ClipThenSam") if task.baselines else ():
         changed = cfg.clone()
-        changed.defrost()
         changed.MODEL.META_ARCHITECTURE = baseline
         changed.MODEL.WEIGHTS = ""
         if baseline == "ClipThenSam":
