@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 from collections import Counter
 from collections.abc import Mapping
@@ -25,26 +26,18 @@ _PACKAGES = ("torch", "torchvision", "open_clip_torch", "segment-anything", "num
 Conditions = dict[str, Any]
 
 
-def conditions(cfg: CfgNode, model: nn.Module, weights: str, data: EvaluationData) -> Conditions:
+def conditions(cfg: CfgNode, model: nn.Module, identity: Conditions, data: EvaluationData) -> Conditions:
     """All that a score depends on, as a nested dictionary that JSON can hold.
 
     Args:
         cfg: the configuration of the model.
         model: with its weights.
-        weights: the checkpoint file that was loaded, "" if none.
+        identity: what `model_identity` says of it.
         data: the dataset.
     """
     vocabulary = data.space.vocabulary
     return {
-        "model": {
-            "architecture": type(model).__name__,
-            "CLIP": cfg.MODEL.CLIP.NAME,
-            "SAM": cfg.MODEL.SAM.NAME,
-            "checkpoint": Path(weights).name,
-            "checkpoint sha256": file_sha256(weights) if weights else "",
-            "all weights sha256": weights_sha256(model),
-            "configuration sha256": _configuration_sha256(cfg),
-        },
+        "model": identity,
         "vocabulary": _vocabulary(vocabulary, cfg.TEST.CLASS_NAMES, data.dataset),
         "inference": {
             "image size": list(model.inference.image_size),
@@ -55,6 +48,23 @@ def conditions(cfg: CfgNode, model: nn.Module, weights: str, data: EvaluationDat
         },
         "data": _data(data),
         "versions": versions(),
+    }
+
+
+def model_identity(cfg: CfgNode, model: nn.Module, weights: str = "") -> Conditions:
+    """Which model it is, by the hashes of its weights and its configuration; takes seconds for a large one.
+
+    Args:
+        weights: the checkpoint file that was loaded, "" if none.
+    """
+    return {
+        "architecture": type(model).__name__,
+        "CLIP": cfg.MODEL.CLIP.NAME,
+        "SAM": cfg.MODEL.SAM.NAME,
+        "checkpoint": Path(weights).name,
+        "checkpoint sha256": file_sha256(weights) if weights else "",
+        "all weights sha256": weights_sha256(model),
+        "configuration sha256": _configuration_sha256(cfg),
     }
 
 
@@ -124,9 +134,15 @@ def _data(data: EvaluationData) -> dict[str, Any]:
         "images of the dataset on disk": data.complete,
         "images of the published split": list(benchmark.sizes) if benchmark else [],
         "image names sha256": _sha256("\n".join(images)),
+        # Labels that are prepared anew, in another way, hardly keep the size of every file.
+        "file sizes sha256": _sha256("\n".join(map(_sizes, data.records))),
         "classes": len(data.class_names),
         "ignored id": data.space.ignore_label,
     }
+
+
+def _sizes(record: dict[str, Any]) -> str:
+    return f"{os.path.getsize(record['file_name'])} {os.path.getsize(record['sem_seg_file_name'])}"
 
 
 def _sliding(model: nn.Module) -> dict[str, Any] | str:

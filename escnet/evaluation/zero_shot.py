@@ -20,7 +20,7 @@ from tqdm import tqdm
 from escnet.data.label_spaces import LabelSpace
 from escnet.data.mappers import EvaluationMapper
 from escnet.data.stream import build_evaluation_loader
-from escnet.evaluation.conditions import conditions, differences
+from escnet.evaluation.conditions import Conditions, conditions, differences, model_identity
 from escnet.evaluation.confusion import ConfusionMatrix, SemanticMetrics
 from escnet.evaluation.evaluation_data import EvaluationData, Run
 from escnet.evaluation.image_results import ImageResult, ImageResults, ResultsError
@@ -72,9 +72,11 @@ def evaluate_zero_shot(cfg: CfgNode, task: ZeroShotTask) -> str | None:
     for name, model_cfg in _models(cfg, task):
         torch.manual_seed(cfg.SEED)
         model = Segmenter.from_config(model_cfg).model
+        # Only the first process notes it.
+        identity = model_identity(model_cfg, model, model_cfg.MODEL.WEIGHTS) if comm.is_main_process() else {}
         runs = [Run(name, data, task.output) for data in loaded]
         for run in runs:
-            evaluate_run(run, model_cfg, model, model_cfg.MODEL.WEIGHTS, task.restart)
+            evaluate_run(run, model_cfg, model, identity, task.restart)
         if comm.is_main_process():
             rows.append(measured_row(name, runs))
         del model
@@ -106,7 +108,7 @@ def _models(cfg: CfgNode, task: ZeroShotTask) -> list[tuple[str, CfgNode]]:
 
 
 def evaluate_run(
-    run: Run, cfg: CfgNode, model: OpenVocabularyModel, weights: str = "", restart: bool = False
+    run: Run, cfg: CfgNode, model: OpenVocabularyModel, identity: Conditions, restart: bool = False
 ) -> SemanticMetrics | None:
     """Evaluate a model on a dataset, in one process or many, and write all results to the folder of the run.
 
@@ -117,7 +119,7 @@ def evaluate_run(
         run: names and folder.
         cfg: configuration of the model, of which TEST and DATALOADER say how to evaluate.
         model: on its device.
-        weights: the checkpoint file that was loaded, "" if none; it is noted, not loaded.
+        identity: what `model_identity` says of the model; read in the first process alone.
         restart: delete what is in the folder.
 
     Returns:
@@ -132,7 +134,7 @@ def evaluate_run(
     if comm.is_main_process():
         if restart:
             shutil.rmtree(run.folder, ignore_errors=True)
-        _open_folder(run, conditions(cfg, model, weights, run.data))
+        _open_folder(run, conditions(cfg, model, identity, run.data))
         results.repair()
     comm.synchronize()
     done = results.images()

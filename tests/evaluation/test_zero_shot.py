@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,12 @@ from PIL import Image
 
 from escnet.config import load_config
 from escnet.data.images import write_labels
+from escnet.evaluation.conditions import model_identity
 from escnet.evaluation.evaluation_data import EvaluationData, Run
 from escnet.evaluation.image_results import ImageResults, ResultsError
 from escnet.evaluation.result_table import PUBLISHED, measured_row, write_table
-from escnet.evaluation.zero_shot import ZeroShotTask, evaluate_run, evaluate_zero_shot
+from escnet.evaluation.zero_shot import ZeroShotTask, evaluate_zero_shot
+from escnet.evaluation.zero_shot import evaluate_run as evaluate_identified_run
 from escnet.meta_arch.base import InferenceOptions, OpenVocabularyModel, Segmentation
 
 MINI = Path(__file__).parents[2] / "configs/mini/escnet.yaml"
@@ -37,6 +40,10 @@ class RedModel(OpenVocabularyModel):
 
     def segment(self, images, vocabulary):
         raise NotImplementedError
+
+
+def evaluate_run(run: Run, cfg, model: RedModel, weights: str = "", restart: bool = False):
+    return evaluate_identified_run(run, cfg, model, model_identity(cfg, model, weights), restart)
 
 
 @pytest.fixture
@@ -65,6 +72,14 @@ def write(root: Path, labels: Path, name: str, truth: list[list[int]], rows: lis
     red = np.kron(np.array(rows), np.ones((8, 8), int)).astype(np.uint8)
     Image.fromarray(np.stack([red] * 3, axis=-1)).save(root / f"JPEGImages/{name}.jpg", quality=100, subsampling=0)
     write_labels(labels / f"{name}.png", np.kron(np.array(truth), np.ones((8, 8), int)), bits=8)
+
+
+def relabel() -> None:
+    """Change a pixel of a label map."""
+    path = Path(os.environ["DETECTRON2_DATASETS"], "VOCdevkit/VOC2012/annotations_detectron2_bg/val/a.png")
+    labels = np.array(Image.open(path))
+    labels[3, 3] = 4
+    write_labels(path, labels, bits=8)
 
 
 @pytest.fixture
@@ -124,6 +139,7 @@ def test_only_missing_images_are_evaluated_again(run, cfg):
     ("change", "message"),
     [
         (lambda cfg, model: model.weight.data.add_(1), "model.all weights sha256 was"),
+        (lambda cfg, model: relabel(), "data.file sizes sha256 was"),
         (lambda cfg, model: cfg.merge_from_list(["TEST.TEMPLATES", "imagenet"]), "vocabulary.sha256 was"),
         (lambda cfg, model: cfg.merge_from_list(["TEST.CLASS_NAMES", "clean"]), "class names was original, is clean"),
     ],
