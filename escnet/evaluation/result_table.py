@@ -16,6 +16,7 @@ from escnet.data.benchmarks import find_benchmark
 from escnet.data.images import replacing
 from escnet.evaluation.evaluation_data import Run, dataset_title
 from escnet.evaluation.image_results import ResultsError
+from escnet.evaluation.run_folder import read_json
 
 SCORES = ("miou", "miou_d2_2021", "pixel_accuracy", "mean_accuracy", "fw_iou")
 _SHORT_NAMES = ("a847", "pc459", "a150", "pc59", "pas20", "pas20b")
@@ -71,7 +72,7 @@ def measured_row(model: str, runs: Sequence[Run]) -> Row:
     """
     scores, settings = {}, []
     for run in runs:
-        metrics, conditions = _read(run.folder / "metrics.json"), _read(run.folder / "run.json")["conditions"]
+        metrics, conditions = read_json(run.folder / "metrics.json"), read_json(run.folder / "run.json")["conditions"]
         settings.append(conditions)
         scores[run.data.dataset] = {
             **{name: metrics[name] for name in SCORES},
@@ -199,13 +200,6 @@ def _in_columns(row: Row, datasets: Sequence[str]) -> Row:
 def _short(dataset: str) -> str:
     benchmark = find_benchmark(dataset)
     return dataset if benchmark is None else benchmark.short or benchmark.name
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ResultsError(f"{path}: cannot be read ({error}); finish the evaluation first") from error
 
 
 def _write(path: Path, text: str) -> None:
