@@ -13,6 +13,7 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.catalog import Metadata
+from detectron2.utils.logger import log_first_n
 
 from escnet.data.class_tables import ClassRow, DatasetError, load_class_names, load_class_table
 from escnet.data.folder import FOLDER_PREFIX, read_folder
@@ -20,8 +21,6 @@ from escnet.data.pairing import Pair, pair_files
 from escnet.vocabulary import BACKGROUND
 
 __all__ = ["ClassRow", "DatasetError", "load_class_names", "load_class_table"]
-
-logger = logging.getLogger(__name__)
 
 _SLICE = re.compile(r"(?P<dataset>[^\[\]]+)\[(?P<start>\d*):(?P<stop>\d*)\]")
 
@@ -284,7 +283,8 @@ def _load_benchmark(benchmark: Benchmark) -> list[dict[str, Any]]:
     )
     if benchmark.sizes and len(pairs) not in benchmark.sizes:
         published = " or ".join(map(str, benchmark.sizes))
-        logger.warning(f"{benchmark.name}: {len(pairs)} images in {labels.parent}, the published split: {published}")
+        message = f"{benchmark.name}: {len(pairs)} images in {labels.parent}, the published split: {published}"
+        log_first_n(logging.WARNING, message, name=__name__, key="message")
     _set_roots(benchmark.name, image_root=str(images.parent), sem_seg_root=str(labels.parent))
     return _records(benchmark.name, pairs)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import shutil
 import sys
 
@@ -179,7 +180,7 @@ def test_an_incomplete_split_is_reported(camvid_root, monkeypatch, caplog):
     shutil.copytree(
         camvid_root / "camvid/annotations/val", camvid_root / "ADEChallengeData2016/annotations_detectron2/validation"
     )
-    monkeypatch.setattr("escnet.data.benchmarks.logger.propagate", True)
+    monkeypatch.setattr(logging.getLogger("escnet.data.benchmarks"), "propagate", True)
     with caplog.at_level("WARNING"):
         assert len(dataset_records("ade20k_150_val")) == 3
     assert "3 images" in caplog.text and "2000" in caplog.text

@@ -154,7 +154,7 @@ def test_a_run_shows_its_scores_conditions_confusions_classes_and_pictures(tmp_p
         "images|8|",
         "classes in the truth|2 of 3|",
         "pixels ignored|12.50 %|",
-        "time per image|1.23 s|",
+        "median time per image|1.23 s|",
         "inference.window|384|",
         "inference.sliding|yes|",
         "inference.size|1, 2|",
