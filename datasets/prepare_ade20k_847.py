@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from escnet.data.benchmarks import DatasetError, load_class_table
+from escnet.data.class_tables import DatasetError, load_class_table
 from escnet.data.label_conversion import IdTable, read_ade20k_full, train_ids_by_raw_id
 from escnet.data.pairing import listed
 from escnet.data.preparation import LabelSet, pair, run_script

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from escnet.data.benchmarks import DatasetError, load_class_table
+from escnet.data.class_tables import DatasetError, load_class_table
 from escnet.data.label_conversion import read_panoptic, train_ids_by_raw_id
 from escnet.data.pairing import listed
 from escnet.data.preparation import LabelSet, files_by_name, pair, run_script

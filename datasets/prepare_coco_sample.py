@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from escnet.data.benchmarks import ClassRow, DatasetError, load_class_table
+from escnet.data.class_tables import ClassRow, DatasetError, load_class_table
 from escnet.data.images import ImageError, read_image, replacing, write_labels
 from escnet.data.label_conversion import panoptic_labels
 

@@ -16,7 +16,7 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from escnet.data.benchmarks import load_class_table
+from escnet.data.class_tables import load_class_table
 
 ROOT = Path(__file__).parents[1]
 TOOL = ROOT / "tools" / "eval_zero_shot.py"

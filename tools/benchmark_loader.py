@@ -23,7 +23,8 @@ from detectron2.data import transforms as T
 from tabulate import tabulate
 
 from escnet.config import ConfigError, load_config
-from escnet.data.benchmarks import DatasetError, dataset_records
+from escnet.data.benchmarks import dataset_records
+from escnet.data.class_tables import DatasetError
 from escnet.data.images import read_image
 from escnet.data.label_spaces import label_spaces, read_training_labels
 from escnet.data.mappers import TrainingMapper

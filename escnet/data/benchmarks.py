@@ -15,12 +15,10 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.catalog import Metadata
 from detectron2.utils.logger import log_first_n
 
-from escnet.data.class_tables import ClassRow, DatasetError, load_class_names, load_class_table
+from escnet.data.class_tables import DatasetError, load_class_names
 from escnet.data.folder import FOLDER_PREFIX, read_folder
 from escnet.data.pairing import Pair, pair_files
 from escnet.vocabulary import BACKGROUND
-
-__all__ = ["ClassRow", "DatasetError", "load_class_names", "load_class_table"]
 
 _SLICE = re.compile(r"(?P<dataset>[^\[\]]+)\[(?P<start>\d*):(?P<stop>\d*)\]")
 
@@ -186,8 +184,7 @@ def split_dataset_name(name: str) -> tuple[str, slice]:
 
 def dataset_folder_name(name: str) -> str:
     """A dataset's name as the name of a folder: ``folder:/data/mine`` becomes ``folder_data_mine``."""
-    # A colon stays in a slice, which has no other place for one.
-    return re.sub(r"[^\w.\[\]:-]+", "_", name.replace(FOLDER_PREFIX + "/", FOLDER_PREFIX)).replace("folder:", "folder_")
+    return re.sub(r"[^\w.\[\]:-]+", "_", name.replace(FOLDER_PREFIX, "folder/"))
 
 
 def dataset_records(name: str) -> list[dict[str, Any]]:

@@ -17,7 +17,8 @@ import numpy as np
 from tabulate import tabulate
 from tqdm import tqdm
 
-from escnet.data.benchmarks import Benchmark, DatasetError, data_root, find_benchmark
+from escnet.data.benchmarks import Benchmark, data_root, find_benchmark
+from escnet.data.class_tables import DatasetError
 from escnet.data.images import ImageError, replacing
 from escnet.data.label_conversion import Task
 from escnet.data.pairing import listed

@@ -17,9 +17,7 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
 from escnet.data.images import read_labels, replacing
-from escnet.evaluation.confusion import ConfusionMatrix, SemanticMetrics, semantic_metrics
-
-__all__ = ["ConfusionMatrix", "SemanticEvaluator", "SemanticMetrics", "semantic_metrics"]
+from escnet.evaluation.confusion import ConfusionMatrix, semantic_metrics
 
 logger = logging.getLogger(__name__)
 

@@ -21,7 +21,8 @@ from detectron2.utils import comm
 from detectron2.utils.events import CommonMetricPrinter, JSONWriter, TensorboardXWriter
 from torch import Tensor, nn
 
-from escnet.data.benchmarks import DatasetError, dataset_folder_name, dataset_records
+from escnet.data.benchmarks import dataset_folder_name, dataset_records
+from escnet.data.class_tables import DatasetError
 from escnet.data.mappers import EvaluationMapper, TrainingMapper
 from escnet.data.stream import build_evaluation_loader, build_training_loader
 from escnet.evaluation.semantic import SemanticEvaluator

@@ -14,15 +14,14 @@ import escnet.data
 from escnet.data import benchmarks
 from escnet.data.benchmarks import (
     BENCHMARKS,
-    DatasetError,
     dataset_folder_name,
     dataset_metadata,
     dataset_records,
     find_benchmark,
     full_dataset_name,
-    load_class_names,
     split_dataset_name,
 )
+from escnet.data.class_tables import DatasetError, load_class_names
 
 
 def test_every_row_is_registered_and_ignores_an_id_that_is_no_class():

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from escnet.data.benchmarks import DatasetError, dataset_records, load_class_names
+from escnet.data.benchmarks import dataset_records
+from escnet.data.class_tables import DatasetError, load_class_names
 from escnet.data.images import read_labels, replacing, write_labels
 from escnet.data.label_conversion import IdTable, Task, image_size
 from escnet.data.preparation import LabelSet, Source, check, files_by_name, make, pair, run_script

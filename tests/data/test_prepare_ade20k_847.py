@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from escnet.data.benchmarks import dataset_records, load_class_names
+from escnet.data.benchmarks import dataset_records
+from escnet.data.class_tables import load_class_names
 from escnet.data.images import read_image, read_labels
 
 # wall 2978, building 312, adding machine 3148, and none of the 847: 0 and 3001, as (R, G, instance).

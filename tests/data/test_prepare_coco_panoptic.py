@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from escnet.data.benchmarks import dataset_records, load_class_names
+from escnet.data.benchmarks import dataset_records
+from escnet.data.class_tables import load_class_names
 from escnet.data.images import read_labels, write_labels
 
 # Segment ids 5, 300 = 44 + 256, 70000 = 112 + 17 * 256 + 65536, 16777215 and void, as (R, G, B); their categories are

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from escnet.data.benchmarks import dataset_records, load_class_names
+from escnet.data.benchmarks import dataset_records
+from escnet.data.class_tables import load_class_names
 from escnet.data.images import read_image, read_labels
 
 CATEGORIES = [
