@@ -20,6 +20,8 @@ from escnet.data.folder import FOLDER_PREFIX, read_folder
 from escnet.data.pairing import Pair, pair_files
 from escnet.vocabulary import BACKGROUND
 
+_CONTEXT = "brought here by datasets/prepare_pascal_context.py from VOC2010 and the annotations of Pascal Context"
+_VOC = "brought here by datasets/prepare_voc.py from VOC2012"
 _SLICE = re.compile(r"(?P<dataset>[^\[\]]+)\[(?P<start>\d*):(?P<stop>\d*)\]")
 
 
@@ -64,93 +66,76 @@ class Benchmark:
         return [*load_class_names(self.classes), *([BACKGROUND] if self.background else [])]
 
 
-_COCO_STUFF = "brought here by datasets/prepare_coco_stuff.py from COCO's images and stuffthingmaps"
-_ADE20K_150 = "brought here by datasets/prepare_ade20k_150.py from ADEChallengeData2016.zip"
-_ADE20K_847 = "brought here by datasets/prepare_ade20k_847.py from ADE20K_2021_17_01.zip"
-_CONTEXT = "brought here by datasets/prepare_pascal_context.py from VOC2010 and the annotations of Pascal Context"
-_VOC = "brought here by datasets/prepare_voc.py from VOC2012"
-_PANOPTIC = "brought here by datasets/prepare_coco_panoptic.py from COCO's panoptic annotations"
-_CAMVID = "CamVid with 11 classes, brought here by datasets/prepare_camvid.py"
-_ADE_150, _ADE_847, _VOC2010, _VOC2012 = (
-    "ADEChallengeData2016", "ADE20K_2021_17_01", "VOCdevkit/VOC2010", "VOCdevkit/VOC2012",
-)  # fmt: skip
+def _dataset(
+    name: str,
+    images: str,
+    labels: str,
+    bits: int,
+    classes: str,
+    source: str,
+    *,
+    train: tuple[str, tuple[int, ...]],
+    val: tuple[str, tuple[int, ...]],
+    short: str = "",
+    title: str = "",
+    **common: Any,
+) -> tuple[Benchmark, Benchmark]:
+    """Training and validation split of a dataset: of each its folder, for the {} in the paths, and its sizes."""
+
+    def split(suffix: str, folder: str, sizes: tuple[int, ...], **own: str) -> Benchmark:
+        paths = (pattern.format(folder) for pattern in (images, labels))
+        return Benchmark(f"{name}_{suffix}", *paths, bits, classes, source, sizes, **own, **common)
+
+    return split("train", *train), split("val", *val, short=short, title=title)
+
 
 BENCHMARKS = (
-    Benchmark(
-        "coco_stuff_train", "coco-stuff/images/train2017/*.jpg", "coco-stuff/annotations_detectron2/train2017/*.png",
-        8, "coco_stuff_171.tsv", _COCO_STUFF, (118287,),
+    *_dataset(
+        "coco_stuff", "coco-stuff/images/{}/*.jpg", "coco-stuff/annotations_detectron2/{}/*.png",
+        8, "coco_stuff_171.tsv",
+        "brought here by datasets/prepare_coco_stuff.py from COCO's images and stuffthingmaps",
+        train=("train2017", (118287,)), val=("val2017", (5000,)), short="stuff171", title="COCO-Stuff",
     ),
-    Benchmark(
-        "coco_stuff_val", "coco-stuff/images/val2017/*.jpg", "coco-stuff/annotations_detectron2/val2017/*.png",
-        8, "coco_stuff_171.tsv", _COCO_STUFF, (5000,), "stuff171", "COCO-Stuff",
+    *_dataset(
+        "ade20k_150", "ADEChallengeData2016/images/{}/*.jpg", "ADEChallengeData2016/annotations_detectron2/{}/*.png",
+        8, "ade20k_150.tsv", "brought here by datasets/prepare_ade20k_150.py from ADEChallengeData2016.zip",
+        train=("training", (20210,)), val=("validation", (2000,)), short="a150", title="A-150",
     ),
-    Benchmark(
-        "ade20k_150_train", f"{_ADE_150}/images/training/*.jpg", f"{_ADE_150}/annotations_detectron2/training/*.png",
-        8, "ade20k_150.tsv", _ADE20K_150, (20210,),
+    *_dataset(
+        "ade20k_847", "ADE20K_2021_17_01/images_detectron2/{}/*.jpg",
+        "ADE20K_2021_17_01/annotations_detectron2/{}/*.tif",
+        16, "ade20k_847.tsv", "brought here by datasets/prepare_ade20k_847.py from ADE20K_2021_17_01.zip",
+        train=("training", (25574,)), val=("validation", (2000,)), short="a847", title="A-847",
     ),
-    Benchmark(
-        "ade20k_150_val", f"{_ADE_150}/images/validation/*.jpg", f"{_ADE_150}/annotations_detectron2/validation/*.png",
-        8, "ade20k_150.tsv", _ADE20K_150, (2000,), "a150", "A-150",
+    *_dataset(
+        "pascal_context_59", "VOCdevkit/VOC2010/JPEGImages/*.jpg", "VOCdevkit/VOC2010/annotations_detectron2/{}/*.png",
+        8, "pascal_context_59.tsv", _CONTEXT, labels_select=True,
+        train=("pc59_train", (4998, 4996)), val=("pc59_val", (5104, 5105)), short="pc59", title="PC-59",
     ),
-    Benchmark(
-        "ade20k_847_train", f"{_ADE_847}/images_detectron2/training/*.jpg",
-        f"{_ADE_847}/annotations_detectron2/training/*.tif",
-        16, "ade20k_847.tsv", _ADE20K_847, (25574,),
+    *_dataset(
+        "pascal_context_459", "VOCdevkit/VOC2010/JPEGImages/*.jpg", "VOCdevkit/VOC2010/annotations_detectron2/{}/*.tif",
+        16, "pascal_context_459.tsv", _CONTEXT, labels_select=True,
+        train=("pc459_train", (4998, 4996)), val=("pc459_val", (5104, 5105)), short="pc459", title="PC-459",
     ),
-    Benchmark(
-        "ade20k_847_val", f"{_ADE_847}/images_detectron2/validation/*.jpg",
-        f"{_ADE_847}/annotations_detectron2/validation/*.tif",
-        16, "ade20k_847.tsv", _ADE20K_847, (2000,), "a847", "A-847",
+    *_dataset(
+        "voc_20", "VOCdevkit/VOC2012/JPEGImages/*.jpg", "VOCdevkit/VOC2012/annotations_detectron2/{}/*.png",
+        8, "pascal_voc_20.tsv", _VOC, labels_select=True,
+        train=("train", (1464,)), val=("val", (1449,)), short="pas20", title="PAS-20",
     ),
-    Benchmark(
-        "pascal_context_59_train", f"{_VOC2010}/JPEGImages/*.jpg",
-        f"{_VOC2010}/annotations_detectron2/pc59_train/*.png",
-        8, "pascal_context_59.tsv", _CONTEXT, (4998, 4996), labels_select=True,
+    *_dataset(
+        "voc_20b", "VOCdevkit/VOC2012/JPEGImages/*.jpg", "VOCdevkit/VOC2012/annotations_detectron2_bg/{}/*.png",
+        8, "pascal_voc_20.tsv", _VOC, background="pascal_context_59.tsv", labels_select=True,
+        train=("train", (1464,)), val=("val", (1449,)), short="pas20b", title="PAS-20b",
     ),
-    Benchmark(
-        "pascal_context_59_val", f"{_VOC2010}/JPEGImages/*.jpg", f"{_VOC2010}/annotations_detectron2/pc59_val/*.png",
-        8, "pascal_context_59.tsv", _CONTEXT, (5104, 5105), "pc59", "PC-59", labels_select=True,
+    *_dataset(
+        "coco_panoptic", "coco/{}/*.jpg", "coco/panoptic_semseg_{}/*.png", 8, "coco_panoptic_133.tsv",
+        "brought here by datasets/prepare_coco_panoptic.py from COCO's panoptic annotations",
+        train=("train2017", (118287,)), val=("val2017", (5000,)), short="panoptic133", title="COCO-Panoptic",
     ),
-    Benchmark(
-        "pascal_context_459_train", f"{_VOC2010}/JPEGImages/*.jpg",
-        f"{_VOC2010}/annotations_detectron2/pc459_train/*.tif",
-        16, "pascal_context_459.tsv", _CONTEXT, (4998, 4996), labels_select=True,
-    ),
-    Benchmark(
-        "pascal_context_459_val", f"{_VOC2010}/JPEGImages/*.jpg", f"{_VOC2010}/annotations_detectron2/pc459_val/*.tif",
-        16, "pascal_context_459.tsv", _CONTEXT, (5104, 5105), "pc459", "PC-459", labels_select=True,
-    ),
-    Benchmark(
-        "voc_20_train", f"{_VOC2012}/JPEGImages/*.jpg", f"{_VOC2012}/annotations_detectron2/train/*.png",
-        8, "pascal_voc_20.tsv", _VOC, (1464,), labels_select=True,
-    ),
-    Benchmark(
-        "voc_20_val", f"{_VOC2012}/JPEGImages/*.jpg", f"{_VOC2012}/annotations_detectron2/val/*.png",
-        8, "pascal_voc_20.tsv", _VOC, (1449,), "pas20", "PAS-20", labels_select=True,
-    ),
-    Benchmark(
-        "voc_20b_train", f"{_VOC2012}/JPEGImages/*.jpg", f"{_VOC2012}/annotations_detectron2_bg/train/*.png",
-        8, "pascal_voc_20.tsv", _VOC, (1464,), background="pascal_context_59.tsv", labels_select=True,
-    ),
-    Benchmark(
-        "voc_20b_val", f"{_VOC2012}/JPEGImages/*.jpg", f"{_VOC2012}/annotations_detectron2_bg/val/*.png",
-        8, "pascal_voc_20.tsv", _VOC, (1449,), "pas20b", "PAS-20b", "pascal_context_59.tsv", labels_select=True,
-    ),
-    Benchmark(
-        "coco_panoptic_train", "coco/train2017/*.jpg", "coco/panoptic_semseg_train2017/*.png",
-        8, "coco_panoptic_133.tsv", _PANOPTIC, (118287,),
-    ),
-    Benchmark(
-        "coco_panoptic_val", "coco/val2017/*.jpg", "coco/panoptic_semseg_val2017/*.png",
-        8, "coco_panoptic_133.tsv", _PANOPTIC, (5000,), "panoptic133", "COCO-Panoptic",
-    ),
-    Benchmark(
-        "camvid_train", "camvid/images/train/*.png", "camvid/annotations/train/*.png",
-        8, "camvid_11.tsv", _CAMVID, ignore_label=11,
-    ),
-    Benchmark(
-        "camvid_val", "camvid/images/val/*.png", "camvid/annotations/val/*.png",
-        8, "camvid_11.tsv", _CAMVID, ignore_label=11,
+    *_dataset(
+        "camvid", "camvid/images/{}/*.png", "camvid/annotations/{}/*.png", 8, "camvid_11.tsv",
+        "CamVid with 11 classes, brought here by datasets/prepare_camvid.py",
+        train=("train", ()), val=("val", ()), ignore_label=11,
     ),
 )  # fmt: skip
 
