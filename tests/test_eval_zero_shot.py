@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -25,13 +25,6 @@ BENCHMARKS = ("stuff171", "a150", "a847", "pc59", "pc459", "pas20", "pas20b", "p
 IMAGES = ("2007_000033", "2007_000042")
 # The mini model on 8x8 cells.
 SMALL = ("MODEL.CLIP.IMAGE_SIZE", "(64,64)", "DATALOADER.NUM_WORKERS", "0")
-
-
-def script(folder: str, name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, ROOT / folder / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def published(root: Path) -> None:
@@ -82,7 +75,7 @@ def published(root: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def data(tmp_path_factory: pytest.TempPathFactory, load_script: Callable[[str], ModuleType]) -> Path:
     """A data root that the prepare scripts have filled."""
     root = tmp_path_factory.mktemp("data")
     published(root)
@@ -95,7 +88,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("pascal_context", "VOCdevkit/VOC2010", "val"),
     ):
         arguments = ["--root", str(root / folder), "--splits", split, "--workers", "1"]
-        assert script("datasets", f"prepare_{name}").main(arguments) == 0
+        assert load_script(f"datasets/prepare_{name}.py").main(arguments) == 0
     return root
 
 
@@ -159,8 +152,8 @@ def test_two_processes_give_the_table_of_one(data: Path, tmp_path: Path) -> None
 
 
 @pytest.fixture(scope="module")
-def tool() -> ModuleType:
-    return script("tools", "eval_zero_shot")
+def tool(load_script: Callable[[str], ModuleType]) -> ModuleType:
+    return load_script("tools/eval_zero_shot.py")
 
 
 def task(tool: ModuleType, *arguments: str):

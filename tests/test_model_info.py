@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -21,12 +20,8 @@ VOCABULARY = Vocabulary([f"word {i}" for i in range(CLASSES)])
 
 
 @pytest.fixture(scope="module")
-def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("model_info", ROOT / "tools" / "model_info.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["model_info"] = module
-    spec.loader.exec_module(module)
-    return module
+def tool(load_script: Callable[[str], ModuleType]) -> ModuleType:
+    return load_script("tools/model_info.py")
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -42,13 +41,14 @@ def camvid_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def load_script() -> Callable[[str], ModuleType]:
-    """Imports a script of the folder ``datasets`` by its name."""
+def run(
+    request: pytest.FixtureRequest, load_script: Callable[[str], ModuleType], capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str]]:
+    """Runs the script that the test file names as SCRIPT; gives its exit code, and its output or else its errors."""
 
-    def load(name: str) -> ModuleType:
-        spec = importlib.util.spec_from_file_location(name, REPOSITORY / "datasets" / f"{name}.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
+    def run(*arguments: str) -> tuple[int, str]:
+        code = load_script(request.module.SCRIPT).main(["--workers", "1", *arguments])
+        captured = capsys.readouterr()
+        return code, captured.err if code else captured.out
 
-    return load
+    return run

@@ -43,7 +43,7 @@ def run(load_script, root, capsys):
 
     def run(*arguments: str) -> tuple[int, str, str]:
         defaults = [] if "--workers" in arguments else ["--workers", "1"]
-        code = load_script("prepare_coco_stuff").main(["--splits", "val2017", *defaults, *arguments])
+        code = load_script("datasets/prepare_coco_stuff.py").main(["--splits", "val2017", *defaults, *arguments])
         return code, *capsys.readouterr()
 
     return run
@@ -219,7 +219,7 @@ def test_other_settings_are_refused(root, tmp_path):
 def test_missing_files_of_all_splits_are_told_before_anything_is_written(run, root, load_script, capsys):
     (root / "coco-stuff/annotations/val2017/000000000003.png").unlink()
     (root / "coco-stuff/images/val2017/000000000005.jpg").unlink()
-    assert load_script("prepare_coco_stuff").main(["--workers", "1"]) == 1
+    assert load_script("datasets/prepare_coco_stuff.py").main(["--workers", "1"]) == 1
     err = capsys.readouterr().err
     assert "train2017: no images found" in err and "--splits can leave out" in err
     assert "val2017: of 20 images, 1 without a photograph: 000000000005 and 1 without labels: 000000000003" in err

@@ -12,6 +12,7 @@ from PIL import Image
 from escnet.data.benchmarks import dataset_records
 from escnet.data.images import read_labels, write_labels
 
+SCRIPT = "datasets/prepare_ade20k_150.py"
 RAW = np.array([[0, 1, 2], [149, 150, 0]])
 TRAIN_IDS = np.array([[255, 0, 1], [148, 149, 255]])
 
@@ -26,16 +27,6 @@ def root(tmp_path, monkeypatch):
         Image.new("RGB", (3, 2)).save(root / f"images/{split}/{name}.jpg")
         write_labels(root / f"annotations/{split}/{name}.png", RAW)
     return root
-
-
-@pytest.fixture
-def run(load_script, capsys):
-    def run(*arguments: str) -> tuple[int, str]:
-        code = load_script("prepare_ade20k_150").main(["--workers", "1", *arguments])
-        captured = capsys.readouterr()
-        return code, captured.err if code else captured.out
-
-    return run
 
 
 def test_every_pixel(root, run):

@@ -15,6 +15,7 @@ from escnet.data.benchmarks import dataset_records
 from escnet.data.class_tables import load_class_names
 from escnet.data.images import read_image, read_labels
 
+SCRIPT = "datasets/prepare_ade20k_847.py"
 # wall 2978, building 312, adding machine 3148, and none of the 847: 0 and 3001, as (R, G, instance).
 COLORS = [(110, 162, 3), (10, 56, 0), (129, 76, 255), (0, 0, 0), (119, 185, 1)]
 TRAIN_IDS = [0, 1, 846, 65535, 65535]
@@ -48,16 +49,6 @@ def root(tmp_path, monkeypatch):
         write_scene(folder / name, "ADE_train_00000009", [COLORS])
     (root / "index_ade20k.pkl").write_bytes(b"a pickle that nobody opens")
     return root
-
-
-@pytest.fixture
-def run(load_script, capsys):
-    def run(*arguments: str) -> tuple[int, str]:
-        code = load_script("prepare_ade20k_847").main(["--workers", "1", *arguments])
-        captured = capsys.readouterr()
-        return code, captured.err if code else captured.out
-
-    return run
 
 
 def test_every_pixel(root, run):

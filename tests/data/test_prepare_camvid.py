@@ -16,7 +16,7 @@ def tree(folder):
 
 @pytest.mark.parametrize("copy", [False, True])
 def test_links_or_copies_and_again(camvid_root, tmp_path, monkeypatch, capsys, load_script, copy):
-    main = load_script("prepare_camvid").main
+    main = load_script("datasets/prepare_camvid.py").main
     source, output = camvid_root / "camvid", tmp_path / "root/camvid"
     arguments = ["--source", str(source), "--output", str(output), *(["--copy"] if copy else [])]
     for _ in range(2):
@@ -34,7 +34,10 @@ def test_the_layout_of_segnet(camvid_root, tmp_path, load_script):
     for split in ("train", "val"):
         (camvid_root / "camvid/images" / split).rename(segnet / split)
         (camvid_root / "camvid/annotations" / split).rename(segnet / f"{split}annot")
-    assert load_script("prepare_camvid").main(["--source", str(segnet), "--output", str(tmp_path / "out")]) == 0
+    assert (
+        load_script("datasets/prepare_camvid.py").main(["--source", str(segnet), "--output", str(tmp_path / "out")])
+        == 0
+    )
     np.testing.assert_array_equal(
         read_labels(tmp_path / "out/annotations/val/1.png"), read_labels(segnet / "valannot/1.png")
     )
@@ -45,7 +48,9 @@ def test_summary_counts_pixels(camvid_root, tmp_path, capsys, load_script):
         labels = np.zeros((12, 16), int)
         labels[:3] = 11
         write_labels(path, labels)
-    load_script("prepare_camvid").main(["--source", str(camvid_root / "camvid"), "--output", str(tmp_path / "out")])
+    load_script("datasets/prepare_camvid.py").main(
+        ["--source", str(camvid_root / "camvid"), "--output", str(tmp_path / "out")]
+    )
     assert "ignored 25.0%; sky 75.0%, building 0.0%" in capsys.readouterr().out
 
 
@@ -77,6 +82,6 @@ def test_faulty_sources_are_refused_and_nothing_is_written(camvid_root, tmp_path
     elif fault == "broken":
         Image.fromarray(np.random.default_rng(0).integers(0, 256, (12, 16, 3)).astype(np.uint8)).save(image)
         image.write_bytes(image.read_bytes()[:200])
-    assert load_script("prepare_camvid").main(["--source", str(source), "--output", str(output)]) == 1
+    assert load_script("datasets/prepare_camvid.py").main(["--source", str(source), "--output", str(output)]) == 1
     assert message in capsys.readouterr().err
     assert not output.exists()

@@ -14,6 +14,7 @@ from escnet.data.benchmarks import dataset_records
 from escnet.data.class_tables import load_class_names
 from escnet.data.images import read_labels, write_labels
 
+SCRIPT = "datasets/prepare_coco_panoptic.py"
 # Segment ids 5, 300 = 44 + 256, 70000 = 112 + 17 * 256 + 65536, 16777215 and void, as (R, G, B); their categories are
 # person, toothbrush, banner and rug-merged, which are the first and the last of the things and of the stuff.
 COLORS = [(5, 0, 0), (44, 1, 0), (112, 17, 1), (255, 255, 255), (0, 0, 0)]
@@ -41,16 +42,6 @@ def root(tmp_path, monkeypatch):
         Image.fromarray(colors).save(root / f"panoptic_{split}/000000000001.png")
         write_index(root, split, ["000000000001"])
     return root
-
-
-@pytest.fixture
-def run(load_script, capsys):
-    def run(*arguments: str) -> tuple[int, str]:
-        code = load_script("prepare_coco_panoptic").main(["--workers", "1", *arguments])
-        captured = capsys.readouterr()
-        return code, captured.err if code else captured.out
-
-    return run
 
 
 def test_every_pixel(root, run):

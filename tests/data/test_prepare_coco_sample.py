@@ -48,7 +48,9 @@ def write_index(folder, segments, categories=CATEGORIES):
 
 
 def run(load_script, source, output):
-    return load_script("prepare_coco_sample").main(["--source", str(source), "--output", str(output / "coco-stuff")])
+    return load_script("datasets/prepare_coco_sample.py").main(
+        ["--source", str(source), "--output", str(output / "coco-stuff")]
+    )
 
 
 def test_labels_by_hand(source, tmp_path, monkeypatch, load_script, capsys):

@@ -11,6 +11,7 @@ from PIL import Image
 from escnet.data.benchmarks import dataset_records
 from escnet.data.images import read_labels, write_labels
 
+SCRIPT = "datasets/prepare_coco_stuff.py"
 # COCO's category ids that have no segmentation, minus 1: street sign, hat, shoe, eye glasses, plate, mirror, window,
 # desk, door, blender, hair brush.
 UNUSED = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)
@@ -26,16 +27,6 @@ def root(tmp_path, monkeypatch):
         Image.new("RGB", (4, 43)).save(tmp_path / f"coco-stuff/images/{split}/1.jpg")
         write_labels(tmp_path / f"coco-stuff/annotations/{split}/1.png", np.array(ids).reshape(43, 4))
     return tmp_path / "coco-stuff"
-
-
-@pytest.fixture
-def run(load_script, capsys):
-    def run(*arguments: str) -> tuple[int, str]:
-        code = load_script("prepare_coco_stuff").main(["--workers", "1", *arguments])
-        captured = capsys.readouterr()
-        return code, captured.err if code else captured.out
-
-    return run
 
 
 def test_every_id(root, run):

@@ -15,6 +15,7 @@ from pycocotools import mask as run_lengths
 from escnet.data.benchmarks import dataset_records
 from escnet.data.images import read_labels
 
+SCRIPT = "datasets/prepare_pascal_context.py"
 # pycocotools is compiled for the older interface of NumPy.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
@@ -75,16 +76,6 @@ def root(tmp_path, monkeypatch):
     (root / "ImageSets/Main/train.txt").write_text("a\nd\n")
     (root / "ImageSets/Main/val.txt").write_text("b\nc\n")
     return root
-
-
-@pytest.fixture
-def run(load_script, capsys):
-    def run(*arguments: str) -> tuple[int, str]:
-        code = load_script("prepare_pascal_context").main(["--workers", "1", *arguments])
-        captured = capsys.readouterr()
-        return code, captured.err if code else captured.out
-
-    return run
 
 
 def labels_of(dataset):

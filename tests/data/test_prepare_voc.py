@@ -12,6 +12,7 @@ from PIL import Image
 from escnet.data.benchmarks import dataset_records
 from escnet.data.images import read_labels, write_labels
 
+SCRIPT = "datasets/prepare_voc.py"
 RAW = np.array([[0, 1, 20], [255, 5, 0]], dtype=np.uint8)
 PAS_20 = np.array([[255, 0, 19], [255, 4, 255]])
 PAS_20B = np.array([[20, 0, 19], [255, 4, 20]])
@@ -36,16 +37,6 @@ def root(tmp_path, monkeypatch):
         write_mask(root / f"SegmentationClass/{name}.png", RAW)
         (root / f"ImageSets/Segmentation/{split}.txt").write_text(f"{name}\n")
     return root
-
-
-@pytest.fixture
-def run(load_script, capsys):
-    def run(*arguments: str) -> tuple[int, str]:
-        code = load_script("prepare_voc").main(["--workers", "1", *arguments])
-        captured = capsys.readouterr()
-        return code, captured.err if code else captured.out
-
-    return run
 
 
 def test_every_pixel(root, run):
