@@ -28,6 +28,7 @@ _DECODING_ERRORS = (
     struct.error,
     zlib.error,
 )
+_ORIENTATION_TAG = 0x0112
 _WIDE_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 _ACCEPTED = (
     "accepted are a PIL image, or an array of shape (H,W), (H,W,1), (H,W,3) RGB or (H,W,4) RGBA with H, W >= 1 "
@@ -99,22 +100,34 @@ def read_labels(path: str | os.PathLike[str]) -> np.ndarray:
     return _decode(path, decode)
 
 
-def label_bits(path: str | Path) -> int:
+def label_bits(path: str | os.PathLike[str]) -> int:
     """The bits of a label file's pixels, 8 or 16 (32-bit integers hold 16-bit ids), from its header alone.
 
     Raises:
         ImageError: the file cannot be read, or is not a single-channel map of integers.
     """
-    try:
-        with Image.open(path) as image:
-            mode = image.mode
-    except (OSError, UnidentifiedImageError) as error:
-        raise ImageError(f"{path}: cannot be read as a label map ({error}); save it as a grey PNG") from error
+    mode = image_mode(path)
     if mode in ("L", "P"):
         return 8
     if mode == "I" or mode.startswith("I;16"):
         return 16
     raise ImageError(f"{path}: has the mode {mode}; a label map has one channel of class ids, 8 or 16 bits deep")
+
+
+def image_mode(path: str | os.PathLike[str]) -> str:
+    """Pillow's mode of an image file, from its header alone."""
+    return _read_header(path)[0]
+
+
+def image_size(path: str | os.PathLike[str], upright: bool = True) -> tuple[int, int]:
+    """The (height, width) of a photograph from its header alone, by default as it is after its EXIF orientation."""
+    _, size, orientation = _read_header(path, with_orientation=upright)
+    return size[::-1] if orientation >= 5 else size
+
+
+def has_orientation(path: str | os.PathLike[str]) -> bool:
+    """Whether a photograph has an EXIF orientation other than upright."""
+    return _read_header(path, with_orientation=True)[2] != 1
 
 
 def write_labels(path: str | os.PathLike[str], labels: np.ndarray, bits: int | None = None) -> None:
@@ -162,6 +175,16 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _read_header(path: str | os.PathLike[str], with_orientation: bool = False) -> tuple[str, tuple[int, int], int]:
+    """The mode, the stored (height, width) and the EXIF orientation (1 if it is not asked for) of an image file."""
+    try:
+        with Image.open(path) as image:
+            orientation = image.getexif().get(_ORIENTATION_TAG, 1) if with_orientation else 1
+            return image.mode, (image.height, image.width), orientation
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+        raise ImageError(f"{path}: cannot be read as an image ({error}); unpack or download it again") from error
 
 
 def _decode(path: Path, decode: Callable[[Image.Image], Decoded]) -> Decoded:

@@ -11,17 +11,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.io
-from PIL import Image, UnidentifiedImageError
 from pycocotools import mask as run_lengths
 from scipy.io.matlab import MatReadError
 
 from escnet.data.class_tables import ClassRow, DatasetError
-from escnet.data.images import ImageError, read_image, read_labels
+from escnet.data.images import ImageError, image_mode, read_image, read_labels
 from escnet.data.pairing import listed
 
 VOID_SEGMENT = 0
 _UNKNOWN = -1
-_ORIENTATION_TAG = 0x0112
 _DEPTHS = {"RGB": "colours", "RGBA": "colours", "I": "16 or 32 bits", "1": "1 bit"}
 # What scipy's reader of MATLAB files raises on damaged data.
 _MAT_ERRORS = (MatReadError, OSError, ValueError, TypeError, KeyError, IndexError, NotImplementedError, EOFError)
@@ -185,34 +183,8 @@ def read_context_masks(task: Task, table: IdTable) -> np.ndarray:
     return table.apply(raw, f"{task.source}, {os.path.basename(task.image)}")
 
 
-def image_mode(path: str) -> str:
-    """Pillow's mode of an image file, from its header alone."""
-    return _read_header(path)[0]
-
-
-def image_size(path: str, upright: bool = True) -> tuple[int, int]:
-    """The (height, width) of a photograph from its header alone, by default as it is after its EXIF orientation."""
-    _, size, orientation = _read_header(path, with_orientation=upright)
-    return size[::-1] if orientation >= 5 else size
-
-
-def has_orientation(path: str) -> bool:
-    """Whether a photograph has an EXIF orientation other than upright."""
-    return _read_header(path, with_orientation=True)[2] != 1
-
-
 def _read_colors(path: str, expected: str) -> np.ndarray:
     mode = image_mode(path)
     if mode != "RGB":
         raise ImageError(f"{path}: has the mode {mode} where 8-bit RGB is expected: {expected}")
     return read_image(path)
-
-
-def _read_header(path: str, with_orientation: bool = False) -> tuple[str, tuple[int, int], int]:
-    """The mode, the stored (height, width) and the EXIF orientation (1 if it is not asked for) of an image file."""
-    try:
-        with Image.open(path) as image:
-            orientation = image.getexif().get(_ORIENTATION_TAG, 1) if with_orientation else 1
-            return image.mode, (image.height, image.width), orientation
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
-        raise ImageError(f"{path}: cannot be read as an image ({error}); unpack or download it again") from error

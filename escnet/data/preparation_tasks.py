@@ -18,8 +18,16 @@ import torch
 from PIL import Image
 
 from escnet.data.class_tables import DatasetError
-from escnet.data.images import ImageError, read_image, read_labels, replacing, write_labels
-from escnet.data.label_conversion import Task, has_orientation, image_size
+from escnet.data.images import (
+    ImageError,
+    has_orientation,
+    image_size,
+    read_image,
+    read_labels,
+    replacing,
+    write_labels,
+)
+from escnet.data.label_conversion import Task
 
 # Label maps handed to a worker at a time: few, so that Ctrl-C is obeyed soon and little is lost.
 _CHUNK = 8

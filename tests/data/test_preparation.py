@@ -13,8 +13,8 @@ from PIL import Image
 
 from escnet.data.benchmarks import dataset_records
 from escnet.data.class_tables import DatasetError, load_class_names
-from escnet.data.images import read_labels, replacing, write_labels
-from escnet.data.label_conversion import IdTable, Task, image_size
+from escnet.data.images import image_size, read_labels, replacing, write_labels
+from escnet.data.label_conversion import IdTable, Task
 from escnet.data.preparation import LabelSet, Source, check, files_by_name, make, pair, run_script
 from escnet.data.preparation_tasks import Count, Recipe, make_all, shrink_image, shrink_labels, shrunk_size, worker_pool
 
