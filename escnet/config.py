@@ -47,6 +47,16 @@ def load_config(config: str | os.PathLike | CN, opts: Sequence[str] = ()) -> CN:
     return cfg
 
 
+def check_device(cfg: CN) -> None:
+    """Refuse a configuration that asks for CUDA where there is none.
+
+    Raises:
+        ConfigError: MODEL.DEVICE is a CUDA device, and PyTorch sees none.
+    """
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"MODEL.DEVICE is {cfg.MODEL.DEVICE}, but there is no CUDA device; leave it out, or set cpu")
+
+
 def add_escnet_config(cfg: CN) -> None:
     """Add escnet's keys to a Detectron2 config, in place."""
     _add_model(cfg)

@@ -15,13 +15,12 @@ import logging
 import sys
 from pathlib import Path
 
-import torch
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from escnet.checkpoint_files import WeightsError
-from escnet.config import ConfigError, load_config
+from escnet.config import check_device, load_config
 from escnet.data.benchmarks import BENCHMARKS, full_dataset_name, split_dataset_name
 from escnet.data.label_spaces import CLASS_NAMES
 from escnet.evaluation.zero_shot import ZeroShotTask, evaluate_zero_shot
@@ -69,8 +68,7 @@ def read_config(args: argparse.Namespace) -> CfgNode:
         cfg.MODEL.WEIGHTS = args.weights
     if args.class_names:
         cfg.TEST.CLASS_NAMES = args.class_names
-    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"MODEL.DEVICE is {cfg.MODEL.DEVICE}, but there is no CUDA device; leave it out, or set cpu")
+    check_device(cfg)
     cfg.freeze()
     return cfg
 

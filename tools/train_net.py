@@ -18,7 +18,7 @@ from detectron2.utils.logger import setup_logger
 
 import escnet.meta_arch  # noqa: F401  registers the systems
 from escnet.checkpoint_files import WeightsError
-from escnet.config import ConfigError, load_config
+from escnet.config import check_device, load_config
 from escnet.training.checkpoint import SafeCheckpointer
 from escnet.training.launch import check_processes, launch
 from escnet.training.trainer import EscTrainer, check_config, evaluate
@@ -31,8 +31,7 @@ def read_config(args: Namespace) -> CfgNode:
         ConfigError: a file, key or value is wrong, or CUDA is asked for and missing.
     """
     cfg = load_config(args.config_file, args.opts)
-    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"MODEL.DEVICE is {cfg.MODEL.DEVICE}, but there is no CUDA device; leave it out, or set cpu")
+    check_device(cfg)
     cfg.freeze()
     return cfg
 
