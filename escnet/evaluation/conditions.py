@@ -22,7 +22,7 @@ from escnet.data.benchmarks import find_benchmark, split_dataset_name
 from escnet.evaluation.evaluation_data import EvaluationData
 from escnet.vocabulary import Vocabulary
 
-_PACKAGES = ("torch", "torchvision", "open_clip_torch", "segment-anything", "numpy", "pillow")
+_PACKAGES = ("torchvision", "open_clip_torch", "segment-anything", "numpy", "pillow")
 Conditions = dict[str, Any]
 
 
@@ -70,9 +70,9 @@ def model_identity(cfg: CfgNode, model: nn.Module, weights: str = "") -> Conditi
 
 def versions() -> dict[str, str]:
     """The versions of escnet, Python and the libraries that take part in a prediction."""
-    found = {"escnet": __version__, "Python": platform.python_version()}
     # PyTorch's own word tells its build too.
-    return found | {name: metadata.version(name) for name in _PACKAGES} | {"torch": str(torch.__version__)}
+    found = {"escnet": __version__, "Python": platform.python_version(), "torch": str(torch.__version__)}
+    return found | {name: metadata.version(name) for name in _PACKAGES}
 
 
 def weights_sha256(model: nn.Module) -> str:
@@ -136,7 +136,6 @@ def _data(data: EvaluationData) -> dict[str, Any]:
         "image names sha256": _sha256("\n".join(images)),
         # Labels that are prepared anew, in another way, hardly keep the size of every file.
         "file sizes sha256": _sha256("\n".join(map(_sizes, data.records))),
-        "classes": len(data.class_names),
         "ignored id": data.space.ignore_label,
     }
 

@@ -12,7 +12,7 @@ import torch
 from tabulate import tabulate
 
 # Fields of SemanticMetrics and their names in detectron2's results.
-_SCORES = {
+SCORES = {
     "miou": "mIoU",
     "miou_d2_2021": "mIoU_d2_2021",
     "pixel_accuracy": "pACC",
@@ -184,11 +184,11 @@ class SemanticMetrics:
             "predicted_pixels": self.predicted_pixels,
         }
         classes = [dict(zip(per_class, values, strict=True)) for values in zip(*per_class.values(), strict=True)]
-        return {field: _none_if_nan(getattr(self, field)) for field in _SCORES} | {"classes": classes}
+        return {field: _none_if_nan(getattr(self, field)) for field in SCORES} | {"classes": classes}
 
     def percentages(self) -> dict[str, float]:
         """The flat dictionary that detectron2's trainer logs and compares: the scores, then `IoU-<class>`."""
-        scores = {name: 100 * getattr(self, field) for field, name in _SCORES.items()}
+        scores = {name: 100 * getattr(self, field) for field, name in SCORES.items()}
         classes = zip(self.class_names, self.class_iou, strict=True)
         return scores | {f"IoU-{name}": 100 * iou for name, iou in classes}
 
@@ -196,8 +196,8 @@ class SemanticMetrics:
         """The scores in percent as a short text table, with the class counts that the two mIoU divide by."""
         present = sum(pixels > 0 for pixels in self.truth_pixels)
         either = sum(t + p > 0 for t, p in zip(self.truth_pixels, self.predicted_pixels, strict=True))
-        row = [100 * getattr(self, field) for field in _SCORES]
-        scores = tabulate([row], headers=list(_SCORES.values()), floatfmt=".2f", tablefmt="pipe")
+        row = [100 * getattr(self, field) for field in SCORES]
+        scores = tabulate([row], headers=list(SCORES.values()), floatfmt=".2f", tablefmt="pipe")
         return f"{scores}\n{len(self.class_names)} classes, {present} in the truth, {either} in truth or prediction"
 
 

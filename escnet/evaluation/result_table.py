@@ -14,11 +14,11 @@ from tabulate import tabulate
 
 from escnet.data.benchmarks import find_benchmark
 from escnet.data.images import replacing
+from escnet.evaluation.confusion import SCORES
 from escnet.evaluation.evaluation_data import Run, dataset_title
 from escnet.evaluation.image_results import ResultsError
 from escnet.evaluation.run_folder import read_json
 
-SCORES = ("miou", "miou_d2_2021", "pixel_accuracy", "mean_accuracy", "fw_iou")
 _SHORT_NAMES = ("a847", "pc459", "a150", "pc59", "pas20", "pas20b")
 _ESC_NET = "published: ESC-Net's authors, trained on COCO-Stuff; class names, templates and mIoU definition are theirs"
 _CAT_SEG = "published: CAT-Seg's authors, trained on COCO-Stuff; class names, templates and mIoU definition are theirs"
