@@ -63,11 +63,15 @@ def time_steps(classes: int, size: tuple[int, int], repeats: int) -> dict[str, f
     prediction, truth = random_maps(classes, size, seed=0)
     confusion = ConfusionMatrix(classes, IGNORE_LABEL)
     logits = torch.randn(classes, 96, 96, generator=torch.Generator().manual_seed(0))
+
+    def one() -> ImageResult:
+        return ImageResult.count("image", prediction, truth, classes, IGNORE_LABEL)
+
     with tempfile.TemporaryDirectory() as folder:
         results = ImageResults(folder)
         steps = {
             "confusion update, ms": lambda: confusion.update(prediction, truth),
-            "whole result on disk, ms": lambda: results.add(count(prediction, truth, classes)),
+            "whole result on disk, ms": lambda: results.add(one()),
             "argmax in strips, ms": lambda: label_map(logits, size),
         }
         medians = {name: median_milliseconds(step, repeats) for name, step in steps.items()}
@@ -82,7 +86,7 @@ def peak_of_images(classes: int, size: tuple[int, int]) -> dict[str, float]:
         results, peaks = ImageResults(folder), []
         for start, stop in ((0, 10), (10, 210)):
             for seed in range(start, stop):
-                results.add(count(*random_maps(classes, size, seed), classes, str(seed)))
+                results.add(ImageResult.count(str(seed), *random_maps(classes, size, seed), classes, IGNORE_LABEL))
             results.confusion(classes)
             peaks.append(peak_memory())
         results.close()
@@ -109,13 +113,6 @@ def random_maps(classes: int, size: tuple[int, int], seed: int) -> tuple[np.ndar
     maps = [np.kron(generator.integers(0, classes, blocks), np.ones((64, 64), int)) for _ in range(2)]
     prediction, truth = (one[: size[0], : size[1]] for one in maps)
     return prediction, np.where(generator.random(size) < 0.1, IGNORE_LABEL, truth).astype(np.uint16)
-
-
-def count(prediction: np.ndarray, truth: np.ndarray, classes: int, image: str = "image") -> ImageResult:
-    """The result of an image, as the evaluation makes it."""
-    confusion = ConfusionMatrix(classes, IGNORE_LABEL)
-    confusion.update(prediction, truth)
-    return ImageResult(image, *truth.shape, 0.0, confusion.entries())
 
 
 def median_milliseconds(step: Callable[[], object], repeats: int) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +36,32 @@ class ImageResult:
     width: int
     seconds: float
     entries: np.ndarray
-    truth: int = 0
+    truth: int
+
+    @classmethod
+    def count(
+        cls,
+        image: str,
+        prediction: np.ndarray,
+        truth: np.ndarray,
+        num_classes: int,
+        ignore_label: int,
+        seconds: float = 0.0,
+    ) -> ImageResult:
+        """Count the pixels of a prediction.
+
+        Args:
+            image: its id.
+            prediction: (H, W) class ids.
+            truth: (H, W) class ids or the ignore label.
+
+        Raises:
+            ValueError: the maps differ in size or hold ids out of range.
+        """
+        confusion = ConfusionMatrix(num_classes, ignore_label)
+        confusion.update(prediction, truth)
+        checksum = zlib.crc32(np.ascontiguousarray(truth.astype("<u2")))
+        return cls(image, *truth.shape, seconds, confusion.entries(), checksum)
 
     def miou(self) -> float:
         """Mean IoU over the classes in this image's truth; NaN if all of it is ignored."""

@@ -36,7 +36,7 @@ def summarise(run: Run, model: OpenVocabularyModel, results: ImageResults) -> Se
     summary, scores = _Summary(), {}
     for result in results:
         summary.add(result)
-        scores[result.image] = result.miou()
+        scores[result.image] = (result.miou(), result.pixel_accuracy())
     if scores.keys() != expected:
         raise ResultsError(
             f"{run.folder}: has results of {len(scores)} images, but the dataset {len(expected)}; use --restart"
@@ -100,11 +100,11 @@ def _write_confusions(path: Path, confusion: ConfusionMatrix, names: Sequence[st
     _write_csv(path, ("truth", "predicted", "pixels", "share_of_truth"), rows)
 
 
-def _draw_worst(run: Run, model: OpenVocabularyModel, scores: dict[str, float]) -> None:
-    """Predict the images of the lowest mIoU once more, and draw prediction and truth side by side."""
+def _draw_worst(run: Run, model: OpenVocabularyModel, scores: dict[str, tuple[float, float]]) -> None:
+    """Predict the images of the lowest mIoU once more, and draw them beside the truth; `scores`: mIoU, accuracy."""
     folder, space = run.folder / "worst", run.data.space
-    scored = [image for image in scores if not np.isnan(scores[image])]
-    worst = sorted(scored, key=lambda image: (scores[image], image))[:WORST_IMAGES]
+    scored = [image for image, (miou, _) in scores.items() if not np.isnan(miou)]
+    worst = sorted(scored, key=lambda image: (scores[image][0], image))[:WORST_IMAGES]
     by_id = {record["image_id"]: record for record in run.data.records}
     entries = []
     for number, image in enumerate(worst, start=1):
@@ -115,8 +115,8 @@ def _draw_worst(run: Run, model: OpenVocabularyModel, scores: dict[str, float]) 
             prediction_and_truth(pixels, labels, truth, run.data.class_names, space.ignore_label).save(
                 temporary, format="JPEG"
             )
-        accuracy = float((labels == truth)[truth != space.ignore_label].mean())
-        entries.append({"file": file, "image": image, "miou": scores[image], "pixel_accuracy": accuracy})
+        miou, accuracy = scores[image]
+        entries.append({"file": file, "image": image, "miou": miou, "pixel_accuracy": accuracy})
     write_json(run.folder / "worst.json", entries)
 
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 import time
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.utils import comm
@@ -21,7 +19,7 @@ from escnet.data.label_spaces import LabelSpace
 from escnet.data.mappers import EvaluationMapper
 from escnet.data.stream import build_evaluation_loader
 from escnet.evaluation.conditions import Conditions, conditions, differences, model_identity
-from escnet.evaluation.confusion import ConfusionMatrix, SemanticMetrics
+from escnet.evaluation.confusion import SemanticMetrics
 from escnet.evaluation.evaluation_data import EvaluationData, Run
 from escnet.evaluation.image_results import ImageResult, ImageResults, ResultsError
 from escnet.evaluation.report import write_report
@@ -207,10 +205,8 @@ def _count_image(model: OpenVocabularyModel, sample: Record, space: LabelSpace) 
     start = time.perf_counter()
     labels = predict(model, sample["image"], space.vocabulary)
     seconds = time.perf_counter() - start
-    confusion = ConfusionMatrix(space.vocabulary.num_classes, space.ignore_label)
+    classes, ignore_label = space.vocabulary.num_classes, space.ignore_label
     try:
-        confusion.update(labels, truth)
+        return ImageResult.count(sample["image_id"], labels, truth, classes, ignore_label, seconds)
     except ValueError as error:
         raise ValueError(f"{sample['file_name']}, {sample['sem_seg_file_name']}: {error}") from error
-    checksum = zlib.crc32(np.ascontiguousarray(truth.astype("<u2")))
-    return ImageResult(sample["image_id"], *truth.shape, seconds, confusion.entries(), checksum)
