@@ -107,3 +107,15 @@ def test_a_folder_of_the_user(tmp_path, tool, capsys):
 
 def test_samples_show_the_ignored_pixels_too(ade):
     assert draw_samples("ade20k_150_val", 2).height > draw_samples("ade20k_150_val", 1).height > 300
+
+
+def test_a_folder_of_mixed_depths(tmp_path):
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    for name, bits in (("a", 8), ("b", 16)):
+        Image.new("RGB", (8, 6)).save(tmp_path / f"images/{name}.png")
+        write_labels(tmp_path / f"labels/{name}.png", np.zeros((6, 8), int), bits=bits)
+    (tmp_path / "classes.txt").write_text("cat\n")
+    assert inspect_dataset(f"folder:{tmp_path}").faults == [
+        "the label maps are {8: 1, 16: 1} (bits: files), but should be of one kind"
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 
 import numpy as np
 import pytest
@@ -13,6 +14,24 @@ from escnet.evaluation.image_results import ImageResult, ImageResults, ResultsEr
 
 def result(image: str, entries: list[list[int]], truth: int = 7) -> ImageResult:
     return ImageResult(image, 4, 5, 0.25, np.array(entries, dtype=np.int64).reshape(-1, 3), truth)
+
+
+def test_counting_by_hand():
+    truth = np.array([[0, 1, 255], [1, 1, 0]], dtype=np.uint8)
+    one = ImageResult.count("a", np.array([[0, 1, 2], [2, 1, 0]]), truth, 3, 255, seconds=0.5)
+    assert (one.image, one.height, one.width, one.seconds) == ("a", 2, 3, 0.5)
+    assert one.entries.tolist() == [[0, 0, 2], [1, 1, 2], [1, 2, 1]]
+
+
+def test_the_checksum_is_of_the_ids_and_not_of_their_bits():
+    prediction, truth = np.zeros((2, 3), int), np.array([[0, 1, 2], [2, 1, 255]])
+
+    def checksum(labels: np.ndarray) -> int:
+        return ImageResult.count("a", prediction, labels, 3, 255).truth
+
+    assert checksum(truth.astype(np.uint8)) == checksum(truth.astype(np.uint16)) == checksum(truth)
+    assert checksum(truth) == zlib.crc32(bytes([0, 0, 1, 0, 2, 0, 2, 0, 1, 0, 255, 0]))
+    assert checksum(truth[::-1]) != checksum(truth)
 
 
 def test_written_and_read_back(tmp_path):

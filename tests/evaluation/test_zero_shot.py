@@ -162,6 +162,14 @@ def test_truth_that_does_not_fit_names_both_files(run, cfg, voc):
         evaluate_run(run, cfg, RedModel())
 
 
+def test_a_result_of_another_image_is_refused(run, cfg):
+    evaluate_run(run, cfg, RedModel())
+    line = json.loads((run.folder / "images.0.jsonl").read_text().splitlines()[0])
+    (run.folder / "images.1.jsonl").write_text(json.dumps(line | {"image": "stranger"}) + "\n")
+    with pytest.raises(ResultsError, match="results of 3 images, but the dataset 2; use --restart"):
+        evaluate_run(run, cfg, RedModel())
+
+
 def test_all_ignored_is_an_error(run, cfg, voc):
     for file in (voc / "VOCdevkit/VOC2012/annotations_detectron2_bg/val").iterdir():
         write_labels(file, np.full(np.array(Image.open(file)).shape, 255))
