@@ -22,8 +22,8 @@ from pathlib import Path
 
 from escnet.data.class_tables import DatasetError, load_class_table
 from escnet.data.label_conversion import IdTable, read_ade20k_full, train_ids_by_raw_id
-from escnet.data.pairing import listed
-from escnet.data.preparation import LabelSet, pair, run_script
+from escnet.data.pairing import listed, pair
+from escnet.data.preparation import LabelSet, run_script
 
 FOLDER = "ADE20K_2021_17_01"
 DATASETS = {"training": "ade20k_847_train", "validation": "ade20k_847_val"}

@@ -20,8 +20,8 @@ from pathlib import Path
 
 from escnet.data.class_tables import DatasetError, load_class_table
 from escnet.data.label_conversion import read_panoptic, train_ids_by_raw_id
-from escnet.data.pairing import listed
-from escnet.data.preparation import LabelSet, files_by_name, pair, run_script
+from escnet.data.pairing import files_by_name, listed, pair
+from escnet.data.preparation import LabelSet, run_script
 
 FOLDER = "coco"
 DATASETS = {"train2017": "coco_panoptic_train", "val2017": "coco_panoptic_val"}

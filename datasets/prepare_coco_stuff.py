@@ -17,7 +17,8 @@ from functools import partial
 
 from escnet.data.class_tables import DatasetError, load_class_table
 from escnet.data.label_conversion import IdTable, read_grey, train_ids_by_raw_id
-from escnet.data.preparation import LabelSet, files_by_name, pair, run_script
+from escnet.data.pairing import files_by_name, pair
+from escnet.data.preparation import LabelSet, run_script
 
 FOLDER = "coco-stuff"
 DATASETS = {"train2017": "coco_stuff_train", "val2017": "coco_stuff_val"}

@@ -24,7 +24,8 @@ from typing import Any
 
 from escnet.data.class_tables import DatasetError, load_class_table
 from escnet.data.label_conversion import IdTable, read_context_masks, read_context_mat, train_ids_by_raw_id
-from escnet.data.preparation import LabelSet, files_by_name, pair, read_list, run_script
+from escnet.data.pairing import files_by_name, pair, read_list
+from escnet.data.preparation import LabelSet, run_script
 
 FOLDER = "VOCdevkit/VOC2010"
 SPLITS = ("train", "val")

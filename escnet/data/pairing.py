@@ -1,10 +1,11 @@
-"""Photographs and label maps on disk, paired by name."""
+"""Photographs and label maps on disk, paired by name: prepared ones, and the files of the archives as published."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from escnet.data.class_tables import DatasetError
 
@@ -15,6 +16,14 @@ class Pair(NamedTuple):
     key: str
     image: Path
     labels: Path
+
+
+class Source(NamedTuple):
+    """The published files of one image, and the annotations of this image alone where a file holds those of all."""
+
+    image: str
+    labels: str
+    detail: Any = None
 
 
 def pair_files(
@@ -50,6 +59,58 @@ def pair_files(
         if lonely:
             raise DatasetError(f"{name}: {len(lonely)} {kind}(s) without a {other}: {listed(lonely, 5)}; {expected}")
     return [Pair(key, images[key], labels[key]) for key in sorted(labels)]
+
+
+def files_by_name(folder: Path, suffix: str) -> dict[str, str]:
+    """The files of a folder that end in `suffix`, by name without it, sorted; hidden ones are left out."""
+    if not folder.is_dir():
+        return {}
+    with os.scandir(folder) as entries:
+        found = {
+            entry.name.removesuffix(suffix): entry.path
+            for entry in entries
+            if entry.name.endswith(suffix) and not entry.name.startswith(".")
+        }
+    return {name: found[name] for name in sorted(found)}
+
+
+def pair(
+    images: Mapping[str, str], labels: Mapping[str, str], expected: str, names: Sequence[str] | None = None
+) -> dict[str, Source]:
+    """The photograph and the label file of each name, sorted.
+
+    Args:
+        images, labels: files by name.
+        expected: what should be where, for error messages.
+        names: those wanted; default all of either, none of which may then lack its partner.
+
+    Raises:
+        DatasetError: nothing found, or a file without a partner.
+    """
+    for kind, files in (("images", images), ("label files", labels)):
+        if not files:
+            raise DatasetError(f"no {kind} found; expected are {expected}")
+    wanted = sorted(images.keys() | labels.keys() if names is None else names)
+    faults = [
+        f"{len(lonely)} without {kind}: {listed(lonely, 5)}"
+        for kind, files in (("a photograph", images), ("labels", labels))
+        if (lonely := [name for name in wanted if name not in files])
+    ]
+    if faults:
+        raise DatasetError(f"of {len(wanted)} images, {' and '.join(faults)}; expected are {expected}")
+    return {name: Source(images[name], labels[name]) for name in wanted}
+
+
+def read_list(path: Path) -> list[str]:
+    """The names in a list of VOC, one a line.
+
+    Raises:
+        DatasetError: it is missing, or empty.
+    """
+    names = path.read_text(encoding="utf-8").split() if path.is_file() else []
+    if not names:
+        raise DatasetError(f"{path}: is missing or empty; it comes with the archive, unpack that again")
+    return names
 
 
 def listed(values: Iterable[object], limit: int) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from tabulate import tabulate
@@ -21,20 +21,12 @@ from escnet.data.benchmarks import Benchmark, data_root, find_benchmark
 from escnet.data.class_tables import DatasetError
 from escnet.data.images import ImageError, replacing
 from escnet.data.label_conversion import Task
-from escnet.data.pairing import listed
+from escnet.data.pairing import Source, files_by_name, listed
 from escnet.data.preparation_tasks import Count, Recipe, count_pixels, make_all, read_checked, worker_pool
 
 REPORT, TABLE = "preparation.json", "preparation.csv"
 _TRIALS = 16
 _SHOWN_CLASSES = 15
-
-
-class Source(NamedTuple):
-    """The published files of one image, and the annotations of this image alone where a file holds those of all."""
-
-    image: str
-    labels: str
-    detail: Any = None
 
 
 @dataclass(frozen=True)
@@ -131,58 +123,6 @@ def run_script(
         print(f"{folder}: stopped; what is finished is kept, run again to continue", file=sys.stderr)
         return 130
     return 0
-
-
-def files_by_name(folder: Path, suffix: str) -> dict[str, str]:
-    """The files of a folder that end in `suffix`, by name without it, sorted; hidden ones are left out."""
-    if not folder.is_dir():
-        return {}
-    with os.scandir(folder) as entries:
-        found = {
-            entry.name.removesuffix(suffix): entry.path
-            for entry in entries
-            if entry.name.endswith(suffix) and not entry.name.startswith(".")
-        }
-    return {name: found[name] for name in sorted(found)}
-
-
-def pair(
-    images: Mapping[str, str], labels: Mapping[str, str], expected: str, names: Sequence[str] | None = None
-) -> dict[str, Source]:
-    """The photograph and the label file of each name, sorted.
-
-    Args:
-        images, labels: files by name.
-        expected: what should be where, for error messages.
-        names: those wanted; default all of either, none of which may then lack its partner.
-
-    Raises:
-        DatasetError: nothing found, or a file without a partner.
-    """
-    for kind, files in (("images", images), ("label files", labels)):
-        if not files:
-            raise DatasetError(f"no {kind} found; expected are {expected}")
-    wanted = sorted(images.keys() | labels.keys() if names is None else names)
-    faults = [
-        f"{len(lonely)} without {kind}: {listed(lonely, 5)}"
-        for kind, files in (("a photograph", images), ("labels", labels))
-        if (lonely := [name for name in wanted if name not in files])
-    ]
-    if faults:
-        raise DatasetError(f"of {len(wanted)} images, {' and '.join(faults)}; expected are {expected}")
-    return {name: Source(images[name], labels[name]) for name in wanted}
-
-
-def read_list(path: Path) -> list[str]:
-    """The names in a list of VOC, one a line.
-
-    Raises:
-        DatasetError: it is missing, or empty.
-    """
-    names = path.read_text(encoding="utf-8").split() if path.is_file() else []
-    if not names:
-        raise DatasetError(f"{path}: is missing or empty; it comes with the archive, unpack that again")
-    return names
 
 
 def check(label_set: LabelSet, overwrite: bool = False) -> None:

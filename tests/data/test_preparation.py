@@ -15,7 +15,8 @@ from escnet.data.benchmarks import dataset_records
 from escnet.data.class_tables import DatasetError, load_class_names
 from escnet.data.images import image_size, read_labels, replacing, write_labels
 from escnet.data.label_conversion import IdTable, Task
-from escnet.data.preparation import LabelSet, Source, check, files_by_name, make, pair, run_script
+from escnet.data.pairing import Source, files_by_name, pair
+from escnet.data.preparation import LabelSet, check, make, run_script
 from escnet.data.preparation_tasks import Count, Recipe, make_all, shrink_image, shrink_labels, shrunk_size, worker_pool
 
 # Raw ids of a COCO-Stuff label map and, worked out by hand, its train ids: thing 12 (stop sign) is the twelfth that is
