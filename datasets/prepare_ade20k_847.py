@@ -20,9 +20,10 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from escnet.data.class_tables import DatasetError, load_class_table
+from escnet.data.class_tables import load_class_table
+from escnet.data.errors import DatasetError, listed
 from escnet.data.label_conversion import IdTable, read_ade20k_full, train_ids_by_raw_id
-from escnet.data.pairing import listed, pair
+from escnet.data.pairing import pair
 from escnet.data.preparation import LabelSet, run_script
 
 FOLDER = "ADE20K_2021_17_01"

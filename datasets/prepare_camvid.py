@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from escnet.data.class_tables import DatasetError, load_class_names
+from escnet.data.class_tables import load_class_names
+from escnet.data.errors import DatasetError
 from escnet.data.images import ImageError, read_image, read_labels, replacing
 
 SPLITS = ("train", "val")

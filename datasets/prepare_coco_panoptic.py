@@ -18,9 +18,10 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from escnet.data.class_tables import DatasetError, load_class_table
+from escnet.data.class_tables import load_class_table
+from escnet.data.errors import DatasetError, listed
 from escnet.data.label_conversion import read_panoptic, train_ids_by_raw_id
-from escnet.data.pairing import files_by_name, listed, pair
+from escnet.data.pairing import files_by_name, pair
 from escnet.data.preparation import LabelSet, run_script
 
 FOLDER = "coco"

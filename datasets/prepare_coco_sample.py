@@ -23,7 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from escnet.data.class_tables import ClassRow, DatasetError, load_class_table
+from escnet.data.class_tables import ClassRow, load_class_table
+from escnet.data.errors import DatasetError
 from escnet.data.images import ImageError, read_image, replacing, write_labels
 from escnet.data.label_conversion import panoptic_labels
 

@@ -15,7 +15,8 @@ from argparse import Namespace
 from collections.abc import Sequence
 from functools import partial
 
-from escnet.data.class_tables import DatasetError, load_class_table
+from escnet.data.class_tables import load_class_table
+from escnet.data.errors import DatasetError
 from escnet.data.label_conversion import IdTable, read_grey, train_ids_by_raw_id
 from escnet.data.pairing import files_by_name, pair
 from escnet.data.preparation import LabelSet, run_script

@@ -22,7 +22,8 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from escnet.data.class_tables import DatasetError, load_class_table
+from escnet.data.class_tables import load_class_table
+from escnet.data.errors import DatasetError
 from escnet.data.label_conversion import IdTable, read_context_masks, read_context_mat, train_ids_by_raw_id
 from escnet.data.pairing import files_by_name, pair, read_list
 from escnet.data.preparation import LabelSet, run_script

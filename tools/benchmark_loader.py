@@ -24,7 +24,7 @@ from tabulate import tabulate
 
 from escnet.config import ConfigError, load_config
 from escnet.data.benchmarks import dataset_records
-from escnet.data.class_tables import DatasetError
+from escnet.data.errors import DatasetError
 from escnet.data.images import read_image
 from escnet.data.label_spaces import label_spaces, read_training_labels
 from escnet.data.mappers import TrainingMapper

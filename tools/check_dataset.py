@@ -17,7 +17,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from escnet.data.benchmarks import dataset_folder_name, full_dataset_name
-from escnet.data.class_tables import DatasetError
+from escnet.data.errors import DatasetError
 from escnet.data.images import ImageError, replacing
 from escnet.data.inspection import NOT_LABELLED, Inspection, draw_samples, inspect_dataset
 

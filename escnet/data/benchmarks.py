@@ -15,7 +15,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.catalog import Metadata
 from detectron2.utils.logger import log_first_n
 
-from escnet.data.class_tables import DatasetError, load_class_names
+from escnet.data.class_tables import load_class_names
+from escnet.data.errors import DatasetError
 from escnet.data.folder import FOLDER_PREFIX, read_folder
 from escnet.data.pairing import Pair, pair_files
 from escnet.vocabulary import BACKGROUND

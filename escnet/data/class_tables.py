@@ -6,12 +6,10 @@ import csv
 from pathlib import Path
 from typing import NamedTuple
 
+from escnet.data.errors import DatasetError
+
 CLASS_FOLDER = Path(__file__).parent / "classes"
 _COLUMNS = ["train_id", "raw_id", "original", "name", "synonyms"]
-
-
-class DatasetError(ValueError):
-    """A dataset that is unknown, or not on disk as expected. The message says what was looked for, and the remedy."""
 
 
 class ClassRow(NamedTuple):

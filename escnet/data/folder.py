@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from escnet.data.class_tables import DatasetError
+from escnet.data.errors import DatasetError
 from escnet.data.images import label_bits
 from escnet.data.pairing import Pair, pair_files
 

@@ -14,8 +14,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from escnet.data.benchmarks import dataset_metadata, dataset_records, find_benchmark
+from escnet.data.errors import listed
 from escnet.data.images import ImageError, label_bits, read_image, read_labels
-from escnet.data.pairing import listed
 from escnet.visualization import overlay
 
 NOT_LABELLED = "(not labelled)"

@@ -14,9 +14,9 @@ import scipy.io
 from pycocotools import mask as run_lengths
 from scipy.io.matlab import MatReadError
 
-from escnet.data.class_tables import ClassRow, DatasetError
+from escnet.data.class_tables import ClassRow
+from escnet.data.errors import DatasetError, listed
 from escnet.data.images import ImageError, image_mode, read_image, read_labels
-from escnet.data.pairing import listed
 
 VOID_SEGMENT = 0
 _UNKNOWN = -1

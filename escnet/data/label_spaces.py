@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from escnet.data.benchmarks import dataset_metadata, find_benchmark, split_dataset_name
-from escnet.data.class_tables import ClassRow, DatasetError, load_class_table
+from escnet.data.class_tables import ClassRow, load_class_table
+from escnet.data.errors import DatasetError, listed
 from escnet.data.images import ImageError, read_labels
-from escnet.data.pairing import listed
 from escnet.layers.segmentation_loss import IGNORE_LABEL
 from escnet.vocabulary import Vocabulary
 

@@ -13,7 +13,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.data import transforms as T
 
 from escnet.data.augmentations import ColorJitter, PadTo, ScaleJitterCrop
-from escnet.data.class_tables import DatasetError
+from escnet.data.errors import DatasetError
 from escnet.data.images import ImageError, read_image, read_labels
 from escnet.data.label_spaces import LabelSpace, label_spaces, read_training_labels
 from escnet.layers.segmentation_loss import IGNORE_LABEL

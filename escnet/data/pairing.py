@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from escnet.data.class_tables import DatasetError
+from escnet.data.errors import DatasetError, listed
 
 
 class Pair(NamedTuple):
@@ -111,12 +111,6 @@ def read_list(path: Path) -> list[str]:
     if not names:
         raise DatasetError(f"{path}: is missing or empty; it comes with the archive, unpack that again")
     return names
-
-
-def listed(values: Iterable[object], limit: int) -> str:
-    """The first `limit` values, separated by commas, and dots if there are more."""
-    values = list(values)
-    return ", ".join(map(str, values[:limit])) + (", ..." if len(values) > limit else "")
 
 
 def _files_by_key(name: str, folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:

@@ -18,10 +18,10 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from escnet.data.benchmarks import Benchmark, data_root, find_benchmark
-from escnet.data.class_tables import DatasetError
+from escnet.data.errors import DatasetError, listed
 from escnet.data.images import ImageError, replacing
 from escnet.data.label_conversion import Task
-from escnet.data.pairing import Source, files_by_name, listed
+from escnet.data.pairing import Source, files_by_name
 from escnet.data.preparation_tasks import Count, Recipe, count_pixels, make_all, read_checked, worker_pool
 
 REPORT, TABLE = "preparation.json", "preparation.csv"

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from escnet.data.class_tables import DatasetError
+from escnet.data.errors import DatasetError
 from escnet.data.images import (
     ImageError,
     has_orientation,

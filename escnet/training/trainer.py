@@ -22,7 +22,7 @@ from detectron2.utils.events import CommonMetricPrinter, JSONWriter, Tensorboard
 from torch import Tensor, nn
 
 from escnet.data.benchmarks import dataset_folder_name, dataset_records
-from escnet.data.class_tables import DatasetError
+from escnet.data.errors import DatasetError
 from escnet.data.mappers import EvaluationMapper, TrainingMapper
 from escnet.data.stream import build_evaluation_loader, build_training_loader
 from escnet.evaluation.semantic import SemanticEvaluator

@@ -21,7 +21,8 @@ from escnet.data.benchmarks import (
     full_dataset_name,
     split_dataset_name,
 )
-from escnet.data.class_tables import DatasetError, load_class_names
+from escnet.data.class_tables import load_class_names
+from escnet.data.errors import DatasetError
 
 
 def test_every_row_is_registered_and_ignores_an_id_that_is_no_class():

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from escnet.data.class_tables import ClassRow, DatasetError, load_class_names, load_class_table
+from escnet.data.class_tables import ClassRow, load_class_names, load_class_table
+from escnet.data.errors import DatasetError
 
 HEADER = "train_id\traw_id\toriginal\tname\tsynonyms\n"
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from escnet.data.benchmarks import dataset_metadata, dataset_records
-from escnet.data.class_tables import DatasetError
+from escnet.data.errors import DatasetError
 from escnet.data.folder import read_folder
 from escnet.data.images import ImageError, label_bits
 from escnet.data.label_spaces import label_spaces

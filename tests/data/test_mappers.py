@@ -13,7 +13,7 @@ from PIL import Image
 
 from escnet.data.augmentations import ColorJitter
 from escnet.data.benchmarks import dataset_records
-from escnet.data.class_tables import DatasetError
+from escnet.data.errors import DatasetError
 from escnet.data.images import ImageError, write_labels
 from escnet.data.label_spaces import LabelSpace, label_spaces
 from escnet.data.mappers import IGNORE_LABEL, EvaluationMapper, TrainingMapper

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from escnet.data.benchmarks import dataset_records
-from escnet.data.class_tables import DatasetError, load_class_names
+from escnet.data.class_tables import load_class_names
+from escnet.data.errors import DatasetError
 from escnet.data.images import image_size, read_labels, replacing, write_labels
 from escnet.data.label_conversion import IdTable, Task
 from escnet.data.pairing import Source, files_by_name, pair
