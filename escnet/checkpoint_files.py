@@ -84,7 +84,7 @@ def file_sha256(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-def verify_sha256(path: str | Path, sha256: str) -> None:
+def verify_sha256(path: str | Path, sha256: str, remedy: str = "delete it and fetch it again") -> None:
     """Check the SHA-256 digest of a file.
 
     Raises:
@@ -92,7 +92,7 @@ def verify_sha256(path: str | Path, sha256: str) -> None:
     """
     found = file_sha256(path)
     if found != sha256:
-        raise WeightsError(f"{path}: the SHA-256 is {found}, not {sha256}; delete it and fetch it again")
+        raise WeightsError(f"{path}: the SHA-256 is {found}, not {sha256}; {remedy}")
 
 
 def first_line(error: Exception) -> str:

@@ -14,6 +14,8 @@ import yaml
 from detectron2.config import CfgNode as CN
 from detectron2.config import get_cfg
 
+from escnet.shipped_weights import resolve_shipped
+
 
 class ConfigError(ValueError):
     """A configuration that cannot be used; the message names the file or the key."""
@@ -22,10 +24,12 @@ class ConfigError(ValueError):
 def load_config(config: str | os.PathLike | CN, opts: Sequence[str] = ()) -> CN:
     """A copy of a config, or the contents of a .yaml file over escnet's defaults, with KEY VALUE pairs set in it.
 
-    A file that does not set MODEL.DEVICE gets `cuda` where there is one, else `cpu`.
+    A file that does not set MODEL.DEVICE gets `cuda` where there is one, else `cpu`. Weights that ship with the package
+    ("shipped:clip") become the path of their file.
 
     Raises:
         ConfigError: for a missing file, an unknown key or a value of the wrong kind.
+        WeightsError: for weights that do not ship with the package, or whose file was changed.
     """
     if isinstance(config, CN):
         cfg, source = config.clone(), "config"
@@ -44,6 +48,8 @@ def load_config(config: str | os.PathLike | CN, opts: Sequence[str] = ()) -> CN:
     # Detectron2 raises all of these for faulty keys, values and files.
     except (AssertionError, KeyError, ValueError, TypeError, AttributeError, OSError, yaml.YAMLError) as error:
         raise ConfigError(f"{source}: {_one_line(error)}") from error
+    for node in (cfg.MODEL, cfg.MODEL.CLIP, cfg.MODEL.SAM):
+        node.WEIGHTS = resolve_shipped(node.WEIGHTS)
     return cfg
 
 
@@ -72,7 +78,7 @@ def _add_model(cfg: CN) -> None:
     cfg.MODEL.CLIP = CN()
     # A ViT of open_clip, or one of escnet/model_configs.
     cfg.MODEL.CLIP.NAME = "ViT-B-16-quickgelu"
-    # An open_clip tag ("openai"), the path of a checkpoint, or "" for random weights.
+    # An open_clip tag ("openai"), the path of a checkpoint, "shipped:clip" (of MojiScenes), or "" for random weights.
     cfg.MODEL.CLIP.WEIGHTS = "openai"
     # Height and width R to which an image is resized (paper: 384 for ViT-B/16, 336 for ViT-L/14).
     cfg.MODEL.CLIP.IMAGE_SIZE = (384, 384)
@@ -84,11 +90,11 @@ def _add_model(cfg: CN) -> None:
     cfg.MODEL.CLIP.TRAIN = "attention"
 
     cfg.MODEL.SAM = CN()
-    # vit_b (paper), vit_l, vit_h (their decoders have one shape) or mini.
+    # vit_b (paper), vit_l, vit_h (their decoders have one shape), moji (small, of MojiScenes) or mini (smaller).
     cfg.MODEL.SAM.NAME = "vit_b"
     # SAM block: pretrained (paper), random (ablation: trained from scratch at the full rate) or none (ablation).
     cfg.MODEL.SAM.INIT = "pretrained"
-    # "official" (looked up, else fetched) or the path of a checkpoint in SAM's own format.
+    # "official" (looked up, else fetched), the path of a checkpoint in SAM's own format, or "shipped:sam".
     cfg.MODEL.SAM.WEIGHTS = "official"
     # Which weights of a pretrained SAM block train: none, attention (paper) or all.
     cfg.MODEL.SAM.TRAIN = "attention"

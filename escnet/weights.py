@@ -87,6 +87,17 @@ SAM_SIZES: dict[str, SamSize] = {
         encoder_heads=2,
         global_blocks=(0, 1),
     ),
+    "moji": SamSize(
+        channels=64,
+        heads=4,
+        mlp_dim=256,
+        image_size=128,
+        patch_size=8,
+        encoder_dim=96,
+        encoder_depth=4,
+        encoder_heads=3,
+        global_blocks=(0, 1, 2, 3),
+    ),
 }
 
 

@@ -15,9 +15,10 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.catalog import Metadata
 from detectron2.utils.logger import log_first_n
 
-from escnet.data.class_tables import load_class_names
+from escnet.data.class_tables import ClassRow, load_class_table
 from escnet.data.errors import DatasetError
 from escnet.data.folder import FOLDER_PREFIX, read_folder
+from escnet.data.mojiscenes.classes import BASE, CLASS_FILE, NOVEL, STUFF
 from escnet.data.pairing import Pair, pair_files
 from escnet.vocabulary import BACKGROUND
 
@@ -35,6 +36,9 @@ class Benchmark:
         images, labels: folder of the photographs and of the label maps, with file ending; the names are the same.
         bits: of the label maps, 8 or 16.
         classes: class file in ``escnet/data/classes``.
+        rows: the part of the class file that the labels use, as (first, end); default: all of it.
+        scored: the classes that mIoU is the mean of, as (first id, end); default: all. The others compete with them, so
+            that a pixel which is mistaken for one of these counts as wrong.
         source: where the files come from and how they are brought into this form, for error messages.
         sizes: number of images of the published split; the literature uses more than one of some.
         short, title: name on the command line and in tables, where the dataset is a benchmark of zero-shot models.
@@ -55,6 +59,8 @@ class Benchmark:
     background: str = ""
     labels_select: bool = False
     ignore_label: int | None = None
+    rows: tuple[int, int | None] = (0, None)
+    scored: tuple[int, int] | None = None
 
     @property
     def ignored(self) -> int:
@@ -64,7 +70,12 @@ class Benchmark:
     @property
     def class_names(self) -> list[str]:
         """The published name of each class of the labels, the background included."""
-        return [*load_class_names(self.classes), *([BACKGROUND] if self.background else [])]
+        return [*(row.original for row in self.class_table), *([BACKGROUND] if self.background else [])]
+
+    @property
+    def class_table(self) -> tuple[ClassRow, ...]:
+        """The rows of the class file that the labels use, without the background."""
+        return load_class_table(self.classes)[slice(*self.rows)]
 
 
 def _dataset(
@@ -88,6 +99,14 @@ def _dataset(
         return Benchmark(f"{name}_{suffix}", *paths, bits, classes, source, sizes, **own, **common)
 
     return split("train", *train), split("val", *val, short=short, title=title)
+
+
+def _mojiscenes(split: str, images: str = "", bits: int = 8, **own: Any) -> Benchmark:
+    """A split of the miniature world; `images` is the split whose pictures it shares."""
+    return Benchmark(
+        f"mojiscenes_{split}", f"mojiscenes/images/{images or split}/*.jpg", f"mojiscenes/annotations/{split}/*.png",
+        bits, CLASS_FILE, "drawn by datasets/prepare_mojiscenes.py", **own,
+    )  # fmt: skip
 
 
 BENCHMARKS = (
@@ -138,6 +157,14 @@ BENCHMARKS = (
         "CamVid with 11 classes, brought here by datasets/prepare_camvid.py",
         train=("train", ()), val=("val", ()), ignore_label=11,
     ),
+    _mojiscenes("train", rows=(0, STUFF.stop)),
+    _mojiscenes("val_base", rows=(0, STUFF.stop), scored=(0, BASE.stop), short="moji_base", title="Moji-base"),
+    _mojiscenes(
+        "val_novel", rows=(STUFF.start, NOVEL.stop), scored=(len(STUFF), len(STUFF) + len(NOVEL)),
+        short="moji_novel", title="Moji-novel",
+    ),
+    _mojiscenes("val_all", rows=(0, NOVEL.stop), short="moji_all", title="Moji-all"),
+    _mojiscenes("val_847", images="val_all", bits=16, short="moji_847", title="Moji-847"),
 )  # fmt: skip
 
 
@@ -222,7 +249,10 @@ def register_benchmarks() -> None:
             continue
         DatasetCatalog.register(benchmark.name, partial(_load_benchmark, benchmark))
         MetadataCatalog.get(benchmark.name).set(
-            stuff_classes=benchmark.class_names, ignore_label=benchmark.ignored, evaluator_type="sem_seg"
+            stuff_classes=benchmark.class_names,
+            ignore_label=benchmark.ignored,
+            evaluator_type="sem_seg",
+            scored_classes=benchmark.scored,
         )
 
 

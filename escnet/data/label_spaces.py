@@ -74,7 +74,7 @@ def dataset_vocabulary(
         if not names:
             raise DatasetError(f"'{dataset}': set stuff_classes in its MetadataCatalog entry")
         return Vocabulary(names, templates=templates)
-    rows = load_class_table(benchmark.classes)
+    rows = benchmark.class_table
     background: list[ClassRow] = []
     if benchmark.background:
         own = {row.original for row in rows}

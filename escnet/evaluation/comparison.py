@@ -17,6 +17,7 @@ from escnet.data.images import replacing
 from escnet.evaluation.conditions import differences
 from escnet.evaluation.image_results import ImageResult, ImageResults
 from escnet.evaluation.run_folder import RunDescription, read_run
+from escnet.evaluation.scored_classes import ScoredClasses, is_scored, scored_words
 
 # Resamples computed at a time: bounds the (resamples, N) arrays without slowing the products down.
 _CHUNK = 250
@@ -36,7 +37,7 @@ class Difference:
         low, high: percentile interval of B - A.
         share_b_higher: share of the resamples in which B is higher.
         resamples: in which the score is defined; a class can be absent from some.
-        images: that count: all, or those with the class in the truth.
+        images: that count: all, or those with the class, or one of those that mIoU is the mean of, in the truth.
     """
 
     name: str
@@ -104,11 +105,13 @@ class PixelCounts:
         truth: pixels of the class in the truth.
         union: pixels of the class in truth or prediction.
         hits: pixels of the class in both.
+        scored: first id and end of the classes that mIoU is the mean of; None: all.
     """
 
     truth: sparse.csr_array
     union: sparse.csr_array
     hits: sparse.csr_array
+    scored: ScoredClasses = None
 
     def scores(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Scores of several weighted sums of the images, as if each image occurred as often as its weight says.
@@ -123,10 +126,16 @@ class PixelCounts:
         truth, union, hits = (weights @ counts for counts in (self.truth, self.union, self.hits))
         present, total = truth > 0, truth.sum(axis=1)
         iou = np.divide(hits, union, out=np.full_like(hits, np.nan), where=present)
-        found = np.where(present, iou, 0)
-        sums = np.stack([found.sum(axis=1), hits.sum(axis=1), (truth * found).sum(axis=1)], axis=1)
-        parts = np.stack([present.sum(axis=1), total, total], axis=1)
+        found, counted = np.where(present, iou, 0), is_scored(np.arange(truth.shape[1]), self.scored)
+        sums = np.stack([(found * counted).sum(axis=1), hits.sum(axis=1), (truth * found).sum(axis=1)], axis=1)
+        parts = np.stack([(present & counted).sum(axis=1), total, total], axis=1)
         return np.divide(sums, parts, out=np.full_like(sums, np.nan), where=parts > 0), iou
+
+    def images_of_miou(self) -> int:
+        """How many images count for mIoU: all, or those with a scored class in the truth."""
+        if self.scored is None:
+            return self.truth.shape[0]
+        return int(np.count_nonzero(self.truth[:, slice(*self.scored)].sum(axis=1)))
 
 
 def compare_runs(a: Path, b: Path, samples: int = 1000, seed: int = 0, confidence: float = 0.95) -> Comparison:
@@ -139,7 +148,7 @@ def compare_runs(a: Path, b: Path, samples: int = 1000, seed: int = 0, confidenc
         confidence: of the intervals, between 0 and 1.
 
     Raises:
-        ComparisonError: the runs have other images, classes or truth.
+        ComparisonError: the runs have other images, classes or truth, or mIoU is the mean over other classes.
         ResultsError: files of a run are missing or damaged.
         ValueError: samples below 1, or a confidence outside (0, 1).
     """
@@ -153,8 +162,8 @@ def compare_runs(a: Path, b: Path, samples: int = 1000, seed: int = 0, confidenc
     _check_images(run_a, run_b, results_a.keys(), results_b.keys())
     _check_truth(run_a, run_b, results_a, results_b)
     images = sorted(results_a)
-    counts_a = pixel_counts([results_a[image] for image in images], len(run_a.class_names))
-    counts_b = pixel_counts([results_b[image] for image in images], len(run_b.class_names))
+    counts_a = pixel_counts([results_a[image] for image in images], len(run_a.class_names), run_a.scored)
+    counts_b = pixel_counts([results_b[image] for image in images], len(run_b.class_names), run_b.scored)
 
     everything = np.ones((1, len(images)))
     (scores_a, ious_a), (scores_b, ious_b) = counts_a.scores(everything), counts_b.scores(everything)
@@ -163,7 +172,8 @@ def compare_runs(a: Path, b: Path, samples: int = 1000, seed: int = 0, confidenc
         for weights in resamples(len(images), samples, seed)
     ]
     score_changes, class_changes = (np.concatenate(parts) for parts in zip(*changes, strict=True))
-    names = ("mIoU", "pixel accuracy", "fwIoU")
+    names = (_miou_name(run_a), "pixel accuracy", "fwIoU")
+    images_of_scores = [counts_a.images_of_miou(), len(images), len(images)]
     images_with_class = np.bincount(counts_a.truth.indices, minlength=len(run_a.class_names))
     return Comparison(
         run_a,
@@ -172,12 +182,12 @@ def compare_runs(a: Path, b: Path, samples: int = 1000, seed: int = 0, confidenc
         samples,
         confidence,
         differences(run_a.conditions, run_b.conditions),
-        _summaries(names, [len(images)] * 3, scores_a[0], scores_b[0], score_changes, confidence),
+        _summaries(names, images_of_scores, scores_a[0], scores_b[0], score_changes, confidence),
         _summaries(run_a.class_names, images_with_class.tolist(), ious_a[0], ious_b[0], class_changes, confidence),
     )
 
 
-def pixel_counts(results: Sequence[ImageResult], num_classes: int) -> PixelCounts:
+def pixel_counts(results: Sequence[ImageResult], num_classes: int, scored: ScoredClasses = None) -> PixelCounts:
     """The counts of images, in their order, over N classes.
 
     Raises:
@@ -194,7 +204,7 @@ def pixel_counts(results: Sequence[ImageResult], num_classes: int) -> PixelCount
         return sparse.coo_array(entries, shape=(len(results), num_classes)).tocsr()
 
     in_truth, hits = matrix(truth), matrix(truth, truth == predicted)
-    return PixelCounts(in_truth, in_truth + matrix(predicted) - hits, hits)
+    return PixelCounts(in_truth, in_truth + matrix(predicted) - hits, hits, scored)
 
 
 def resamples(images: int, samples: int, seed: int) -> Iterator[np.ndarray]:
@@ -246,6 +256,10 @@ def _summaries(
     return found
 
 
+def _miou_name(run: RunDescription) -> str:
+    return "mIoU" if run.scored is None else f"mIoU over {scored_words(run.scored, len(run.class_names))}"
+
+
 def _results(run: RunDescription) -> dict[str, ImageResult]:
     results = {result.image: result for result in ImageResults(run.folder)}
     if not results:
@@ -260,6 +274,11 @@ def _check_classes(a: RunDescription, b: RunDescription) -> None:
     for i, (of_a, of_b) in enumerate(zip(a.class_names, b.class_names, strict=True)):
         if of_a != of_b:
             raise ComparisonError(f"the class names differ at id {i}: '{of_a}' in {a.folder}, '{of_b}' in {b.folder}")
+    if a.scored != b.scored:
+        raise ComparisonError(
+            f"the scored classes differ: A has {_miou_name(a)} ({a.folder}), B has {_miou_name(b)} ({b.folder}); "
+            "evaluate both with the same scored_classes in the metadata of the dataset"
+        )
 
 
 def _check_images(a: RunDescription, b: RunDescription, images_a: Iterable[str], images_b: Iterable[str]) -> None:

@@ -22,6 +22,8 @@ from escnet.data.benchmarks import find_benchmark, split_dataset_name
 from escnet.evaluation.evaluation_data import EvaluationData
 from escnet.vocabulary import Vocabulary
 
+# Key of "data", there only if not all classes are scored.
+SCORED = "scored classes (first id, end)"
 _PACKAGES = ("torchvision", "open_clip_torch", "segment-anything", "numpy", "pillow")
 Conditions = dict[str, Any]
 
@@ -137,7 +139,7 @@ def _data(data: EvaluationData) -> dict[str, Any]:
         # Labels that are prepared anew, in another way, hardly keep the size of every file.
         "file sizes sha256": _sha256("\n".join(map(_sizes, data.records))),
         "ignored id": data.space.ignore_label,
-    }
+    } | ({} if data.scored is None else {SCORED: list(data.scored)})
 
 
 def _sizes(record: dict[str, Any]) -> str:

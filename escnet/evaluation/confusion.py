@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from tabulate import tabulate
 
+from escnet.evaluation.scored_classes import ScoredClasses, is_scored, scored_classes, scored_words
+
 # Fields of SemanticMetrics and their names in detectron2's results.
 SCORES = {
     "miou": "mIoU",
@@ -147,20 +149,23 @@ class SemanticMetrics:
     """Scores of one confusion matrix, as fractions 0 .. 1; NaN where nothing defines them.
 
     With TP, FP, FN of a class counted over the pixels whose truth is not ignored, IoU = TP / (TP + FP + FN) and
-    accuracy = TP / (TP + FN). "Present" means: at least one such pixel of the ground truth has the class.
+    accuracy = TP / (TP + FN). "Present" means: at least one such pixel of the ground truth has the class. The means
+    are over the scored classes, which are all unless the dataset says otherwise; what is not scored still competes, so
+    that one of its pixels which is taken for a scored class is an FP of that class.
 
     Attributes:
-        miou: mean of IoU over the classes present in the ground truth. A class that is predicted but not present
+        miou: mean of IoU over the scored classes present in the ground truth. A class that is predicted but not present
             costs only what it takes from the others. The headline, and what current detectron2 reports.
-        miou_d2_2021: the same sum of IoU, divided by the number of classes present in the ground truth or in the
-            prediction, so that a class predicted but not present counts as 0. What detectron2 reported in
+        miou_d2_2021: the same sum of IoU, divided by the number of scored classes present in the ground truth or in
+            the prediction, so that a class predicted but not present counts as 0. What detectron2 reported in
             2021, and torchmetrics' macro Jaccard index. Never above `miou`.
         pixel_accuracy: share of the pixels that are right.
-        mean_accuracy: mean of the class accuracies over the classes present.
+        mean_accuracy: mean of the class accuracies over the scored classes present.
         fw_iou: mean of IoU over the classes present, weighted by their share of the ground truth's pixels.
         class_names: N names.
         class_iou, class_accuracy: N values; NaN for a class that is not present.
         truth_pixels, predicted_pixels: N pixel counts (ignored pixels in neither).
+        scored: first id and end of the scored classes; None: all.
     """
 
     miou: float
@@ -173,9 +178,13 @@ class SemanticMetrics:
     class_accuracy: tuple[float, ...]
     truth_pixels: tuple[int, ...]
     predicted_pixels: tuple[int, ...]
+    scored: ScoredClasses
 
     def to_dict(self) -> dict[str, Any]:
-        """The scores and one entry per class, in id order, ready for JSON: NaN becomes None."""
+        """The scores and one entry per class, in id order, ready for JSON: NaN becomes None.
+
+        `scored_classes`, first id and end, is there only if not all classes are scored.
+        """
         per_class = {
             "name": self.class_names,
             "iou": map(_none_if_nan, self.class_iou),
@@ -184,7 +193,8 @@ class SemanticMetrics:
             "predicted_pixels": self.predicted_pixels,
         }
         classes = [dict(zip(per_class, values, strict=True)) for values in zip(*per_class.values(), strict=True)]
-        return {field: _none_if_nan(getattr(self, field)) for field in SCORES} | {"classes": classes}
+        scored = {} if self.scored is None else {"scored_classes": list(self.scored)}
+        return {field: _none_if_nan(getattr(self, field)) for field in SCORES} | scored | {"classes": classes}
 
     def percentages(self) -> dict[str, float]:
         """The flat dictionary that detectron2's trainer logs and compares: the scores, then `IoU-<class>`."""
@@ -194,25 +204,32 @@ class SemanticMetrics:
 
     def table(self) -> str:
         """The scores in percent as a short text table, with the class counts that the two mIoU divide by."""
-        present = sum(pixels > 0 for pixels in self.truth_pixels)
-        either = sum(t + p > 0 for t, p in zip(self.truth_pixels, self.predicted_pixels, strict=True))
+        classes = len(self.class_names)
+        pixels = np.array([self.truth_pixels, self.predicted_pixels])[:, is_scored(np.arange(classes), self.scored)]
+        present, either = (pixels[0] > 0).sum(), pixels.any(axis=0).sum()
+        over = f"{classes} classes" if self.scored is None else f"mIoU over {scored_words(self.scored, classes)}"
         row = [100 * getattr(self, field) for field in SCORES]
         scores = tabulate([row], headers=list(SCORES.values()), floatfmt=".2f", tablefmt="pipe")
-        return f"{scores}\n{len(self.class_names)} classes, {present} in the truth, {either} in truth or prediction"
+        return f"{scores}\n{over}, {present} in the truth, {either} in truth or prediction"
 
 
-def semantic_metrics(confusion: ConfusionMatrix, class_names: Sequence[str]) -> SemanticMetrics:
+def semantic_metrics(
+    confusion: ConfusionMatrix, class_names: Sequence[str], scored: Sequence[int] | None = None
+) -> SemanticMetrics:
     """Compute all scores of a confusion matrix; `SemanticMetrics` defines them.
 
     Args:
         confusion: counts over N classes.
         class_names: N names.
+        scored: first id and end of the classes that mIoU and mean accuracy are the means of; None: all.
 
     Raises:
-        ValueError: the number of names is not N.
+        ValueError: the number of names is not N, or the scored classes are not among the N.
     """
     if len(class_names) != confusion.num_classes:
         raise ValueError(f"{len(class_names)} class names given for a matrix of {confusion.num_classes} classes")
+    scored = scored_classes(scored, confusion.num_classes)
+    counted = is_scored(np.arange(confusion.num_classes), scored)
     correct = confusion.counts.diagonal()
     truth = confusion.counts.sum(axis=1)
     predicted = confusion.counts.sum(axis=0)
@@ -220,18 +237,20 @@ def semantic_metrics(confusion: ConfusionMatrix, class_names: Sequence[str]) -> 
     present = truth > 0
     iou = _ratio(correct, np.where(present, union, 0))
     accuracy = _ratio(correct, truth)
-    iou_sum = iou[present].sum()
+    found = present & counted
+    iou_sum = iou[found].sum()
     return SemanticMetrics(
-        miou=float(_ratio(iou_sum, present.sum())),
-        miou_d2_2021=float(_ratio(iou_sum, (union > 0).sum())),
+        miou=float(_ratio(iou_sum, found.sum())),
+        miou_d2_2021=float(_ratio(iou_sum, ((union > 0) & counted).sum())),
         pixel_accuracy=float(_ratio(correct.sum(), truth.sum())),
-        mean_accuracy=float(_ratio(accuracy[present].sum(), present.sum())),
+        mean_accuracy=float(_ratio(accuracy[found].sum(), found.sum())),
         fw_iou=float(_ratio((truth[present] * iou[present]).sum(), truth.sum())),
         class_names=tuple(class_names),
         class_iou=tuple(iou.tolist()),
         class_accuracy=tuple(accuracy.tolist()),
         truth_pixels=tuple(truth.tolist()),
         predicted_pixels=tuple(predicted.tolist()),
+        scored=scored,
     )
 
 

@@ -15,7 +15,9 @@ from escnet.data.benchmarks import (
     find_benchmark,
     split_dataset_name,
 )
+from escnet.data.errors import DatasetError
 from escnet.data.label_spaces import LabelSpace, label_spaces
+from escnet.evaluation.scored_classes import ScoredClasses, scored_classes
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class EvaluationData:
         space: the words of its classes and the ignored id.
         class_names: the published name of each class.
         complete: number of images of the dataset without the slice.
+        scored: first id and end of the classes that mIoU is the mean of; None: all.
     """
 
     dataset: str
@@ -35,19 +38,26 @@ class EvaluationData:
     space: LabelSpace = field(repr=False)
     class_names: tuple[str, ...] = field(repr=False)
     complete: int
+    scored: ScoredClasses = None
 
     @classmethod
     def load(cls, dataset: str, cfg: CfgNode) -> EvaluationData:
         """Look up a dataset, with the class names and templates of TEST.
 
         Raises:
-            DatasetError: it is not there as expected, or has no class names.
+            DatasetError: it is not there as expected, has no class names, or scores classes that it does not have.
         """
         whole, _ = split_dataset_name(dataset)
         records = dataset_records(dataset)
         complete = len(records) if dataset == whole else len(dataset_records(whole))
         (space,) = label_spaces([dataset], cfg.TEST.TEMPLATES, cfg.TEST.CLASS_NAMES).values()
-        return cls(dataset, records, space, tuple(dataset_metadata(dataset).stuff_classes), complete)
+        metadata = dataset_metadata(dataset)
+        names = tuple(metadata.stuff_classes)
+        try:
+            scored = scored_classes(metadata.get("scored_classes"), len(names))
+        except ValueError as error:
+            raise DatasetError(f"'{dataset}': {error}; correct its MetadataCatalog entry") from None
+        return cls(dataset, records, space, names, complete, scored)
 
     @property
     def title(self) -> str:

@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw
 
 from escnet.data.images import replacing
 from escnet.evaluation.confusion import ConfusionMatrix, SemanticMetrics, semantic_metrics
+from escnet.evaluation.scored_classes import is_scored
 from escnet.palette import palette
 from escnet.visualization import FAINT, INK, PAPER, draw_legend, label_font, percent, shortened, tinted
 
@@ -42,7 +43,7 @@ def save_class_iou_plot(path: str | os.PathLike[str], metrics: SemanticMetrics |
 
 
 def class_iou_plot(metrics: SemanticMetrics | Mapping[str, Any], title: str) -> Figure:
-    """Bars of the IoU of each class in the truth, the best first, and their mean.
+    """Bars of the IoU of each scored class in the truth, the best first, and their mean.
 
     With few classes, every one has its name. With many, the bars are drawn as one filled curve, and the best and the
     worst are named beside it; among classes of equal IoU, those with more pixels count as worse.
@@ -52,8 +53,10 @@ def class_iou_plot(metrics: SemanticMetrics | Mapping[str, Any], title: str) -> 
         title: above the figure.
     """
     fields = metrics.to_dict() if isinstance(metrics, SemanticMetrics) else metrics
+    classes, scored = fields["classes"], fields.get("scored_classes")
+    shown = [entry for i, entry in enumerate(classes) if is_scored(i, scored)]
     # None marks a class that is not in the truth.
-    present = [entry for entry in fields["classes"] if entry["iou"] is not None]
+    present = [entry for entry in shown if entry["iou"] is not None]
     present.sort(key=lambda entry: (-entry["iou"], entry["truth_pixels"]))
     names, ious = [entry["name"] for entry in present], 100 * np.array([entry["iou"] for entry in present])
     if not present:
@@ -62,7 +65,8 @@ def class_iou_plot(metrics: SemanticMetrics | Mapping[str, Any], title: str) -> 
         figure = _all_bars(names, ious)
     else:
         figure = _curve_and_ends(names, ious)
-    _headings(figure, title, _summary(ious, len(fields["classes"])))
+    part = [] if scored is None else [f"scored: {len(shown)} of {len(classes)} classes"]
+    _headings(figure, title, "; ".join([_summary(ious, len(shown)), *part]))
     return figure
 
 
@@ -73,6 +77,7 @@ def prediction_and_truth(
     class_names: Sequence[str],
     ignore_label: int = 255,
     alpha: float = 0.65,
+    scored: Sequence[int] | None = None,
 ) -> Image.Image:
     """Photograph, prediction and truth beside one another (wide ones below), in the same colours, with one legend.
 
@@ -86,13 +91,14 @@ def prediction_and_truth(
         class_names: N names.
         ignore_label: id of unlabelled truth.
         alpha: opacity of the tint, 0 to 1.
+        scored: first id and end of the classes that mIoU is the mean of; None: all.
 
     Raises:
-        ValueError: the maps differ in size or hold ids out of range.
+        ValueError: the maps differ in size or hold ids out of range, or the scored classes are not among the N.
     """
     confusion = ConfusionMatrix(len(class_names), ignore_label)
     confusion.update(prediction, truth)
-    metrics = semantic_metrics(confusion, class_names)
+    metrics = semantic_metrics(confusion, class_names, scored)
     size, down = _panel_size(*truth.shape)
     photo = Image.fromarray(image).resize(size, Image.Resampling.LANCZOS)
     # Under a tint the photo's own hues would make one class look like another.
@@ -221,7 +227,8 @@ def _hatched(picture: Image.Image, where: np.ndarray) -> Image.Image:
 def _scores(metrics: SemanticMetrics) -> str:
     if math.isnan(metrics.pixel_accuracy):
         return "all of the truth is ignored"
-    return f"mIoU {percent(metrics.miou)}, accuracy {percent(metrics.pixel_accuracy)}"
+    miou = "no scored class in the truth" if math.isnan(metrics.miou) else f"mIoU {percent(metrics.miou)}"
+    return f"{miou}, accuracy {percent(metrics.pixel_accuracy)}"
 
 
 def _legend_entries(

@@ -13,6 +13,7 @@ from typing import TextIO
 import numpy as np
 
 from escnet.evaluation.confusion import ConfusionMatrix
+from escnet.evaluation.scored_classes import ScoredClasses, is_scored
 
 
 class ResultsError(ValueError):
@@ -63,13 +64,14 @@ class ImageResult:
         checksum = zlib.crc32(np.ascontiguousarray(truth.astype("<u2")))
         return cls(image, *truth.shape, seconds, confusion.entries(), checksum)
 
-    def miou(self) -> float:
-        """Mean IoU over the classes in this image's truth; NaN if all of it is ignored."""
+    def miou(self, scored: ScoredClasses = None) -> float:
+        """Mean IoU over the scored classes in this image's truth; NaN if there are none."""
         truth, predicted, pixels = self.entries.T
         size = int(self.entries[:, :2].max(initial=-1)) + 1
         union = np.bincount(truth, pixels, size) + np.bincount(predicted, pixels, size)
         hits = np.bincount(truth, pixels * (truth == predicted), size)
         present = np.unique(truth)
+        present = present[is_scored(present, scored)]
         return float((hits[present] / (union - hits)[present]).mean()) if len(present) else float("nan")
 
     def pixel_accuracy(self) -> float:

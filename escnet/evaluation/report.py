@@ -14,7 +14,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from escnet.data.images import replacing
 from escnet.evaluation.conditions import flatten
 from escnet.evaluation.image_results import ResultsError
-from escnet.evaluation.run_folder import read_json, read_run
+from escnet.evaluation.run_folder import RunDescription, read_json, read_run
+from escnet.evaluation.scored_classes import scored_classes, scored_words
 
 SCORES = {
     "miou": "mIoU",
@@ -62,6 +63,7 @@ def write_report(output: Path) -> Path:
     html = environment.get_template("report.html").render(
         columns=table["columns"],
         rows=table["rows"],
+        notes=table.get("notes", []),
         best={score: _best(table, score) for score in SCORES},
         runs=[_run(output, column, row) for row, column in _measured(table)],
         score_names=SCORES,
@@ -123,7 +125,7 @@ def _run(output: Path, column: Mapping[str, Any], row: Mapping[str, Any]) -> dic
     score = row["scores"][column["dataset"]]
     folder = output / score["folder"]
     run = read_run(folder)
-    metrics = _read_metrics(folder / "metrics.json", run.class_names)
+    metrics = _read_metrics(folder / "metrics.json", run)
     plot, worst = folder / "per_class.png", folder / "worst.json"
     return {
         "anchor": score["anchor"],
@@ -133,6 +135,7 @@ def _run(output: Path, column: Mapping[str, Any], row: Mapping[str, Any]) -> dic
         "of": score["of"],
         "conditions": flatten(run.conditions),
         "metrics": metrics,
+        "scored": None if run.scored is None else scored_words(run.scored, len(run.class_names)),
         "present": sum(entry["truth_pixels"] > 0 for entry in metrics["classes"]),
         "plot": _data_uri(plot) if plot.is_file() else None,
         "confusions": _read_confusions(folder / "confusions.csv"),
@@ -140,7 +143,7 @@ def _run(output: Path, column: Mapping[str, Any], row: Mapping[str, Any]) -> dic
     }
 
 
-def _read_metrics(path: Path, class_names: tuple[str, ...]) -> dict[str, Any]:
+def _read_metrics(path: Path, run: RunDescription) -> dict[str, Any]:
     metrics = read_json(path)
     try:
         for name in (*SCORES, "images", "ignored", "seconds_per_image"):
@@ -149,9 +152,10 @@ def _read_metrics(path: Path, class_names: tuple[str, ...]) -> dict[str, Any]:
             _percent(entry["iou"]), _percent(entry["accuracy"])
             _thousands(entry["truth_pixels"]), _thousands(entry["predicted_pixels"])
         names = tuple(entry["name"] for entry in metrics["classes"])
+        scored = scored_classes(metrics.get("scored_classes"), len(names))
     except (KeyError, TypeError, ValueError) as error:
         raise ResultsError(f"{path}: is not the metrics of a run ({error!r}); evaluate again") from None
-    if names != class_names:
+    if (names, scored) != (run.class_names, run.scored):
         raise ResultsError(f"{path}: has other classes than run.json beside it; evaluate again with --restart")
     return metrics
 

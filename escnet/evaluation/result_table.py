@@ -18,6 +18,7 @@ from escnet.evaluation.confusion import SCORES
 from escnet.evaluation.evaluation_data import Run, dataset_title
 from escnet.evaluation.image_results import ResultsError
 from escnet.evaluation.run_folder import read_json
+from escnet.evaluation.scored_classes import scored_words
 
 _SHORT_NAMES = ("a847", "pc459", "a150", "pc59", "pas20", "pas20b")
 _ESC_NET = "published: ESC-Net's authors, trained on COCO-Stuff; class names, templates and mIoU definition are theirs"
@@ -80,6 +81,9 @@ def measured_row(model: str, runs: Sequence[Run]) -> Row:
             "of": metrics["of"],
             "folder": run.folder.relative_to(run.output).as_posix(),
         }
+        if "scored_classes" in metrics:
+            words = scored_words(metrics["scored_classes"], len(metrics["classes"]))
+            scores[run.data.dataset]["scored"] = words
     return Row(model, "measured", _how(settings), scores)
 
 
@@ -97,6 +101,7 @@ def write_table(output: Path, datasets: Sequence[str], rows: Sequence[Row]) -> s
     shown = [row for row in rows if row.source == "measured" or _published_scores(row, datasets)]
     shown = [_in_columns(row, datasets) for row in shown]
     titles = [dataset_title(dataset) for dataset in datasets]
+    notes = _notes(datasets, titles, shown)
     contents = {
         "columns": [
             {"dataset": dataset, "short": _short(dataset), "title": title}
@@ -104,18 +109,30 @@ def write_table(output: Path, datasets: Sequence[str], rows: Sequence[Row]) -> s
         ],
         "rows": [{"model": row.model, "source": row.source, "how": row.how, "scores": row.scores} for row in shown],
     }
+    if notes:
+        contents["notes"] = notes
     _write(output / "table.json", json.dumps(contents, indent=1, ensure_ascii=False) + "\n")
-    _write(output / "table.md", _markdown(datasets, titles, shown))
+    _write(output / "table.md", _markdown(datasets, titles, shown, notes))
     _write(output / "table.csv", _csv(datasets, shown))
-    return _grid(datasets, titles, shown, "simple")
+    return "\n".join([_grid(datasets, titles, shown, "simple"), *notes])
 
 
-def _markdown(datasets: Sequence[str], titles: Sequence[str], rows: Sequence[Row]) -> str:
+def _notes(datasets: Sequence[str], titles: Sequence[str], rows: Sequence[Row]) -> list[str]:
+    """What has to be said of the columns whose mIoU is not the mean over all classes."""
+    found = []
+    for dataset, title in zip(datasets, titles, strict=True):
+        scored = {row.scores[dataset]["scored"] for row in rows if "scored" in row.scores.get(dataset, {})}
+        found += [f"{title}: mIoU and mean accuracy are over {words}." for words in sorted(scored)]
+    return found
+
+
+def _markdown(datasets: Sequence[str], titles: Sequence[str], rows: Sequence[Row], notes: Sequence[str]) -> str:
     parts = [
         "mIoU in percent: mean of IoU over the classes that are present in the ground truth. "
         "(3/2000): of 2000 images, only 3 were evaluated.\n"
     ]
     parts.append(_grid(datasets, titles, rows, "pipe") + "\n")
+    parts += [note + "\n" for note in notes]
     measured = [row for row in rows if row.source == "measured"]
     for score, meaning in (
         ("miou_d2_2021", "mIoU as detectron2 counted it until 2022: classes predicted but not present count as 0"),

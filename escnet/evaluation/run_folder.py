@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from escnet.evaluation.conditions import SCORED
 from escnet.evaluation.image_results import ResultsError
+from escnet.evaluation.scored_classes import ScoredClasses, scored_classes
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,7 @@ class RunDescription:
         title: of the benchmark, for people.
         class_names: N names.
         conditions: what the numbers depend on, nested.
+        scored: first id and end of the classes that mIoU is the mean of, as the conditions say; None: all.
     """
 
     folder: Path
@@ -30,6 +33,7 @@ class RunDescription:
     title: str
     class_names: tuple[str, ...]
     conditions: dict[str, Any]
+    scored: ScoredClasses
 
 
 def read_run(folder: Path) -> RunDescription:
@@ -41,11 +45,10 @@ def read_run(folder: Path) -> RunDescription:
     path = folder / "run.json"
     fields = read_json(path)
     try:
-        names = tuple(fields["class_names"])
-        return RunDescription(
-            folder, fields["model"], fields["dataset"], fields["title"], names, dict(fields["conditions"])
-        )
-    except (KeyError, TypeError, ValueError) as error:
+        names, conditions = tuple(fields["class_names"]), dict(fields["conditions"])
+        scored = scored_classes(conditions.get("data", {}).get(SCORED), len(names))
+        return RunDescription(folder, fields["model"], fields["dataset"], fields["title"], names, conditions, scored)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ResultsError(f"{path}: is not the description of a run ({error!r}); evaluate again") from None
 
 

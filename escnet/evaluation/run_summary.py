@@ -36,14 +36,14 @@ def summarise(run: Run, model: OpenVocabularyModel, results: ImageResults) -> Se
     summary, scores = _Summary(), {}
     for result in results:
         summary.add(result)
-        scores[result.image] = (result.miou(), result.pixel_accuracy())
+        scores[result.image] = (result.miou(run.data.scored), result.pixel_accuracy())
     if scores.keys() != expected:
         raise ResultsError(
             f"{run.folder}: has results of {len(scores)} images, but the dataset {len(expected)}; use --restart"
         )
     if not confusion.counts.any():
         raise ResultsError(f"{run.folder}: not a pixel of {len(expected)} images could be scored, all are ignored")
-    metrics = semantic_metrics(confusion, names)
+    metrics = semantic_metrics(confusion, names, run.data.scored)
     _write_classes(run.folder / "per_class.csv", metrics)
     _write_confusions(run.folder / "confusions.csv", confusion, names)
     save_class_iou_plot(run.folder / "per_class.png", metrics, f"{run.model} on {run.data.title}")
@@ -59,13 +59,13 @@ class _Summary:
     """What is known of all images together besides the confusion matrix."""
 
     def __init__(self) -> None:
-        self._pixels, self._scored = 0, 0
+        self._pixels, self._counted = 0, 0
         self._seconds: list[float] = []
         self._truths: list[str] = []
 
     def add(self, result: ImageResult) -> None:
         self._pixels += result.height * result.width
-        self._scored += int(result.entries[:, 2].sum())
+        self._counted += int(result.entries[:, 2].sum())
         self._seconds.append(result.seconds)
         self._truths.append(f"{result.image} {result.truth}")
 
@@ -73,7 +73,7 @@ class _Summary:
         truths = "\n".join(sorted(self._truths)).encode()
         return {
             "images": len(self._seconds),
-            "ignored": 1 - self._scored / self._pixels,
+            "ignored": 1 - self._counted / self._pixels,
             "truth_crc32": zlib.crc32(truths),
             # The median, as the first image pays for the embeddings of all words.
             "seconds_per_image": round(float(np.median(self._seconds)), 4),
@@ -103,18 +103,18 @@ def _write_confusions(path: Path, confusion: ConfusionMatrix, names: Sequence[st
 def _draw_worst(run: Run, model: OpenVocabularyModel, scores: dict[str, tuple[float, float]]) -> None:
     """Predict the images of the lowest mIoU once more, and draw them beside the truth; `scores`: mIoU, accuracy."""
     folder, space = run.folder / "worst", run.data.space
-    scored = [image for image, (miou, _) in scores.items() if not np.isnan(miou)]
-    worst = sorted(scored, key=lambda image: (scores[image][0], image))[:WORST_IMAGES]
+    defined = [image for image, (miou, _) in scores.items() if not np.isnan(miou)]
+    worst = sorted(defined, key=lambda image: (scores[image][0], image))[:WORST_IMAGES]
     by_id = {record["image_id"]: record for record in run.data.records}
     entries = []
     for number, image in enumerate(worst, start=1):
         pixels, truth = read_image(by_id[image]["file_name"]), read_labels(by_id[image]["sem_seg_file_name"])
         labels = predict(model, torch.from_numpy(pixels).permute(2, 0, 1), space.vocabulary)
         file = f"{number:02d}_{dataset_folder_name(image)}.jpg"
+        names, scored = run.data.class_names, run.data.scored
+        picture = prediction_and_truth(pixels, labels, truth, names, space.ignore_label, scored=scored)
         with replacing(folder / file) as temporary:
-            prediction_and_truth(pixels, labels, truth, run.data.class_names, space.ignore_label).save(
-                temporary, format="JPEG"
-            )
+            picture.save(temporary, format="JPEG")
         miou, accuracy = scores[image]
         entries.append({"file": file, "image": image, "miou": miou, "pixel_accuracy": accuracy})
     write_json(run.folder / "worst.json", entries)

@@ -18,6 +18,7 @@ from detectron2.utils import comm
 
 from escnet.data.images import read_labels, replacing
 from escnet.evaluation.confusion import ConfusionMatrix, semantic_metrics
+from escnet.evaluation.scored_classes import scored_classes
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ class SemanticEvaluator(DatasetEvaluator):
         *,
         class_names: Sequence[str] | None = None,
         ignore_label: int | None = None,
+        scored: Sequence[int] | None = None,
         num_classes: int | None = None,
         output_dir: str | os.PathLike[str] | None = None,
         distributed: bool = True,
@@ -43,12 +45,15 @@ class SemanticEvaluator(DatasetEvaluator):
             dataset_name: registered dataset whose metadata supply what is not given here.
             class_names: N different names; default: the dataset's `stuff_classes`.
             ignore_label: truth id that is not scored; default: the dataset's `ignore_label`.
+            scored: first id and end of the classes that mIoU and mean accuracy are the means of; default: the
+                dataset's `scored_classes`, or all if it has none.
             num_classes: if given, checked against the number of names.
             output_dir: folder for `semantic_metrics.json`; None writes nothing.
             distributed: sum over all processes of the process group; otherwise each process scores what it saw.
 
         Raises:
-            ValueError: a value is neither given nor in the metadata, names repeat, or the numbers disagree.
+            ValueError: a value is neither given nor in the metadata, names repeat, the numbers disagree, or the scored
+                classes are not among the names.
         """
         metadata = {} if dataset_name is None else MetadataCatalog.get(dataset_name)
         names = metadata.get("stuff_classes") if class_names is None else class_names
@@ -64,6 +69,11 @@ class SemanticEvaluator(DatasetEvaluator):
             raise ValueError(f"class names occur more than once: {repeated}; per-class scores need different names")
         if num_classes is not None and num_classes != len(names):
             raise ValueError(f"num_classes is {num_classes}, but there are {len(names)} class names")
+
+        try:
+            self._scored = scored_classes(metadata.get("scored_classes") if scored is None else scored, len(names))
+        except ValueError as error:
+            raise ValueError(f"dataset {dataset_name!r}: {error}") from None
 
         self._dataset_name = dataset_name
         self._class_names = tuple(names)
@@ -112,7 +122,7 @@ class SemanticEvaluator(DatasetEvaluator):
                 f"dataset {self._dataset_name!r}: no pixel to score in {num_images} images (all have the ignore label "
                 f"{self._ignore_label}, or there are no images); check the dataset's files and its ignore label"
             )
-        metrics = semantic_metrics(confusion, self._class_names)
+        metrics = semantic_metrics(confusion, self._class_names, self._scored)
         logger.info("%s, %d images\n%s", self._dataset_name, num_images, metrics.table())
         if self._output_dir is not None:
             report = {"dataset": self._dataset_name, "images": num_images, "ignore_label": self._ignore_label}

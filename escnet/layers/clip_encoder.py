@@ -82,6 +82,7 @@ class ClipImageEncoder(nn.Module):
         Raises:
           ValueError: for images of another shape.
         """
+        # Patch dropout, a saving for contrastive training, would tear holes into the map, so it is not applied.
         grid = self._grid(images)
         tokens = self._embed(images, grid)  # (B,1+h·w,W), the class token first
         levels = {}
@@ -97,6 +98,21 @@ class ClipImageEncoder(nn.Module):
             pooled=self._run(self._pooled, last, tokens) if pooled else None,
         )
 
+    def pool(self, images: Tensor) -> Tensor:
+        """The pooled features (B,D) alone; in training mode with the tower's patch dropout, for contrastive training.
+
+        Arguments: as `forward`.
+
+        Raises:
+          ValueError: for images of another shape.
+        """
+        # The norm before the blocks takes each token by itself, so tokens may be dropped after it.
+        tokens = self.visual.patch_dropout(self._embed(images, self._grid(images)))
+        *blocks, last = self.visual.transformer.resblocks
+        for block in blocks:
+            tokens = self._run(block, tokens)
+        return self._run(self._pooled, last, tokens)
+
     def _grid(self, images: Tensor) -> tuple[int, int]:
         if images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(f"images have shape {tuple(images.shape)}, but must be (B,3,R1,R2)")
@@ -109,7 +125,6 @@ class ClipImageEncoder(nn.Module):
         return height // self.patch_size, width // self.patch_size
 
     def _embed(self, images: Tensor, grid: tuple[int, int]) -> Tensor:
-        # Patch dropout, a saving for contrastive training, would tear holes into the map, so it is never applied.
         visual = self.visual
         patches = visual.conv1(images).flatten(2).transpose(1, 2)
         class_token = visual.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
@@ -188,7 +203,7 @@ class ClipTextEncoder(nn.Module):
         Raises:
           VocabularyError: for a text that is longer than the context.
         """
-        texts = self._embed_texts(self.tokenize(vocabulary), chunk)
+        texts = self.embed(self.tokenize(vocabulary), chunk)
         names = F.normalize(texts.unflatten(0, (-1, len(vocabulary.templates))).mean(dim=1), dim=-1)
         sizes = [len(synonyms) for synonyms in vocabulary.rows]
         if max(sizes) == 1:
@@ -233,7 +248,7 @@ class ClipTextEncoder(nn.Module):
                 )
         return tokens
 
-    def _embed_texts(self, tokens: Tensor, chunk: int) -> Tensor:
+    def embed(self, tokens: Tensor, chunk: int) -> Tensor:
         """(texts, context length) -> (texts, D), normalised, a chunk of similar length at a time."""
         ends = self._pooled_positions(tokens)
         order = ends.argsort(stable=True)

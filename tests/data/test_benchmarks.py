@@ -21,7 +21,7 @@ from escnet.data.benchmarks import (
     full_dataset_name,
     split_dataset_name,
 )
-from escnet.data.class_tables import load_class_names
+from escnet.data.class_tables import load_class_names, load_class_table
 from escnet.data.errors import DatasetError
 
 
@@ -30,7 +30,7 @@ def test_every_row_is_registered_and_ignores_an_id_that_is_no_class():
     for benchmark in BENCHMARKS:
         metadata = MetadataCatalog.get(benchmark.name)
         assert benchmark.name in DatasetCatalog and metadata.evaluator_type == "sem_seg"
-        names = load_class_names(benchmark.classes)
+        names = load_class_names(benchmark.classes)[slice(*benchmark.rows)]
         assert metadata.stuff_classes == [*names, *(["background"] if benchmark.background else [])]
         assert len(metadata.stuff_classes) <= metadata.ignore_label < 2**benchmark.bits
         # 8 bits wherever they suffice, as the peers' files are.
@@ -47,8 +47,39 @@ def test_the_benchmarks_of_zero_shot_models():
         "pas20": ("voc_20_val", 20, 255),
         "pas20b": ("voc_20b_val", 21, 255),
         "panoptic133": ("coco_panoptic_val", 133, 255),
+        "moji_base": ("mojiscenes_val_base", 92, 255),
+        "moji_novel": ("mojiscenes_val_novel", 52, 255),
+        "moji_all": ("mojiscenes_val_all", 132, 255),
+        "moji_847": ("mojiscenes_val_847", 847, 65535),
     }
     assert find_benchmark("camvid_val").ignored == 11
+
+
+def test_the_labels_can_use_a_part_of_the_class_file():
+    table = load_class_table("mojiscenes_847.tsv")
+    assert len(table) == 847
+    assert find_benchmark("moji_novel").class_names == [row.original for row in table[80:132]]
+    assert find_benchmark("moji_novel").class_table == table[80:132]
+    assert find_benchmark("moji_base").class_names == [row.original for row in table[:92]]
+    assert find_benchmark("moji_all").class_table == table[:132] and find_benchmark("moji_847").class_table == table
+    # Of a dataset with background, that is no row.
+    assert len(find_benchmark("pas20b").class_table) == 20 and len(find_benchmark("pas20b").class_names) == 21
+
+
+def test_the_scored_classes_are_in_the_metadata_and_fit():
+    metadata = {benchmark.name: MetadataCatalog.get(benchmark.name) for benchmark in BENCHMARKS}
+    scored = {name: found.scored_classes for name, found in metadata.items() if found.scored_classes is not None}
+    assert scored == {"mojiscenes_val_base": (0, 80), "mojiscenes_val_novel": (12, 52)}
+    for name, (first, end) in scored.items():
+        assert 0 <= first < end <= len(metadata[name].stuff_classes)
+    # What is not scored is the ground, the same words in both.
+    base, novel = (metadata[f"mojiscenes_val_{split}"].stuff_classes for split in ("base", "novel"))
+    assert base[80:] == novel[:12] and "grass" in novel[:12] and not set(base[:80]) & set(novel[12:])
+
+
+def test_a_slice_scores_what_the_whole_does_and_other_datasets_score_all():
+    assert dataset_metadata("mojiscenes_val_novel[:3]").scored_classes == (12, 52)
+    assert dataset_metadata("camvid_val[:3]").get("scored_classes") is None
 
 
 def test_short_names():

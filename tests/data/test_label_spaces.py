@@ -42,6 +42,16 @@ def test_names_of_a_slice_and_the_key_of_its_label_space():
     assert list(label_spaces(["camvid_val[:3]"])) == ["camvid_val"]
 
 
+@pytest.mark.parametrize("class_names", ["original", "clean"])
+def test_words_of_a_part_of_the_class_file(class_names):
+    everything = dataset_vocabulary("moji_847", class_names=class_names)
+    for short, rows in (("moji_base", slice(92)), ("moji_novel", slice(80, 132)), ("moji_all", slice(132))):
+        vocabulary = dataset_vocabulary(short, class_names=class_names)
+        assert vocabulary.rows == everything.rows[rows] and vocabulary.background == ()
+    (space,) = label_spaces(["mojiscenes_val_novel"]).values()
+    assert (space.vocabulary.num_classes, space.ignore_label) == (52, 255)
+
+
 def test_unknown_kind_of_names():
     with pytest.raises(ValueError, match="'tidy' are unknown; choose original or clean"):
         dataset_vocabulary("a150", class_names="tidy")

@@ -17,7 +17,7 @@ def random_maps() -> Callable[..., tuple[np.ndarray, np.ndarray]]:
 
 @pytest.fixture(scope="session")
 def brute_force() -> Callable[..., dict[str, float]]:
-    """Counts the scores of such pairs from their definitions: brute_force(pairs, num_classes, ignore_label)."""
+    """Counts the scores of such pairs from their definitions: brute_force(pairs, num_classes, ignore_label, scored)."""
     return _brute_force
 
 
@@ -35,8 +35,8 @@ def _random_maps(num_classes: int, ignore_label: int, seed: int, size: tuple[int
     return prediction, truth.astype(np.uint8 if ignore_label == 255 else np.uint16)
 
 
-def _brute_force(pairs, num_classes: int, ignore_label: int) -> dict[str, float]:
-    """The scores from their definitions, one pixel at a time, without a matrix."""
+def _brute_force(pairs, num_classes: int, ignore_label: int, scored: range | None = None) -> dict[str, float]:
+    """The scores from their definitions, one pixel at a time, without a matrix; `scored`: ids, default all."""
     tp, truth_count, prediction_count = ([0] * num_classes for _ in range(3))
     for prediction, truth in pairs:
         for p, t in zip(prediction.ravel().tolist(), truth.ravel().tolist(), strict=True):
@@ -46,14 +46,16 @@ def _brute_force(pairs, num_classes: int, ignore_label: int) -> dict[str, float]
             prediction_count[p] += 1
             tp[t] += p == t
     present = [c for c in range(num_classes) if truth_count[c]]
-    either = [c for c in range(num_classes) if truth_count[c] or prediction_count[c]]
+    ids = range(num_classes) if scored is None else scored
+    mean_of = [c for c in ids if truth_count[c]]
+    either = [c for c in ids if truth_count[c] or prediction_count[c]]
     iou = {c: tp[c] / (truth_count[c] + prediction_count[c] - tp[c]) for c in present}
     pixels = sum(truth_count)
     return {
-        "miou": sum(iou.values()) / len(present),
-        "miou_d2_2021": sum(iou.values()) / len(either),
+        "miou": sum(iou[c] for c in mean_of) / len(mean_of),
+        "miou_d2_2021": sum(iou[c] for c in mean_of) / len(either),
         "pixel_accuracy": sum(tp) / pixels,
-        "mean_accuracy": sum(tp[c] / truth_count[c] for c in present) / len(present),
+        "mean_accuracy": sum(tp[c] / truth_count[c] for c in mean_of) / len(mean_of),
         "fw_iou": sum(iou[c] * truth_count[c] / pixels for c in present),
         "class_iou": [iou.get(c, math.nan) for c in range(num_classes)],
     }

@@ -19,6 +19,7 @@ from escnet.evaluation.comparison import (
     resamples,
     write_csv,
 )
+from escnet.evaluation.conditions import SCORED
 from escnet.evaluation.confusion import ConfusionMatrix, semantic_metrics
 from escnet.evaluation.image_results import ImageResult, ImageResults, ResultsError
 from escnet.evaluation.run_folder import paired_runs
@@ -64,7 +65,9 @@ def names(count: int) -> list[str]:
     return [f"class {i}" for i in range(count)]
 
 
-def by_hand(a: Pairs, b: Pairs, classes: int, samples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def by_hand(
+    a: Pairs, b: Pairs, classes: int, samples: int, seed: int, scored: tuple[int, int] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Changes of (miou, pixel accuracy, fwIoU) (S, 3) and of the class IoU (S, N), by explicit confusion matrices."""
     images = sorted(a)
     generator = np.random.default_rng(seed)
@@ -76,7 +79,7 @@ def by_hand(a: Pairs, b: Pairs, classes: int, samples: int, seed: int) -> tuple[
             confusion = ConfusionMatrix(classes)
             for i in drawn:
                 confusion.update(*pairs[images[i]])
-            metrics.append(semantic_metrics(confusion, names(classes)))
+            metrics.append(semantic_metrics(confusion, names(classes), scored))
         ours, theirs = metrics
         scores.append([getattr(theirs, f) - getattr(ours, f) for f in ("miou", "pixel_accuracy", "fw_iou")])
         ious.append(np.subtract(theirs.class_iou, ours.class_iou))
@@ -95,6 +98,50 @@ def test_equals_a_bootstrap_by_explicit_confusion_matrices(tmp_path: Path) -> No
         assert found.resamples == len(change)
         assert [found.low, found.high] == pytest.approx(np.percentile(change, [5, 95]).tolist(), abs=1e-12)
         assert found.share_b_higher == pytest.approx((change > 0).mean())
+
+
+def test_the_mean_over_scored_classes_equals_a_bootstrap_by_explicit_confusion_matrices(tmp_path: Path) -> None:
+    classes, samples, scored = 6, 200, (4, 6)
+    a, b = random_pairs(7, classes, 0.4), random_pairs(7, classes, 0.6)
+    data = {SCORED: list(scored)}
+    folders = [write_run(tmp_path / name, pairs, names(6), data=data) for name, pairs in (("a", a), ("b", b))]
+    compared = compare_runs(*folders, samples=samples, seed=5, confidence=0.9)
+    assert compared.a.scored == scored and compared.scores[0].name == "mIoU over 2 of 6 classes (ids 4..5)"
+    scores, _ = by_hand(a, b, classes, samples, 5, scored)
+    of_all, _ = by_hand(a, b, classes, samples, 5)
+    assert np.abs(scores[:, 0] - of_all[:, 0]).max() > 0.01 and np.array_equal(scores[:, 1:], of_all[:, 1:])
+    for found, change in zip(compared.scores, scores.T, strict=True):
+        change = change[~np.isnan(change)]
+        assert found.resamples == len(change)
+        assert [found.low, found.high] == pytest.approx(np.percentile(change, [5, 95]).tolist(), abs=1e-12)
+    assert compared.conditions == []
+
+
+def test_images_and_resamples_without_a_scored_class_do_not_count_for_the_mean(tmp_path: Path) -> None:
+    pairs = random_pairs(9, 6, 0.5)  # the last class is in one image
+    folder = write_run(tmp_path / "one", pairs, names(7), data={SCORED: [5, 7]})
+    miou, accuracy, _ = compare_runs(folder, folder, samples=60).scores
+    assert miou.images == 1 and 0 < miou.resamples < 60 and (accuracy.images, accuracy.resamples) == (9, 60)
+    nowhere = write_run(tmp_path / "none", pairs, names(7), data={SCORED: [6, 7]})
+    miou = compare_runs(nowhere, nowhere, samples=60).scores[0]
+    assert math.isnan(miou.a) and (miou.images, miou.resamples) == (0, 0)
+
+
+def test_runs_that_score_other_classes_are_refused(tmp_path: Path) -> None:
+    pairs = random_pairs(2, 6, 0.5)
+    a = write_run(tmp_path / "a", pairs, names(6))
+    b, c = (write_run(tmp_path / n, pairs, names(6), data={SCORED: s}) for n, s in (("b", [1, 6]), ("c", [2, 6])))
+    message = r"A has mIoU \(.*a\), B has mIoU over 5 of 6 classes \(ids 1\.\.5\) \(.*b\); evaluate both"
+    with pytest.raises(ComparisonError, match=rf"the scored classes differ: {message}"):
+        compare_runs(a, b)
+    with pytest.raises(ComparisonError, match="the scored classes differ"):
+        compare_runs(b, c)
+    for number, wrong in enumerate(([2, 7], "all", 3)):
+        broken = write_run(tmp_path / f"broken {number}", pairs, names(6), data={SCORED: wrong})
+        with pytest.raises(ResultsError, match=r"run\.json: is not the description of a run"):
+            compare_runs(a, broken)
+    spelt_out = write_run(tmp_path / "all", pairs, names(6), data={SCORED: [0, 6]})
+    assert compare_runs(a, spelt_out, samples=1).scores[0].name == "mIoU"
 
 
 def test_point_estimates_are_those_of_the_evaluation(tmp_path: Path) -> None:

@@ -23,11 +23,11 @@ def counts_of(prediction, truth, num_classes: int, ignore_label: int) -> np.ndar
     return confusion.counts
 
 
-def metrics_of(pairs, num_classes: int, ignore_label: int = 255):
+def metrics_of(pairs, num_classes: int, ignore_label: int = 255, scored=None):
     confusion = ConfusionMatrix(num_classes, ignore_label)
     for prediction, truth in pairs:
         confusion.update(prediction, truth)
-    return semantic_metrics(confusion, names_of(num_classes))
+    return semantic_metrics(confusion, names_of(num_classes), scored)
 
 
 def test_rows_are_truth_and_ignored_pixels_count_nowhere():
@@ -201,6 +201,67 @@ def test_to_dict_and_table():
 def test_number_of_names_is_checked():
     with pytest.raises(ValueError, match="3 class names given for a matrix of 2"):
         semantic_metrics(ConfusionMatrix(2), ["a", "b", "c"])
+
+
+# Scores of a part of the classes
+
+# Classes 0 and 1 are ground, 2 to 4 objects. One pixel of class 0 is taken for class 2, one for class 4, which is
+# nowhere in the truth.
+GROUND = (np.array([[0, 2, 4, 1, 2, 0, 3, 3, 3]]), np.array([[0, 0, 0, 1, 2, 2, 3, 3, 3]]))
+
+
+def test_means_are_over_the_scored_classes_alone_by_hand():
+    metrics, of_all = metrics_of([GROUND], 5, scored=(2, 5)), metrics_of([GROUND], 5)
+    # Class 2 is right once, missed once, and said once of the ground: 1/3. Class 3 is right.
+    assert metrics.miou == pytest.approx((1 / 3 + 1) / 2)
+    assert metrics.miou_d2_2021 == pytest.approx((1 / 3 + 1) / 3)
+    assert metrics.mean_accuracy == pytest.approx((1 / 2 + 1) / 2)
+    # Of these, all classes and pixels count.
+    assert metrics.pixel_accuracy == of_all.pixel_accuracy == pytest.approx(6 / 9)
+    assert metrics.fw_iou == of_all.fw_iou == pytest.approx((3 * 1 / 4 + 1 + 2 * 1 / 3 + 3) / 9)
+    assert metrics.class_iou[:4] == of_all.class_iou[:4] == pytest.approx((1 / 4, 1, 1 / 3, 1))
+    assert metrics.class_accuracy[:4] == of_all.class_accuracy[:4] == pytest.approx((1 / 3, 1, 1 / 2, 1))
+    assert of_all.miou == pytest.approx((1 / 4 + 1 + 1 / 3 + 1) / 4)
+
+
+def test_which_classes_are_scored_is_told():
+    metrics = metrics_of([GROUND], 5, scored=(2, 5))
+    assert metrics.to_dict()["scored_classes"] == [2, 5] and len(metrics.to_dict()["classes"]) == 5
+    line = metrics.table().splitlines()[-1]
+    assert line == "mIoU over 3 of 5 classes (ids 2..4), 2 in the truth, 3 in truth or prediction"
+    assert set(metrics.percentages()) == set(metrics_of([GROUND], 5).percentages())
+
+
+def test_all_classes_spelt_out_are_all_classes():
+    spelt_out, of_all = metrics_of([GROUND], 5, scored=[0, 5]), metrics_of([GROUND], 5)
+    assert spelt_out.scored is of_all.scored is None and "scored_classes" not in of_all.to_dict()
+    assert spelt_out.to_dict() == of_all.to_dict() and spelt_out.table() == of_all.table()
+
+
+@pytest.mark.parametrize(("num_classes", "scored"), [(7, (0, 5)), (40, (12, 40)), (40, (5, 30)), (300, (99, 300))])
+def test_scores_of_a_part_equal_a_count_pixel_by_pixel(num_classes, scored, random_maps, brute_force):
+    pairs = [random_maps(num_classes, 65535, seed) for seed in range(3)]
+    expected = brute_force(pairs, num_classes, 65535, range(*scored))
+    metrics = metrics_of(pairs, num_classes, 65535, scored)
+    for name, value in expected.items():
+        assert getattr(metrics, name) == pytest.approx(value, rel=1e-12, nan_ok=True), name
+    assert metrics.miou != metrics_of(pairs, num_classes, 65535).miou
+
+
+def test_no_scored_class_in_the_truth_gives_nan():
+    ground = (np.array([[0, 0, 1]]), np.array([[0, 1, 1]]))
+    metrics = metrics_of([ground], 5, scored=(2, 5))
+    assert all(map(math.isnan, (metrics.miou, metrics.miou_d2_2021, metrics.mean_accuracy)))
+    assert metrics.pixel_accuracy == pytest.approx(2 / 3) and metrics.to_dict()["miou"] is None
+    # One that is predicted all the same counts as 0 in the older definition.
+    metrics = metrics_of([(np.array([[0, 3, 1]]), ground[1])], 5, scored=(2, 5))
+    assert math.isnan(metrics.miou) and metrics.miou_d2_2021 == 0
+
+
+@pytest.mark.parametrize("scored", [(2, 6), (-1, 3), (3, 3), (4, 2), (5, 6), (2,), (2, 3, 4), (0.0, 2.0), range(2, 5)])
+def test_scored_classes_that_are_none_are_refused(scored):
+    with pytest.raises(ValueError, match=r"the scored classes are \(.*of 5 classes.*end <= 5, or None for all"):
+        metrics_of([GROUND], 5, scored=scored)
 
 
 # Entries, in which the matrix of an image is kept on disk

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,18 @@ def test_few_classes_are_all_named_the_best_first(as_dictionary: bool) -> None:
         "IoU of the 4 classes in the truth, in percent: mean 35.0, median 25.0, 2 at zero; 2 of 6 classes are not in"
     )
     assert any(text.startswith(caption) for text in found), found
+
+
+@pytest.mark.parametrize("as_dictionary", [False, True])
+def test_of_a_part_that_is_scored_only_this_part_is_shown(as_dictionary: bool) -> None:
+    metrics = replace(metrics_of([0.5, None, 0.0, 0.9, 0.0]), scored=(1, 4))
+    figure = class_iou_plot(metrics.to_dict() if as_dictionary else metrics, "t")
+    assert labels(figure) == ["class 3", "class 2"]
+    caption = (
+        "IoU of the 2 classes in the truth, in percent: mean 45.0, median 45.0, 1 at zero; 1 of 3 classes are not in "
+        "the truth; scored: 3 of 6 classes"
+    )
+    assert caption in texts(figure)
 
 
 def test_bars_are_as_long_as_the_iou() -> None:
@@ -152,6 +165,21 @@ def test_a_long_legend_sums_up_the_rest_and_none_is_empty(monkeypatch) -> None:
     many = np.arange(100).reshape(10, 10)
     found = entries(many, many, 100, monkeypatch)
     assert len(found) == 25 and found[-1] == ("and 76 smaller", "")
+
+
+def headings(prediction: np.ndarray, truth: np.ndarray, scored: tuple[int, int] | None, monkeypatch) -> list[str]:
+    seen = []
+    shorten = figures.shortened
+    monkeypatch.setattr(figures, "shortened", lambda text, *rest: seen.append(text) or shorten(text, *rest))
+    prediction_and_truth(white(*truth.shape), prediction, truth, list("abcd"), scored=scored)
+    return [text for text in seen if text]
+
+
+def test_the_heading_has_the_mean_over_the_scored_classes(monkeypatch) -> None:
+    truth, prediction = np.array([[0, 0, 0, 0, 2, 2]]), np.array([[0, 0, 0, 2, 2, 2]])
+    assert "mIoU 70.8 %, accuracy 83.3 %" in headings(prediction, truth, None, monkeypatch)
+    assert "mIoU 66.7 %, accuracy 83.3 %" in headings(prediction, truth, (1, 4), monkeypatch)
+    assert "no scored class in the truth, accuracy 83.3 %" in headings(prediction, truth, (3, 4), monkeypatch)
 
 
 def test_an_image_without_truth_is_drawn(monkeypatch) -> None:

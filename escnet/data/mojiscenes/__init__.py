@@ -1,0 +1,1 @@
+"""MojiScenes: a miniature world of OpenMoji glyphs on procedural ground, with exact masks and captions."""
