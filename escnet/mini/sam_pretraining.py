@@ -6,11 +6,10 @@ loose box first, and then with clicks where the last prediction was wrong.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from multiprocessing import get_context
 
 import numpy as np
 import torch
@@ -22,6 +21,7 @@ from torchvision.ops import sigmoid_focal_loss
 
 from escnet.data.mojiscenes.glyphs import load_glyphs
 from escnet.data.mojiscenes.scene import Scene, SceneStyle, compose
+from escnet.data.preparation_tasks import worker_pool
 from escnet.mini.sam_prompts import (
     Prompts,
     likeliest_mask,
@@ -85,16 +85,16 @@ class SamRecipe:
 
 
 def draw_masked(glyph_set: str, count: int, seed: int, style: SceneStyle, least_area: int = 32) -> MaskedPictures:
-    """Draw pictures of a set of glyphs, in all of the machine's processes; the same for any number of them."""
+    """Draw pictures of a set of glyphs, on all cores; the same for any number of them."""
     chunks = [(start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK)]
-    draw = partial(_draw_chunk, glyph_set=glyph_set, seed=seed, style=style, least_area=least_area)
-    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
-        images, regions = zip(*pool.map(draw, chunks), strict=True)
+    draw = partial(_draw_chunk, glyph_set, seed, style, least_area)
+    with worker_pool(min(os.cpu_count() or 1, len(chunks))) as pool:
+        images, regions = zip(*(pool.map if pool else map)(draw, chunks), strict=True)
     return MaskedPictures(torch.from_numpy(np.concatenate(images)), torch.from_numpy(np.concatenate(regions)))
 
 
 def _draw_chunk(
-    part: tuple[int, int], glyph_set: str, seed: int, style: SceneStyle, least_area: int
+    glyph_set: str, seed: int, style: SceneStyle, least_area: int, part: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
     glyphs = load_glyphs(glyph_set)
     scenes = [compose(glyphs, np.random.default_rng([seed, number]), style) for number in range(*part)]

@@ -1,0 +1,123 @@
+"""The questions that the papers leave open, as tables of experiments on MojiScenes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from escnet.mini.experiments import Table, Variant
+
+NOVEL_BASE = ("mojiscenes_val_novel", "mojiscenes_val_base")
+
+
+def _rows(key: str, values: Iterable[object], **common: object) -> tuple[Variant, ...]:
+    return tuple(Variant(str(value), (key, str(value)), **common) for value in values)
+
+
+HEADLINE = Table(
+    "headline",
+    "ESC-Net against the training-free baselines, on its own CLIP and SAM.",
+    (
+        Variant("DenseClip", test=("MODEL.META_ARCHITECTURE", "DenseClip"), is_trained=False),
+        Variant("ClipThenSam", test=("MODEL.META_ARCHITECTURE", "ClipThenSam"), is_trained=False),
+        Variant("ESC-Net"),
+    ),
+    (*NOVEL_BASE, "mojiscenes_val_all", "mojiscenes_val_847"),
+)
+
+SAM_BLOCK = Table(
+    "sam_block",
+    "Does a pretrained SAM block help (paper: none 4.8, random 5.9, pretrained 18.1 mIoU on A-847)?",
+    (
+        Variant("none", ("MODEL.SAM.INIT", "none")),
+        Variant("random", ("MODEL.SAM.INIT", "random")),
+        Variant("pretrained"),
+        Variant("pretrained, frozen", ("MODEL.SAM.TRAIN", "none")),
+        Variant("pretrained, all of it trained", ("MODEL.SAM.TRAIN", "all", "SOLVER.SAM_MULTIPLIER", "1.0")),
+    ),
+)
+
+PROMPTS = Table("prompts", "Which prompts?", _rows("MODEL.ESC.PROMPTS", ("point", "mask", "point+mask", "box")))
+OBJECTS = Table("objects", "How many objects for each class (K)?", _rows("MODEL.ESC.NUM_PROMPTS", (1, 3, 5, 9)))
+BLOCKS = Table("blocks", "How many ESC blocks?", _rows("MODEL.ESC.NUM_BLOCKS", (1, 2, 4)))
+MERGE = Table(
+    "merge",
+    "How do per-class features become one?",
+    _rows("MODEL.ESC.CLASS_MERGE", ("correlation", "mean", "per_class")),
+)
+REGION = Table(
+    "region",
+    "Softmax over which axis, and which threshold?",
+    tuple(
+        Variant(f"{axis}, {alpha}", ("MODEL.ESC.SOFTMAX_AXIS", axis, "MODEL.ESC.ALPHA", str(alpha)))
+        for axis, alphas in (("class", (0.1, 0.3, 0.5, 0.7)), ("space", (0.1, 0.3, 0.5, 0.7)))
+        for alpha in alphas
+    ),
+)
+LOSS = Table("loss", "Which loss?", _rows("MODEL.ESC.LOSS", ("ce", "bce", "ce_dice")))
+AUX_LOSS = Table("aux_loss", "A loss on the map of each block?", _rows("MODEL.ESC.AUX_LOSS", (0.0, 0.1, 0.4, 1.0)))
+CLIP_TRAIN = Table(
+    "clip_train",
+    "What of CLIP is trained, and how fast (share of the base rate)?",
+    tuple(
+        Variant(f"{what}, {rate}", ("MODEL.CLIP.TRAIN", what, "SOLVER.CLIP_MULTIPLIER", rate))
+        for what, rate in (
+            ("none", "0.01"), ("attention", "0.01"), ("qv", "0.01"), ("attention", "0.1"), ("qv", "0.1"),
+        )
+    ),
+)  # fmt: skip
+TEMPLATES = Table(
+    "templates",
+    "One template or 80?",
+    (
+        Variant("one"),
+        Variant("80 at evaluation", test=("TEST.TEMPLATES", "imagenet")),
+    ),
+)
+SLIDING = Table(
+    "sliding",
+    "The whole image, or sliding windows?",
+    (
+        Variant("whole"),
+        Variant(
+            "windows of 128 in 192",
+            test=(
+                "TEST.SLIDING.ENABLED",
+                "True",
+                "TEST.SLIDING.SIZE",
+                "(192, 192)",
+                "TEST.SLIDING.WINDOW",
+                "(128, 128)",
+            ),
+        ),
+    ),
+)
+MAX_CLASSES = Table(
+    "max_classes",
+    "How many classes are kept of 847?",
+    tuple(
+        Variant(str(count or "all"), test=("MODEL.ESC.MAX_CLASSES", str(count))) for count in (32, 64, 128, 256, 512, 0)
+    ),
+    ("mojiscenes_val_847",),
+)
+DENSE = Table(
+    "dense",
+    "Which dense features of CLIP?",
+    tuple(
+        Variant(
+            f"{model}: {kind}{'' if keep else ' alone'}",
+            ("MODEL.CLIP.DENSE", kind, "MODEL.CLIP.DENSE_RESIDUAL", str(keep)),
+            *(() if trained else ((("MODEL.META_ARCHITECTURE", "DenseClip"),))),
+            is_trained=trained,
+        )
+        for model, trained in (("DenseClip", False), ("ESC-Net", True))
+        for kind, keep in (("value", True), ("value", False), ("qk", True), ("qq", True), ("kk", True), ("kk", False))
+    ),
+)
+
+TABLES = {
+    table.name: table
+    for table in (
+        HEADLINE, SAM_BLOCK, PROMPTS, OBJECTS, BLOCKS, MERGE, REGION, LOSS, AUX_LOSS, CLIP_TRAIN, TEMPLATES, SLIDING,
+        MAX_CLASSES, DENSE,
+    )
+}  # fmt: skip
