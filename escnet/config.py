@@ -14,6 +14,7 @@ import yaml
 from detectron2.config import CfgNode as CN
 from detectron2.config import get_cfg
 
+from escnet.checkpoint_files import WeightsError
 from escnet.shipped_weights import resolve_shipped
 
 
@@ -28,8 +29,8 @@ def load_config(config: str | os.PathLike | CN, opts: Sequence[str] = ()) -> CN:
     ("shipped:clip") become the path of their file.
 
     Raises:
-        ConfigError: for a missing file, an unknown key or a value of the wrong kind.
-        WeightsError: for weights that do not ship with the package, or whose file was changed.
+        ConfigError: for a missing file, an unknown key or a value of the wrong kind; for weights that do not ship with
+            the package, or whose file was changed.
     """
     if isinstance(config, CN):
         cfg, source = config.clone(), "config"
@@ -49,7 +50,10 @@ def load_config(config: str | os.PathLike | CN, opts: Sequence[str] = ()) -> CN:
     except (AssertionError, KeyError, ValueError, TypeError, AttributeError, OSError, yaml.YAMLError) as error:
         raise ConfigError(f"{source}: {_one_line(error)}") from error
     for node in (cfg.MODEL, cfg.MODEL.CLIP, cfg.MODEL.SAM):
-        node.WEIGHTS = resolve_shipped(node.WEIGHTS)
+        try:
+            node.WEIGHTS = resolve_shipped(node.WEIGHTS)
+        except WeightsError as error:
+            raise ConfigError(str(error)) from error
     return cfg
 
 
@@ -110,6 +114,8 @@ def _add_model(cfg: CN) -> None:
     cfg.MODEL.ESC.SOFTMAX_AXIS = "class"
     # Threshold of the region: a probability for class, a share of the peak for space. Free.
     cfg.MODEL.ESC.ALPHA = 0.5
+    # How a region becomes objects: kmeans (paper, always K) or components (its connected parts, at most K). Measured.
+    cfg.MODEL.ESC.GROUPING = "kmeans"
     # k-means back end: torch, or sklearn (one map at a time; for comparison).
     cfg.MODEL.ESC.KMEANS = "torch"
     # The K masks of a class are encoded as their union, or each and averaged. Free.
@@ -132,6 +138,8 @@ def _add_model(cfg: CN) -> None:
     cfg.MODEL.ESC.CLASS_CHUNK = 8
     # Keep only the classes that correlate most with the image (0: all; CAT-Seg keeps 256). Not exact.
     cfg.MODEL.ESC.MAX_CLASSES = 0
+    # While training, look only for the classes that an image holds and random others, so many in all (0: all). Free.
+    cfg.MODEL.ESC.TRAIN_CLASSES = 0
     # While training, compute the activations of each class chunk again in the backward pass instead of keeping them.
     cfg.MODEL.ESC.CHECKPOINT = True
     # ce: cross entropy over classes (paper); bce: binary, one-hot (CAT-Seg); ce_dice: ce plus Dice, for small classes.

@@ -23,7 +23,8 @@ from escnet.config import ConfigError, load_config
 from escnet.data.images import read_image, replacing, to_rgb, write_labels
 from escnet.layers.pseudo_prompts import PseudoPrompts
 from escnet.meta_arch.base import OpenVocabularyModel, Segmentation
-from escnet.visualization import draw_prompts, overlay
+from escnet.prompt_drawings import draw_prompts
+from escnet.visualization import overlay
 from escnet.vocabulary import Vocabulary, VocabularyError
 from escnet.weights import WeightsError, load_checkpoint
 
@@ -101,7 +102,7 @@ class SegmentationResult:
         return overlay(self.image, self.labels, self.class_names, self.scores, alpha)
 
     def draw_prompts(self, max_classes: int = 6) -> Image.Image:
-        """The correlation maps and pseudo prompts of the largest classes; see `escnet.visualization.draw_prompts`."""
+        """The correlation maps and pseudo prompts of the largest classes; see `escnet.prompt_drawings.draw_prompts`."""
         return draw_prompts(
             self.image, self.labels, self.vocabulary, self.correlations, self.prompts, self.rows, max_classes
         )

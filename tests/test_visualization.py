@@ -9,7 +9,8 @@ from PIL import Image
 
 from escnet.layers.pseudo_prompts import PseudoPromptGenerator, PseudoPrompts
 from escnet.palette import palette
-from escnet.visualization import LEAST_SIDE, LEGEND_ENTRIES, _legend_entries, _maps_of_classes, draw_prompts, overlay
+from escnet.prompt_drawings import _maps_of_classes, draw_prompts
+from escnet.visualization import LEAST_SIDE, LEGEND_ENTRIES, _legend_entries, overlay
 from escnet.vocabulary import Vocabulary
 
 

@@ -137,7 +137,7 @@ def _run(output: Path, column: Mapping[str, Any], row: Mapping[str, Any]) -> dic
         "metrics": metrics,
         "scored": None if run.scored is None else scored_words(run.scored, len(run.class_names)),
         "present": sum(entry["truth_pixels"] > 0 for entry in metrics["classes"]),
-        "plot": _data_uri(plot) if plot.is_file() else None,
+        "plot": data_uri(plot) if plot.is_file() else None,
         "confusions": _read_confusions(folder / "confusions.csv"),
         "worst": _read_worst(worst) if worst.is_file() else None,
     }
@@ -185,7 +185,7 @@ def _read_worst(path: Path) -> list[dict[str, Any]]:
             {
                 "image": str(entry["image"]),
                 "scores": f"mIoU {_percent(entry['miou'])} %, pixel accuracy {_percent(entry['pixel_accuracy'])} %",
-                "picture": _data_uri(path.parent / "worst" / Path(entry["file"]).name),
+                "picture": data_uri(path.parent / "worst" / Path(entry["file"]).name),
             }
             for entry in entries
         ]
@@ -195,7 +195,7 @@ def _read_worst(path: Path) -> list[dict[str, Any]]:
         raise ResultsError(f"{path}: is not a list of images ({error!r}); evaluate again") from None
 
 
-def _data_uri(path: Path) -> str:
+def data_uri(path: Path) -> str:
     """A PNG or JPEG as a URI that holds the image itself."""
     try:
         contents = path.read_bytes()

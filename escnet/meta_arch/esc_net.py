@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from escnet.layers.esc_block import ESCBlock
 from escnet.layers.fusion import VisionLanguageFusion
 from escnet.layers.pseudo_prompts import PseudoPromptGenerator
 from escnet.layers.sam_block import SamBlock, SamPromptEncoder
-from escnet.layers.segmentation_loss import segmentation_loss
+from escnet.layers.segmentation_loss import IGNORE_LABEL, segmentation_loss
 from escnet.layers.unet_decoder import UNetDecoder
 from escnet.meta_arch.base import InferenceOptions, OpenVocabularyModel, Segmentation
 from escnet.vocabulary import Vocabulary
@@ -41,6 +41,7 @@ class ESCNet(OpenVocabularyModel):
         inference: how images are run.
         class_chunk: classes at a time (0: all).
         max_classes: classes kept for an image at inference, those that correlate most (0: all).
+        train_classes: classes kept for an image while training, those it holds and random others (0: all).
         recompute: checkpoint activations of class chunks while training.
         loss: `ce`, `bce` or `ce_dice`.
         aux_loss: weight of the loss on each block's correlation map.
@@ -60,6 +61,7 @@ class ESCNet(OpenVocabularyModel):
         inference: InferenceOptions,
         class_chunk: int = 8,
         max_classes: int = 0,
+        train_classes: int = 0,
         recompute: bool = True,
         loss: str = "ce",
         aux_loss: float = 0.0,
@@ -74,6 +76,7 @@ class ESCNet(OpenVocabularyModel):
         self.decoder = decoder
         self.class_chunk = class_chunk
         self.max_classes = max_classes
+        self.train_classes = train_classes
         self.recompute = recompute
         self.loss = loss
         self.aux_loss = aux_loss
@@ -93,13 +96,14 @@ class ESCNet(OpenVocabularyModel):
             "clip_image": clip_image,
             "clip_text": clip_text,
             "logit_scale": clip.logit_scale.exp().item(),
-            "generator": PseudoPromptGenerator(esc.NUM_PROMPTS, esc.ALPHA, esc.SOFTMAX_AXIS, esc.KMEANS),
+            "generator": PseudoPromptGenerator(esc.NUM_PROMPTS, esc.ALPHA, esc.SOFTMAX_AXIS, esc.KMEANS, esc.GROUPING),
             "prompt_encoder": prompt_encoder,
             "blocks": blocks,
             "decoder": UNetDecoder(esc.DIM, clip_image.width, tuple(esc.DECODER_DIMS), tuple(esc.SKIP_DIMS)),
             "inference": InferenceOptions.from_config(cfg),
             "class_chunk": esc.CLASS_CHUNK,
             "max_classes": esc.MAX_CLASSES,
+            "train_classes": esc.TRAIN_CLASSES,
             "recompute": esc.CHECKPOINT,
             "loss": esc.LOSS,
             "aux_loss": esc.AUX_LOSS,
@@ -107,13 +111,18 @@ class ESCNet(OpenVocabularyModel):
 
     def segment(self, images: Tensor, vocabulary: Vocabulary) -> Segmentation:
         """Segment normalised images (B, 3, R1, R2); the logits are four times finer than CLIP's grid."""
+        return self._segment(images, vocabulary, self._most_correlated)
+
+    def _segment(
+        self, images: Tensor, vocabulary: Vocabulary, choose: Callable[[Tensor], Tensor | None]
+    ) -> Segmentation:
+        """`segment` with the classes (B, M) that are chosen by CLIP's correlation maps (B, N, h, w); None for all."""
         features = self.clip_image(images, pooled=False)
         text = self._embed_text(vocabulary)
         correlation = torch.einsum("bdhw,nd->bnhw", features.dense, text).float()
         text = text.expand(len(images), -1, -1)
-        rows = None
-        if not self.training and 0 < self.max_classes < len(vocabulary.rows):
-            rows = self._most_correlated(correlation)
+        rows = choose(correlation)
+        if rows is not None:
             correlation = correlation.gather(1, rows[:, :, None, None].expand(-1, -1, *correlation.shape[2:]))
             text = text.gather(1, rows[:, :, None].expand(-1, -1, text.shape[2]))
 
@@ -141,7 +150,9 @@ class ESCNet(OpenVocabularyModel):
 
     def losses(self, images: Tensor, targets: Tensor, vocabulary: Vocabulary) -> dict[str, Tensor]:
         """`loss_sem_seg` and, if configured, `loss_aux`, the mean over the blocks' correlation maps."""
-        out = self.segment(images, vocabulary)
+        out = self._segment(images, vocabulary, lambda correlation: self._training_rows(correlation, targets))
+        if out.rows is not None:
+            targets = _positions(targets, out.rows, len(vocabulary.rows))
         losses = {"loss_sem_seg": segmentation_loss(out.logits, targets, self.loss)}
         if self.aux_loss > 0:
             coarse = F.interpolate(targets[:, None].float(), out.logits.shape[-2:], mode="nearest")[:, 0].long()
@@ -156,14 +167,39 @@ class ESCNet(OpenVocabularyModel):
             return self.clip_text(vocabulary)
         return self.clip_text.encode(vocabulary)
 
-    def _most_correlated(self, correlation: Tensor) -> Tensor:
-        """(B, M) the classes with the highest share of any cell, in the order of the vocabulary."""
+    def _most_correlated(self, correlation: Tensor) -> Tensor | None:
+        """(B, M) the classes with the highest share of any cell, in the order of the vocabulary; None for all."""
+        if not 0 < self.max_classes < correlation.shape[1]:
+            return None
         peak = (correlation * self.logit_scale).softmax(dim=1).amax(dim=(2, 3))
         return peak.topk(self.max_classes, dim=1).indices.sort(dim=1).values
+
+    def _training_rows(self, correlation: Tensor, targets: Tensor) -> Tensor | None:
+        """(B, M) the classes that each image holds and others drawn at random; None for all.
+
+        M is `train_classes`, or the most that an image of the batch holds if that is more.
+        """
+        batch, classes = correlation.shape[:2]
+        if not 0 < self.train_classes < classes:
+            return None
+        counts = torch.zeros(batch, classes + 1, device=targets.device)
+        # Ignored pixels are counted in one place more, which is dropped.
+        counts.scatter_(1, torch.where(targets < 0, classes, targets).flatten(1), 1.0)
+        present = counts[:, :classes]
+        size = min(classes, max(self.train_classes, int(present.sum(dim=1).max())))
+        return (present + torch.rand_like(present)).topk(size, dim=1).indices.sort(dim=1).values
 
     def _correlation_logits(self, correlation: Tensor) -> Tensor:
         """Correlation at the scale of logits, without the offset that CLIP gives to all similarities alike."""
         return (correlation - correlation.mean(dim=(1, 2, 3), keepdim=True)) * self.logit_scale
+
+
+def _positions(targets: Tensor, rows: Tensor, classes: int) -> Tensor:
+    """Class ids (B, H, W) as positions in `rows` (B, M), which hold every id of their image; -1 stays."""
+    table = torch.full((len(rows), classes), IGNORE_LABEL, device=rows.device)
+    table.scatter_(1, rows, torch.arange(rows.shape[1], device=rows.device).expand_as(rows))
+    positions = table.gather(1, targets.clamp(min=0).flatten(1)).view_as(targets)
+    return torch.where(targets < 0, IGNORE_LABEL, positions)
 
 
 def _build_blocks(cfg: Any, clip_dim: int, brings_all: bool) -> tuple[SamPromptEncoder | None, list[ESCBlock]]:

@@ -49,9 +49,7 @@ def evaluate_sam(sam: Sam, data: MaskedPictures, batch_size: int = 16) -> dict[s
 def _objects(regions: Tensor) -> tuple[Tensor, Tensor]:
     """The picture (P,) and the mask (P, H, W) of each object of (B, H, W) regions."""
     pairs = [(b, k) for b, picture in enumerate(regions) for k in picture.unique().tolist() if 0 < k < GROUND]
-    owners, numbers = (torch.tensor(column, dtype=torch.long) for column in zip(*pairs, strict=True)) if pairs else (
-        torch.empty(0, dtype=torch.long), torch.empty(0, dtype=torch.long)
-    )  # fmt: skip
+    owners, numbers = torch.tensor(pairs, dtype=torch.long).view(-1, 2).unbind(dim=1)
     return owners, regions[owners] == numbers[:, None, None]
 
 

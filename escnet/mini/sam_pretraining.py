@@ -57,29 +57,30 @@ class SamRecipe:
     Attributes:
         pictures: drawn once, before the first step.
         steps, batch_size: as usual; each picture of a batch has `targets` targets.
-        rounds: predictions for a target, the first of them from a point or a box, one without a new click.
+        rounds: most predictions for a target; each step draws their number, from 1.
         ground_share: of targets that are a kind of ground.
         least_area: pixels of the smallest target.
         box_noise, box_limit: of the boxes to start from, as a share of their sides and in pixels.
         learning_rate: its peak; warm-up, then a half cosine to zero.
         weight_decay: of matrices; biases and norms have none.
         focal_weight: of the focal loss, where the dice loss has 1.
+        focal_alpha: weight of the object's pixels in the focal loss; the others have 1 - focal_alpha.
     """
 
-    pictures: int = 16_000
-    steps: int = 2800
-    batch_size: int = 16
-    targets: int = 2
-    rounds: int = 4
+    pictures: int = 12_000
+    steps: int = 5500
+    batch_size: int = 6
+    targets: int = 4
+    rounds: int = 5
     ground_share: float = 0.25
     least_area: int = 32
     box_noise: float = 0.1
     box_limit: float = 20.0
     learning_rate: float = 1e-3
-    warmup: int = 100
+    warmup: int = 200
     weight_decay: float = 0.05
-    betas: tuple[float, float] = (0.9, 0.95)
     focal_weight: float = 20.0
+    focal_alpha: float = 0.75
     seed: int = 0
     style: SceneStyle = field(default=SceneStyle())
 
@@ -130,7 +131,7 @@ def train_sam(
         report: called after each step with its number, from 1, and loss.
     """
     generator = torch.Generator().manual_seed(recipe.seed)
-    optimizer = torch.optim.AdamW(_parameter_groups(sam, recipe), lr=recipe.learning_rate, betas=recipe.betas)
+    optimizer = torch.optim.AdamW(_parameter_groups(sam, recipe), lr=recipe.learning_rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, recipe.learning_rate, recipe.steps, min(1.0, recipe.warmup / recipe.steps), cycle_momentum=False
     )
@@ -185,18 +186,27 @@ def batch_loss(sam: Sam, images: Tensor, targets: Tensor, recipe: SamRecipe, gen
     features = sam.image_encoder(sam.preprocess(images.float())).repeat_interleave(targets.shape[1], dim=0)
     masks = targets.flatten(0, 1)
     side = sam.image_encoder.img_size
+    rounds = int(torch.randint(1, recipe.rounds + 1, (1,), generator=generator))
     small = shrink_masks(masks, sam.prompt_encoder.mask_input_size)
     points = random_clicks(torch.zeros_like(small[0::2]), small[0::2], side, generator)
     starts = [(slice(0, None, 2), Prompts(points[0][:, None], points[1][:, None]))]
     if len(masks) > 1:
         boxes = loose_boxes(masks[1::2], recipe.box_noise, recipe.box_limit, generator)
         starts.append((slice(1, None, 2), Prompts.from_boxes(boxes)))
-    losses = [iterated_loss(sam, features[part], start, small[part], recipe, generator) for part, start in starts]
+    losses = [
+        iterated_loss(sam, features[part], start, small[part], rounds, recipe, generator) for part, start in starts
+    ]
     return torch.cat(losses).mean()
 
 
 def iterated_loss(
-    sam: Sam, features: Tensor, prompts: Prompts, targets: Tensor, recipe: SamRecipe, generator: torch.Generator
+    sam: Sam,
+    features: Tensor,
+    prompts: Prompts,
+    targets: Tensor,
+    rounds: int,
+    recipe: SamRecipe,
+    generator: torch.Generator,
 ) -> Tensor:
     """Predict, click where it is wrong, and predict again with the mask just predicted as a prompt.
 
@@ -207,26 +217,28 @@ def iterated_loss(
         features: (P, C, h, w) of each target's image.
         prompts: the first ones, a point or a box each.
         targets: (P, 4h, 4w) bool.
+        rounds: number of predictions.
         recipe, generator: numbers of the training, and what decides the clicks.
 
     Returns:
         (P,) loss, the mean over the rounds.
     """
-    clickless = int(torch.randint(1, max(2, recipe.rounds), (1,), generator=generator))
-    losses = []
-    for number in range(recipe.rounds):
-        if number:
+    clickless = int(torch.randint(1, max(2, rounds), (1,), generator=generator))
+    losses: list[Tensor] = []
+    guess: Tensor | None = None
+    for number in range(rounds):
+        if guess is not None:
             prompts = prompts.with_masks(guess)
             if number != clickless:
                 prompts = prompts.with_clicks(*random_clicks(guess > 0, targets, sam.image_encoder.img_size, generator))
-        is_ambiguous = number == 0 and prompts.boxes is None
+        is_ambiguous = guess is None and prompts.boxes is None
         masks, quality = predict_masks(sam, features, prompts, multimask=is_ambiguous)
-        losses.append(prediction_loss(masks, quality, targets, recipe.focal_weight))
+        losses.append(prediction_loss(masks, quality, targets, recipe.focal_weight, recipe.focal_alpha))
         guess = likeliest_mask(masks, quality).detach()
     return torch.stack(losses).mean(dim=0)
 
 
-def prediction_loss(masks: Tensor, quality: Tensor, targets: Tensor, focal_weight: float) -> Tensor:
+def prediction_loss(masks: Tensor, quality: Tensor, targets: Tensor, focal_weight: float, focal_alpha: float) -> Tensor:
     """Loss of the best mask, and of the IoU expected of all (Segment Anything, sec. A "Losses").
 
     Args:
@@ -234,13 +246,14 @@ def prediction_loss(masks: Tensor, quality: Tensor, targets: Tensor, focal_weigh
         quality: (P, m) expected IoU.
         targets: (P, H, W) bool.
         focal_weight: of the focal loss; the dice loss and the squared error of the IoU have 1.
+        focal_alpha: weight of the object's pixels in it.
 
     Returns:
         (P,) losses.
     """
     truth = targets[:, None].expand_as(masks)
     values = truth.to(masks.dtype)
-    focal = sigmoid_focal_loss(masks, values, alpha=0.25, gamma=2.0).mean(dim=(-2, -1))
+    focal = sigmoid_focal_loss(masks, values, alpha=focal_alpha, gamma=2.0).mean(dim=(-2, -1))
     best = (focal_weight * focal + dice_loss(masks, values)).min(dim=1).values
     return best + F.mse_loss(quality, mask_iou(masks.detach() > 0, truth), reduction="none").mean(dim=1)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -13,11 +14,12 @@ from torch.nn import functional as F
 from escnet.data.mojiscenes.classes import BASE, NOVEL, words
 from escnet.layers.clip_encoder import ClipImageEncoder, ClipTextEncoder
 from escnet.mini import clip_pretraining
-from escnet.mini.clip_evaluation import evaluate_clip, pool_masks
-from escnet.mini.clip_pretraining import ClipRecipe, contrastive_loss, draw_captioned, normalise, train_clip
+from escnet.mini.clip_evaluation import _retrieval, evaluate_clip, pool_masks
+from escnet.mini.clip_pretraining import LOW, ClipRecipe, contrastive_loss, draw_captioned, normalise, train_clip
 from escnet.weights import build_clip
 
-TINY = ClipRecipe(pictures=48, steps=25, batch_size=16, warmup=3, learning_rate=2e-3)
+TINY = replace(LOW, pictures=48, steps=25, batch_size=16, warmup=3, learning_rate=2e-3)
+RECIPE = ClipRecipe(stages=(TINY,))
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +28,7 @@ def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_pictures_have_captions_and_single_objects_their_word() -> None:
-    data = draw_captioned(60, 3, TINY)
+    data = draw_captioned(replace(TINY, pictures=60), 3)
     assert data.images.shape == (60, 3, 48, 48)
     assert data.images.dtype == torch.uint8
     assert len(data.captions) == 60
@@ -38,9 +40,9 @@ def test_pictures_have_captions_and_single_objects_their_word() -> None:
             assert word in (*BASE, *NOVEL)
             assert table[word].name in caption
     assert 25 <= singles <= 55
-    assert torch.equal(draw_captioned(60, 3, TINY).images, data.images)
-    assert torch.equal(draw_captioned(20, 3, TINY).images, data.images[:20])
-    assert not torch.equal(draw_captioned(20, 4, TINY).images, data.images[:20])
+    assert torch.equal(draw_captioned(replace(TINY, pictures=60), 3).images, data.images)
+    assert torch.equal(draw_captioned(replace(TINY, pictures=20), 3).images, data.images[:20])
+    assert not torch.equal(draw_captioned(replace(TINY, pictures=20), 4).images, data.images[:20])
 
 
 def test_contrastive_loss_by_hand() -> None:
@@ -56,17 +58,17 @@ def test_contrastive_loss_by_hand() -> None:
 
 
 def test_the_rate_warms_up_and_falls_to_zero() -> None:
-    recipe = ClipRecipe(steps=100, warmup=10)
-    rates = [clip_pretraining._rate(step, recipe) for step in range(101)]
+    stage = replace(TINY, steps=100, warmup=10)
+    rates = [clip_pretraining._rate(step, stage) for step in range(101)]
     assert rates[0] == pytest.approx(0.1)
     assert rates[9] == rates[10] == 1.0
     assert rates[55] == pytest.approx(0.5)
     assert rates[100] == pytest.approx(0.0)
-    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert all(a >= b for a, b in pairwise(rates[10:]))
 
 
 def test_batches_show_each_picture_once_an_epoch() -> None:
-    batches = list(clip_pretraining._batches(48, replace(TINY, steps=7)))
+    batches = list(clip_pretraining._batches(48, replace(TINY, steps=7), seed=0))
     assert [len(batch) for batch in batches] == [16] * 7
     for epoch in (batches[:3], batches[3:6]):
         assert sorted(torch.cat(epoch).tolist()) == list(range(48))
@@ -80,13 +82,13 @@ def test_normalised_pixels_are_those_of_clip() -> None:
 
 
 def test_training_lowers_the_loss_and_is_decided_by_the_seed() -> None:
-    data = draw_captioned(TINY.pictures, 1, TINY)
+    data = draw_captioned(TINY, 1)
 
     def train() -> tuple[list[float], dict]:
         torch.manual_seed(0)
         model, tokenizer = build_clip("escnet-mini")
         losses: list[float] = []
-        train_clip(model, tokenizer, data, TINY, lambda step, loss: losses.append(loss))
+        train_clip(model, tokenizer, data, TINY, RECIPE, lambda step, loss: losses.append(loss))
         assert not model.training
         return losses, model.state_dict()
 
@@ -109,7 +111,7 @@ def test_pooled_masks_against_a_loop() -> None:
 def test_a_model_that_knows_nothing_scores_what_chance_gives() -> None:
     torch.manual_seed(0)
     model, tokenizer = build_clip("escnet-mini")
-    data = draw_captioned(60, 5, TINY)
+    data = draw_captioned(replace(TINY, pictures=60), 5)
     figures = evaluate_clip(ClipImageEncoder(model.visual), ClipTextEncoder(model, tokenizer), data, scenes=5)
     assert figures.pictures == 60
     assert figures.zero_shot < 0.15
@@ -119,7 +121,7 @@ def test_a_model_that_knows_nothing_scores_what_chance_gives() -> None:
 
 def test_a_model_that_knows_the_answers_scores_one() -> None:
     """Features set by hand: each caption's own direction, so that retrieval is perfect."""
-    data = draw_captioned(12, 5, TINY)
+    data = draw_captioned(replace(TINY, pictures=12), 5)
     codes = {caption: F.one_hot(torch.tensor(i), 12).float() for i, caption in enumerate(dict.fromkeys(data.captions))}
 
     class Text:
@@ -132,8 +134,6 @@ def test_a_model_that_knows_the_answers_scores_one() -> None:
             return torch.stack([codes[caption] for caption in captions])
 
     pooled = torch.stack([codes[caption] for caption in data.captions])
-    from escnet.mini.clip_evaluation import _retrieval
-
     assert _retrieval(pooled, Text(), data.captions) == (1.0, 1.0)
     shifted = pooled.roll(1, dims=0)
     assert _retrieval(shifted, Text(), data.captions)[0] < 0.2

@@ -1,0 +1,58 @@
+"""A tiny world on disk, and a configuration that trains on it in a second."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from escnet.data.mojiscenes.scene import SceneStyle
+from escnet.data.mojiscenes.writing import World, write_world
+
+TINY_WORLD = World(train=4, val=2, style=SceneStyle(size=64))
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data root with four training pictures and two of each other split."""
+    root = tmp_path_factory.mktemp("data")
+    write_world(root / "mojiscenes", TINY_WORLD, workers=1)
+    return root
+
+
+@pytest.fixture
+def tiny_config(tmp_path: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A configuration file of the smallest ESC-Net, with random weights, for the tiny world."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tiny_data))
+    path = tmp_path / "tiny.yaml"
+    path.write_text(
+        f"""
+_BASE_: "{Path(__file__).parents[2] / "configs/mini/mojiscenes.yaml"}"
+MODEL:
+  DEVICE: "cpu"
+  CLIP:
+    NAME: "escnet-mini"
+    WEIGHTS: ""
+    IMAGE_SIZE: (64, 64)
+  SAM:
+    NAME: "mini"
+    WEIGHTS: ""
+    INIT: "random"
+  ESC:
+    NUM_BLOCKS: 1
+    DIM: 16
+    TRAIN_CLASSES: 8
+INPUT:
+  MIN_SIZE_TRAIN: (64,)
+  CROP:
+    SIZE: (64, 64)
+DATALOADER:
+  NUM_WORKERS: 0
+SOLVER:
+  IMS_PER_BATCH: 2
+  MAX_ITER: 3
+  WARMUP_ITERS: 0
+VERSION: 2
+"""
+    )
+    return str(path)
