@@ -1,6 +1,7 @@
 # The environment, the tests and the linter of escnet.
 #
 #   make env       create or update the environment in .venv
+#   make demo      draw pictures, train a small ESC-Net, evaluate it and make a page, in output/demo; after make env
 #   make test      run the tests, after make env;     PYTEST_ARGS='-k kmeans' selects
 #   make lint      check the code and its formatting, after make env
 #   make format    format the code and repair what the linter can
@@ -10,6 +11,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?=
+DEMO_ARGS ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -29,10 +31,13 @@ HAS_OWN_DETECTRON2 = { $(PIP) show --quiet detectron2 \
 # The wheel of detectron2 is for another Python, whose compiled operators are not used: only its Python code is taken.
 PIP_DETECTRON2 = $(PIP) install --no-deps --require-hashes --only-binary=:all: --python-version 3.10
 
-.PHONY: env test lint format
+.PHONY: env demo test lint format
 .DELETE_ON_ERROR:
 
 env: $(STAMPS)/escnet
+
+demo: env
+	$(BIN)/python tools/mini/demo.py $(DEMO_ARGS)
 
 test: env
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -54,6 +54,9 @@ def test_pooled_equals_encode_image(vision: dict) -> None:
         torch.testing.assert_close(
             ClipImageEncoder(model.visual)(images).pooled, model.encode_image(images), atol=1e-5, rtol=0
         )
+        torch.testing.assert_close(
+            ClipImageEncoder(model.visual).pool(images), model.encode_image(images), atol=1e-5, rtol=0
+        )
 
 
 def test_pooled_is_computed_only_if_asked() -> None:
@@ -209,7 +212,18 @@ def test_gradient_flows_through_interpolated_positions_and_checkpoints() -> None
         torch.testing.assert_close(plain, again)
 
 
-def test_patch_dropout_is_never_applied() -> None:
+@pytest.mark.parametrize("pool_type", ("avg", "tok"))
+def test_pooling_in_training_drops_the_patches_that_open_clip_drops(pool_type: str) -> None:
+    model = make_clip(patch_dropout=0.5, pool_type=pool_type).train()
+    images = make_images(3, 32, 32)
+    torch.manual_seed(7)
+    pooled = ClipImageEncoder(model.visual).train().pool(images)
+    torch.manual_seed(7)
+    torch.testing.assert_close(pooled, model.encode_image(images), atol=1e-5, rtol=0)
+    assert not torch.allclose(pooled, model.eval().encode_image(images), atol=1e-3)
+
+
+def test_patch_dropout_is_not_applied_to_maps() -> None:
     model = make_clip(patch_dropout=0.5)
     encoder = ClipImageEncoder(model.visual)
     images = make_images(1, 32, 32)

@@ -31,7 +31,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=Path("output/ablations"), help="folder of all experiments")
     parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2))
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="experiments at a time, each on one thread")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="for all experiments")
+    parser.add_argument("--set", nargs="+", default=(), metavar="KEY VALUE", help="of the configuration, for all rows")
     return parser.parse_args(arguments)
 
 
@@ -44,12 +44,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     table, start = TABLES[options.table], time.perf_counter()
     where = (options.config_file, options.output, options.seeds)
     try:
-        for done, total, last in run_table(table, *where, options.jobs, tuple(options.opts)):
+        for done, total, last in run_table(table, *where, options.jobs, tuple(options.set)):
             print(f"{done}/{total} after {time.perf_counter() - start:.0f} s: {last}", file=sys.stderr, flush=True)
     except (ValueError, WeightsError) as error:
         print(f"ablation: {error}", file=sys.stderr)
         return 1
-    print(f"\n{table.question}\n\n{write_up(table, *where, tuple(options.opts))}")
+    print(f"\n{table.question}\n\n{write_up(table, *where, tuple(options.set))}")
     return 0
 
 

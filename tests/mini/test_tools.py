@@ -1,0 +1,65 @@
+"""The scripts that make the shipped weights, in their smallest form."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from escnet.checkpoint_files import file_sha256, read_weights
+from escnet.mini import clip_pretraining
+from escnet.mini.clip_pretraining import HIGH, LOW
+from escnet.predictor import Segmenter
+from escnet.weights import build_clip
+
+
+def read_card(path: Path) -> dict:
+    card = json.loads(path.with_suffix(".json").read_text())
+    assert card["sha256"] == file_sha256(path)
+    return card
+
+
+def test_pretrain_clip_writes_weights_that_load(
+    load_script: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = load_script("tools/mini/pretrain_clip.py")
+    monkeypatch.setattr(clip_pretraining.os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(script, "TEST_PICTURES", 6)
+    for name, stage in (("LOW", LOW), ("HIGH", HIGH)):
+        monkeypatch.setattr(script, name, replace(stage, pictures=8, steps=2, batch_size=4, warmup=1))
+    path = tmp_path / "clip.safetensors"
+    assert script.main(["--output", str(path), "--seed", "3"]) == 0
+    card = read_card(path)
+    assert card["recipe"]["seed"] == 3
+    assert [stage["steps"] for stage in card["recipe"]["stages"]] == [2, 2]
+    assert card["figures"]["stages"] == 2
+    assert 0 <= card["figures"]["value"]["zero_shot"] <= 1
+    model, _ = build_clip("escnet-moji", path)
+    assert model.visual.positional_embedding.shape == (1 + 12 * 12, 192)
+
+
+def test_a_share_of_a_stage(load_script: Callable[[str], ModuleType]) -> None:
+    stage = load_script("tools/mini/pretrain_clip.py").shortened(LOW, 0.01)
+    assert (stage.steps, stage.pictures, stage.warmup) == (35, 1000, 2)
+    assert load_script("tools/mini/pretrain_clip.py").shortened(LOW, 1e-6).pictures == LOW.batch_size
+
+
+def test_train_esc_net_writes_weights_that_segment(
+    load_script: Callable[[str], ModuleType], tiny_config: str, tmp_path: Path
+) -> None:
+    script = load_script("tools/mini/train_esc_net.py")
+    path = tmp_path / "esc_net.safetensors"
+    arguments = ["--output", str(path), "--config-file", tiny_config, "OUTPUT_DIR", str(tmp_path / "run")]
+    assert script.main(arguments) == 0
+    card = read_card(path)
+    assert set(card["figures"]["miou"]) == {f"mojiscenes_val_{name}" for name in ("novel", "base", "all", "847")}
+    assert card["recipe"]["iterations"] == 3
+    assert all(value.dtype != torch.float32 for value in read_weights(path).values())
+    segmenter = Segmenter.from_config(tiny_config, weights=path)
+    assert segmenter(torch.zeros(64, 64, 3, dtype=torch.uint8).numpy(), ["pear", "grass"]).labels.shape == (64, 64)
+    assert script.main([*arguments[:4], "MODEL.NO_SUCH_KEY", "1"]) == 1
