@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from escnet.data.benchmarks import data_root
-from escnet.data.errors import DatasetError
 from escnet.data.mojiscenes.scene import SceneStyle
 from escnet.data.mojiscenes.writing import FOLDER, SPLITS, World, write_world
 

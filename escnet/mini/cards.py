@@ -39,7 +39,7 @@ def save_with_card(
         "file": path.name,
         "sha256": file_sha256(path),
         "bytes": path.stat().st_size,
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": _command(path),
         "recipe": dict(recipe),
         "seconds": round(seconds),
         "figures": dict(figures),
@@ -48,3 +48,9 @@ def save_with_card(
     }
     with replacing(path.with_suffix(".json")) as temporary:
         temporary.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+
+
+def _command(path: Path) -> str:
+    """The command line, without the folders of this machine."""
+    arguments = (path.name if argument == str(path) else argument for argument in sys.argv[1:])
+    return shlex.join([Path(sys.argv[0]).name, *arguments])

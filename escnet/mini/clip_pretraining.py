@@ -29,40 +29,10 @@ LOGIT_SCALE_LIMIT = math.log(100)
 _CHUNK = 500
 
 
-@dataclass(frozen=True)
-class Stage:
-    """One stage of the training.
-
-    Attributes:
-        single, several: pictures of one object, and of more.
-        single_share: share of the former.
-        pictures: drawn once, before the first step.
-        steps, batch_size: as usual.
-        learning_rate: its peak; linear warm-up, then a half cosine to zero.
-    """
-
-    single: SceneStyle
-    several: SceneStyle
-    single_share: float
-    pictures: int
-    steps: int
-    batch_size: int
-    learning_rate: float
-    warmup: int
-
-
 # A unit of ground has as many pixels as in a picture of 128, so these are cut-outs of such pictures.
-_CUT_OUT = {"repeats": 0.0, "horizon": 0.5, "ground_named": 0.5, "unit": 1.0}
-LOW = Stage(
-    SceneStyle(size=48, objects=(1, 1), object_size=(0.5, 0.95), **_CUT_OUT),
-    SceneStyle(size=48, objects=(2, 3), object_size=(0.35, 0.65), **_CUT_OUT),
-    single_share=2 / 3, pictures=100_000, steps=3500, batch_size=256, learning_rate=1e-3, warmup=200,
-)  # fmt: skip
-HIGH = Stage(
-    SceneStyle(size=96, objects=(1, 1), object_size=(0.25, 0.6), **_CUT_OUT),
-    SceneStyle(size=96, objects=(2, 4), object_size=(0.25, 0.55), **_CUT_OUT),
-    single_share=1 / 3, pictures=24_000, steps=500, batch_size=128, learning_rate=3e-4, warmup=50,
-)  # fmt: skip
+_CUT_OUT = {"size": 48, "repeats": 0.0, "horizon": 0.5, "ground_named": 0.85, "unit": 1.0}
+SINGLE = SceneStyle(objects=(1, 1), object_size=(0.5, 1.3), **_CUT_OUT)
+SEVERAL = SceneStyle(objects=(0, 3), object_size=(0.4, 1.0), **_CUT_OUT)
 
 
 @dataclass(frozen=True)
@@ -85,22 +55,33 @@ class ClipRecipe:
     """The numbers of the training.
 
     Attributes:
-        stages: most of it at a low resolution, then some at a higher one, as CLIP's ViT-L/14@336 was (CLIP, sec. 2.4).
+        single, several: pictures of one object, and of more.
+        single_share: share of the former.
+        pictures: drawn once, before the first step.
+        steps, batch_size: as usual.
+        learning_rate: its peak; linear warm-up, then a half cosine to zero.
         weight_decay: of matrices; biases, norms and the logit scale have none.
         seed: of the weights, the pictures and their order.
     """
 
-    stages: tuple[Stage, ...] = (LOW, HIGH)
+    single: SceneStyle = SINGLE
+    several: SceneStyle = SEVERAL
+    single_share: float = 2 / 3
+    pictures: int = 100_000
+    steps: int = 3000
+    batch_size: int = 256
+    learning_rate: float = 1e-3
+    warmup: int = 200
     weight_decay: float = 0.1
     betas: tuple[float, float] = (0.9, 0.98)
     seed: int = 0
 
 
-def draw_captioned(stage: Stage, seed: int) -> Captioned:
-    """Draw the pictures of a stage, of base and novel glyphs, on all cores; the same for any number of them."""
-    chunks = [(start, min(start + _CHUNK, stage.pictures)) for start in range(0, stage.pictures, _CHUNK)]
+def draw_captioned(recipe: ClipRecipe, seed: int) -> Captioned:
+    """Draw a recipe's pictures of base and novel glyphs, on all cores; the same for any number of them."""
+    chunks = [(start, min(start + _CHUNK, recipe.pictures)) for start in range(0, recipe.pictures, _CHUNK)]
     with worker_pool(os.cpu_count() or 1) as pool:
-        parts = list((pool.map if pool else map)(partial(_draw_chunk, stage, seed), chunks))
+        parts = list((pool.map if pool else map)(partial(_draw_chunk, recipe, seed), chunks))
     images, captions, words = zip(*parts, strict=True)
     return Captioned(
         torch.from_numpy(np.concatenate(images)),
@@ -109,13 +90,13 @@ def draw_captioned(stage: Stage, seed: int) -> Captioned:
     )
 
 
-def _draw_chunk(stage: Stage, seed: int, part: tuple[int, int]) -> tuple[np.ndarray, list[str], np.ndarray]:
+def _draw_chunk(recipe: ClipRecipe, seed: int, part: tuple[int, int]) -> tuple[np.ndarray, list[str], np.ndarray]:
     glyphs = load_glyphs("base") + load_glyphs("novel")
     images, captions, words = [], [], []
     for number in range(*part):
         rng = np.random.default_rng([seed, number])
-        is_single = rng.random() < stage.single_share
-        scene = compose(glyphs, rng, stage.single if is_single else stage.several)
+        is_single = rng.random() < recipe.single_share
+        scene = compose(glyphs, rng, recipe.single if is_single else recipe.several)
         images.append(scene.image.transpose(2, 0, 1))
         captions.append(scene.caption)
         objects = np.unique(scene.labels[scene.instances > 0])
@@ -133,25 +114,24 @@ def train_clip(
     model: nn.Module,
     tokenizer: Callable[..., Tensor],
     data: Captioned,
-    stage: Stage,
     recipe: ClipRecipe,
     report: Callable[[int, float], None] | None = None,
 ) -> None:
-    """Train a CLIP for one stage with the symmetric contrastive loss (CLIP, sec. 2.3), in bf16 autocast.
+    """Train a CLIP with the symmetric contrastive loss (CLIP, sec. 2.3), in bf16 autocast.
 
     Args:
         model: open_clip's CLIP.
         tokenizer: its tokenizer.
-        data: the pictures of the stage, at least one batch of them.
-        stage, recipe: numbers of the training.
+        data: pictures, at least one batch of them.
+        recipe: numbers of the training.
         report: called after each step with its number, from 1, and loss.
     """
     image_encoder, text_encoder = ClipImageEncoder(model.visual), ClipTextEncoder(model, tokenizer)
     tokens = tokenizer(data.captions, context_length=text_encoder.context_length)
-    optimizer = torch.optim.AdamW(_parameter_groups(model, recipe), lr=stage.learning_rate, betas=recipe.betas)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(_rate, stage=stage))
+    optimizer = torch.optim.AdamW(_parameter_groups(model, recipe), lr=recipe.learning_rate, betas=recipe.betas)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(_rate, recipe=recipe))
     model.train()
-    for step, rows in enumerate(_batches(len(data.captions), stage, recipe.seed), start=1):
+    for step, rows in enumerate(_batches(len(data.captions), recipe), start=1):
         # The fused attention is slow in bf16 on a CPU, in its backward pass.
         with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
             images = F.normalize(image_encoder.pool(normalise(data.images[rows])), dim=-1)
@@ -184,20 +164,20 @@ def _parameter_groups(model: nn.Module, recipe: ClipRecipe) -> list[dict]:
     ]
 
 
-def _rate(step: int, stage: Stage) -> float:
-    if step < stage.warmup:
-        return (step + 1) / stage.warmup
-    return 0.5 + 0.5 * math.cos(math.pi * (step - stage.warmup) / max(1, stage.steps - stage.warmup))
+def _rate(step: int, recipe: ClipRecipe) -> float:
+    if step < recipe.warmup:
+        return (step + 1) / recipe.warmup
+    return 0.5 + 0.5 * math.cos(math.pi * (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup))
 
 
-def _batches(count: int, stage: Stage, seed: int) -> Iterator[Tensor]:
-    """The batches of a stage; each epoch in an order of its own, a last incomplete batch is left out."""
-    generator = torch.Generator().manual_seed(seed)
+def _batches(count: int, recipe: ClipRecipe) -> Iterator[Tensor]:
+    """The batches of the training; each epoch in an order of its own, a last incomplete batch is left out."""
+    generator = torch.Generator().manual_seed(recipe.seed)
     step = 0
-    while step < stage.steps:
+    while step < recipe.steps:
         order = torch.randperm(count, generator=generator)
-        for rows in order.split(stage.batch_size)[: count // stage.batch_size]:
-            if step == stage.steps:
+        for rows in order.split(recipe.batch_size)[: count // recipe.batch_size]:
+            if step == recipe.steps:
                 return
             step += 1
             yield rows

@@ -68,7 +68,7 @@ class SamRecipe:
     """
 
     pictures: int = 12_000
-    steps: int = 5500
+    steps: int = 4500
     batch_size: int = 6
     targets: int = 4
     rounds: int = 5

@@ -15,11 +15,10 @@ from escnet.data.mojiscenes.classes import BASE, NOVEL, words
 from escnet.layers.clip_encoder import ClipImageEncoder, ClipTextEncoder
 from escnet.mini import clip_pretraining
 from escnet.mini.clip_evaluation import _retrieval, evaluate_clip, pool_masks
-from escnet.mini.clip_pretraining import LOW, ClipRecipe, contrastive_loss, draw_captioned, normalise, train_clip
+from escnet.mini.clip_pretraining import ClipRecipe, contrastive_loss, draw_captioned, normalise, train_clip
 from escnet.weights import build_clip
 
-TINY = replace(LOW, pictures=48, steps=25, batch_size=16, warmup=3, learning_rate=2e-3)
-RECIPE = ClipRecipe(stages=(TINY,))
+TINY = ClipRecipe(pictures=48, steps=25, batch_size=16, warmup=3, learning_rate=2e-3)
 
 
 @pytest.fixture(autouse=True)
@@ -58,8 +57,8 @@ def test_contrastive_loss_by_hand() -> None:
 
 
 def test_the_rate_warms_up_and_falls_to_zero() -> None:
-    stage = replace(TINY, steps=100, warmup=10)
-    rates = [clip_pretraining._rate(step, stage) for step in range(101)]
+    recipe = replace(TINY, steps=100, warmup=10)
+    rates = [clip_pretraining._rate(step, recipe) for step in range(101)]
     assert rates[0] == pytest.approx(0.1)
     assert rates[9] == rates[10] == 1.0
     assert rates[55] == pytest.approx(0.5)
@@ -68,7 +67,7 @@ def test_the_rate_warms_up_and_falls_to_zero() -> None:
 
 
 def test_batches_show_each_picture_once_an_epoch() -> None:
-    batches = list(clip_pretraining._batches(48, replace(TINY, steps=7), seed=0))
+    batches = list(clip_pretraining._batches(48, replace(TINY, steps=7)))
     assert [len(batch) for batch in batches] == [16] * 7
     for epoch in (batches[:3], batches[3:6]):
         assert sorted(torch.cat(epoch).tolist()) == list(range(48))
@@ -88,7 +87,7 @@ def test_training_lowers_the_loss_and_is_decided_by_the_seed() -> None:
         torch.manual_seed(0)
         model, tokenizer = build_clip("escnet-mini")
         losses: list[float] = []
-        train_clip(model, tokenizer, data, TINY, RECIPE, lambda step, loss: losses.append(loss))
+        train_clip(model, tokenizer, data, TINY, lambda step, loss: losses.append(loss))
         assert not model.training
         return losses, model.state_dict()
 

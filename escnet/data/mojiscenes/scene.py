@@ -30,7 +30,7 @@ class SceneStyle:
         object_size: smallest and largest longer side of an object, as shares of the picture's side.
         repeats: probability that one of the objects stands there two to four times.
         horizon: probability that there are two kinds of ground.
-        ground_named: probability that the caption says what the ground is.
+        ground_named: probability that the caption says what the ground is; it always does if there is nothing else.
         unit: pixels per unit of the ground's textures; default: such that a picture shows as much ground at any size.
     """
 
@@ -45,7 +45,7 @@ class SceneStyle:
     def __post_init__(self) -> None:
         if not 32 <= self.size <= 1024:
             raise ValueError(f"size has to be 32..1024 pixels, got {self.size}")
-        for name, (low, high), least in (("objects", self.objects, 1), ("object_size", self.object_size, 0.02)):
+        for name, (low, high), least in (("objects", self.objects, 0), ("object_size", self.object_size, 0.02)):
             if not least <= low <= high:
                 raise ValueError(f"{name} has to be (lowest, highest) of at least {least}, got {(low, high)}")
 
@@ -82,7 +82,8 @@ def compose(glyphs: Sequence[Glyph], rng: np.random.Generator, style: SceneStyle
     placed = [glyph for glyph in chosen if _place(glyph, canvas, labels, instances, rng, style)]
     image = _light(np.asarray(canvas, dtype=np.float32), rng)
     things = list(dict.fromkeys(glyph.word for glyph in placed))
-    ground = np.unique(labels[instances == 0]).tolist() if rng.random() < style.ground_named else []
+    is_named = rng.random() < style.ground_named or not things
+    ground = np.unique(labels[instances == 0]).tolist() if is_named else []
     return Scene(image, labels, instances, _caption(things, ground, rng))
 
 
@@ -176,8 +177,9 @@ def _caption(things: list[int], ground: list[int], rng: np.random.Generator) -> 
     rng.shuffle(things)
     rng.shuffle(ground)
     seen = ", ".join(with_article(table[index].name) for index in things)
-    where = f" on {' and '.join(table[index].name for index in ground)}" if ground else ""
-    return f"{PREFIXES[int(rng.integers(len(PREFIXES)))]} {seen}{where}".strip()
+    where = " and ".join(table[index].name for index in ground)
+    joint = " on " if seen and where else ""
+    return f"{PREFIXES[int(rng.integers(len(PREFIXES)))]} {seen}{joint}{where}".strip()
 
 
 def with_article(name: str) -> str:

@@ -162,7 +162,9 @@ def test_articles(name: str, with_its_article: str) -> None:
     assert with_article(name) == with_its_article
 
 
-@pytest.mark.parametrize("wrong", ({"size": 16}, {"objects": (0, 3)}, {"objects": (3, 2)}, {"object_size": (0.5, 0.2)}))
+@pytest.mark.parametrize(
+    "wrong", ({"size": 16}, {"objects": (-1, 3)}, {"objects": (3, 2)}, {"object_size": (0.5, 0.2)})
+)
 def test_impossible_styles_are_refused(wrong: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         SceneStyle(**wrong)
