@@ -106,7 +106,7 @@ DENSE = Table(
         Variant(
             f"{model}: {kind}{'' if keep else ' alone'}",
             ("MODEL.CLIP.DENSE", kind, "MODEL.CLIP.DENSE_RESIDUAL", str(keep)),
-            *(() if trained else ((("MODEL.META_ARCHITECTURE", "DenseClip"),))),
+            test=() if trained else ("MODEL.META_ARCHITECTURE", "DenseClip"),
             is_trained=trained,
         )
         for model, trained in (("DenseClip", False), ("ESC-Net", True))

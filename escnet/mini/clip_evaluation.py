@@ -11,13 +11,13 @@ from torch.nn import functional as F
 
 from escnet.data.mojiscenes.classes import BASE, NOVEL, words
 from escnet.data.mojiscenes.glyphs import load_glyphs
-from escnet.data.mojiscenes.scene import SceneStyle, compose
+from escnet.data.mojiscenes.scene import compose
 from escnet.layers.clip_encoder import ClipImageEncoder, ClipTextEncoder
 from escnet.mini.clip_pretraining import Captioned, normalise
 from escnet.vocabulary import Vocabulary
 
 OBJECTS = (*BASE, *NOVEL)
-_BATCH = 100
+_BATCH, _SCENE_SEED = 100, 0
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,6 @@ def evaluate_clip(
     text_encoder: ClipTextEncoder,
     captioned: Captioned,
     scenes: int = 200,
-    seed: int = 0,
-    style: SceneStyle | None = None,
 ) -> ClipFigures:
     """Measure a CLIP on pictures that it was not trained on.
 
@@ -57,8 +55,6 @@ def evaluate_clip(
         image_encoder, text_encoder: its towers; the dense features are those of `image_encoder.dense`.
         captioned: pictures as in training, for words and retrieval.
         scenes: number of larger pictures, for the dense features.
-        seed: of these.
-        style: of these.
     """
     table = words()
     objects = text_encoder.encode(Vocabulary([table[i].name for i in OBJECTS]))
@@ -68,7 +64,7 @@ def evaluate_clip(
     is_single = captioned.words >= 0
     right, novel = _is_right(pooled[is_single], captioned.words[is_single], objects)
     image_to_text, text_to_image = _retrieval(pooled, text_encoder, captioned.captions)
-    dense, truth = _mask_pooled(image_encoder, scenes, seed, style or SceneStyle())
+    dense, truth = _mask_pooled(image_encoder, scenes)
     dense_right, dense_novel = _is_right(dense, truth, objects)
     return ClipFigures(
         zero_shot=right.mean().item(),
@@ -110,12 +106,12 @@ def _retrieval(pooled: Tensor, text_encoder: ClipTextEncoder, captions: list[str
     return float(found.mean()), float(sought.mean())
 
 
-def _mask_pooled(encoder: ClipImageEncoder, scenes: int, seed: int, style: SceneStyle) -> tuple[Tensor, Tensor]:
+def _mask_pooled(encoder: ClipImageEncoder, scenes: int) -> tuple[Tensor, Tensor]:
     """Pooled dense features (K, D) of all objects of some pictures, and their words (K,)."""
     glyphs = load_glyphs("base") + load_glyphs("novel")
     features, truth = [], []
     for number in range(scenes):
-        scene = compose(glyphs, np.random.default_rng([seed, number]), style)
+        scene = compose(glyphs, np.random.default_rng([_SCENE_SEED, number]))
         dense = encoder(normalise(torch.from_numpy(scene.image).permute(2, 0, 1)[None]), pooled=False).dense[0]
         instances = torch.from_numpy(scene.instances)
         masks = torch.stack([instances == k for k in range(1, int(instances.max()) + 1)])

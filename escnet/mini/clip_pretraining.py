@@ -7,7 +7,6 @@ with interpolated positions, as CLIP is in ESC-Net (sec. 4, "Implementation deta
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -17,16 +16,14 @@ import torch
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from escnet.data.mojiscenes.glyphs import load_glyphs
 from escnet.data.mojiscenes.scene import SceneStyle, compose
-from escnet.data.preparation_tasks import worker_pool
 from escnet.layers.clip_encoder import ClipImageEncoder, ClipTextEncoder
+from escnet.mini.pretraining import decay_groups, draw_chunks, fast_arithmetic
 
 MODEL = "escnet-moji"
 LOGIT_SCALE_LIMIT = math.log(100)
-_CHUNK = 500
 
 
 # A unit of ground has as many pixels as in a picture of 128, so these are cut-outs of such pictures.
@@ -79,9 +76,7 @@ class ClipRecipe:
 
 def draw_captioned(recipe: ClipRecipe, seed: int) -> Captioned:
     """Draw a recipe's pictures of base and novel glyphs, on all cores; the same for any number of them."""
-    chunks = [(start, min(start + _CHUNK, recipe.pictures)) for start in range(0, recipe.pictures, _CHUNK)]
-    with worker_pool(os.cpu_count() or 1) as pool:
-        parts = list((pool.map if pool else map)(partial(_draw_chunk, recipe, seed), chunks))
+    parts = draw_chunks(partial(_draw_chunk, recipe, seed), recipe.pictures)
     images, captions, words = zip(*parts, strict=True)
     return Captioned(
         torch.from_numpy(np.concatenate(images)),
@@ -128,12 +123,11 @@ def train_clip(
     """
     image_encoder, text_encoder = ClipImageEncoder(model.visual), ClipTextEncoder(model, tokenizer)
     tokens = tokenizer(data.captions, context_length=text_encoder.context_length)
-    optimizer = torch.optim.AdamW(_parameter_groups(model, recipe), lr=recipe.learning_rate, betas=recipe.betas)
+    optimizer = torch.optim.AdamW(decay_groups(model, recipe.weight_decay), lr=recipe.learning_rate, betas=recipe.betas)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(_rate, recipe=recipe))
     model.train()
     for step, rows in enumerate(_batches(len(data.captions), recipe), start=1):
-        # The fused attention is slow in bf16 on a CPU, in its backward pass.
-        with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+        with fast_arithmetic():
             images = F.normalize(image_encoder.pool(normalise(data.images[rows])), dim=-1)
             texts = text_encoder.embed(tokens[rows], len(rows))
         loss = contrastive_loss(images.float(), texts.float(), model.logit_scale)
@@ -154,14 +148,6 @@ def contrastive_loss(images: Tensor, texts: Tensor, logit_scale: Tensor) -> Tens
     logits = logit_scale.exp() * images @ texts.T
     targets = torch.arange(len(logits))
     return (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
-
-
-def _parameter_groups(model: nn.Module, recipe: ClipRecipe) -> list[dict]:
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
 
 
 def _rate(step: int, recipe: ClipRecipe) -> float:

@@ -65,7 +65,7 @@ def run_demo(task: DemoTask, say: Callable[[str], None]) -> Path:
         DatasetError, WeightsError, ConfigError: as the parts do.
     """
     start = time.perf_counter()
-    with data_root(task.output / "data"):
+    with datasets_in(task.output / "data"):
         say("1/4  drawing pictures")
         write_world(task.output / "data" / FOLDER, task.world)
         cfg = load_config(
@@ -107,7 +107,7 @@ def collect_examples(cfg: CfgNode, dataset: str, count: int) -> tuple[list[Examp
 
 
 @contextmanager
-def data_root(folder: Path) -> Iterator[None]:
+def datasets_in(folder: Path) -> Iterator[None]:
     """Datasets are looked for in `folder` meanwhile."""
     before = os.environ.get("DETECTRON2_DATASETS")
     os.environ["DETECTRON2_DATASETS"] = str(folder)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -87,10 +88,10 @@ class Experiment:
         """What decides the weights."""
         return (*self.common, *self.variant.train, "SEED", str(self.seed))
 
-    @property
+    @cached_property
     def training_folder(self) -> Path:
-        """Where the training is; the same for all variants that train alike."""
-        return self.output / "trainings" / _digest(Path(self.config_file).read_text(), self.train_options)
+        """Where the training is; the same for all variants that train alike, also if one spells out a default."""
+        return self.output / "trainings" / _digest(load_config(self.config_file, self.train_options).dump())
 
     def result_file(self, dataset: str) -> Path:
         """Where the scores on a dataset are."""
@@ -98,17 +99,15 @@ class Experiment:
         return self.output / "results" / f"{key}.json"
 
 
-def run_experiment(experiment: Experiment, threads: int = 1) -> dict[str, dict[str, Any]]:
+def run_experiment(experiment: Experiment) -> dict[str, dict[str, Any]]:
     """Train and evaluate, or read what an earlier call has found; a killed training goes on where it was.
 
     Args:
         experiment: what to do.
-        threads: of PyTorch.
 
     Returns:
         For each dataset the scores as fractions, and `seconds` of an image; `trained`, seconds of an iteration.
     """
-    torch.set_num_threads(threads)
     results = {}
     for dataset in experiment.datasets:
         path = experiment.result_file(dataset)
@@ -183,6 +182,7 @@ def _seeds(variant: Variant, seeds: Sequence[int]) -> Sequence[int]:
 
 
 def _run_all(experiments: Sequence[Experiment]) -> None:
+    torch.set_num_threads(1)
     for experiment in experiments:
         run_experiment(experiment)
 

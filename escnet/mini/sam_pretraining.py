@@ -6,7 +6,6 @@ loose box first, and then with clicks where the last prediction was wrong.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,12 +15,11 @@ import torch
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torchvision.ops import sigmoid_focal_loss
 
 from escnet.data.mojiscenes.glyphs import load_glyphs
 from escnet.data.mojiscenes.scene import Scene, SceneStyle, compose
-from escnet.data.preparation_tasks import worker_pool
+from escnet.mini.pretraining import decay_groups, draw_chunks, fast_arithmetic
 from escnet.mini.sam_prompts import (
     Prompts,
     likeliest_mask,
@@ -33,7 +31,6 @@ from escnet.mini.sam_prompts import (
 
 # Regions of ground are numbered from here, objects from 1.
 GROUND = 128
-_CHUNK = 500
 
 
 @dataclass(frozen=True)
@@ -87,10 +84,8 @@ class SamRecipe:
 
 def draw_masked(glyph_set: str, count: int, seed: int, style: SceneStyle, least_area: int = 32) -> MaskedPictures:
     """Draw pictures of a set of glyphs, on all cores; the same for any number of them."""
-    chunks = [(start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK)]
     draw = partial(_draw_chunk, glyph_set, seed, style, least_area)
-    with worker_pool(min(os.cpu_count() or 1, len(chunks))) as pool:
-        images, regions = zip(*(pool.map if pool else map)(draw, chunks), strict=True)
+    images, regions = zip(*draw_chunks(draw, count), strict=True)
     return MaskedPictures(torch.from_numpy(np.concatenate(images)), torch.from_numpy(np.concatenate(regions)))
 
 
@@ -131,7 +126,7 @@ def train_sam(
         report: called after each step with its number, from 1, and loss.
     """
     generator = torch.Generator().manual_seed(recipe.seed)
-    optimizer = torch.optim.AdamW(_parameter_groups(sam, recipe), lr=recipe.learning_rate)
+    optimizer = torch.optim.AdamW(decay_groups(sam, recipe.weight_decay), lr=recipe.learning_rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, recipe.learning_rate, recipe.steps, min(1.0, recipe.warmup / recipe.steps), cycle_momentum=False
     )
@@ -139,8 +134,7 @@ def train_sam(
     for step in range(1, recipe.steps + 1):
         rows = torch.randint(len(data.images), (recipe.batch_size,), generator=generator)
         targets = pick_targets(data.regions[rows], recipe, generator)
-        # The fused attention is slow in bf16 on a CPU, in its backward pass.
-        with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+        with fast_arithmetic():
             loss = batch_loss(sam, data.images[rows], targets, recipe, generator)
         optimizer.zero_grad()
         loss.backward()
@@ -269,11 +263,3 @@ def mask_iou(predicted: Tensor, targets: Tensor) -> Tensor:
     """IoU of bool masks (..., H, W); 0 where both are empty."""
     common = (predicted & targets).sum(dim=(-2, -1))
     return common / (predicted | targets).sum(dim=(-2, -1)).clamp(min=1)
-
-
-def _parameter_groups(sam: Sam, recipe: SamRecipe) -> list[dict]:
-    parameters = [p for p in sam.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]

@@ -9,14 +9,18 @@ import pytest
 from escnet.data.mojiscenes.scene import SceneStyle
 from escnet.data.mojiscenes.writing import World, write_world
 
-TINY_WORLD = World(train=4, val=2, style=SceneStyle(size=64))
+
+@pytest.fixture(scope="session")
+def tiny_world() -> World:
+    """Four training pictures and two of each other split."""
+    return World(train=4, val=2, style=SceneStyle(size=64))
 
 
 @pytest.fixture(scope="session")
-def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data root with four training pictures and two of each other split."""
+def tiny_data(tiny_world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data root that holds the tiny world."""
     root = tmp_path_factory.mktemp("data")
-    write_world(root / "mojiscenes", TINY_WORLD, workers=1)
+    write_world(root / "mojiscenes", tiny_world, workers=1)
     return root
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from escnet.data.mojiscenes.classes import BASE, NOVEL, words
 from escnet.layers.clip_encoder import ClipImageEncoder, ClipTextEncoder
-from escnet.mini import clip_pretraining
+from escnet.mini import clip_pretraining, pretraining
 from escnet.mini.clip_evaluation import _retrieval, evaluate_clip, pool_masks
 from escnet.mini.clip_pretraining import ClipRecipe, contrastive_loss, draw_captioned, normalise, train_clip
 from escnet.weights import build_clip
@@ -23,7 +23,7 @@ TINY = ClipRecipe(pictures=48, steps=25, batch_size=16, warmup=3, learning_rate=
 
 @pytest.fixture(autouse=True)
 def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clip_pretraining.os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(pretraining.os, "cpu_count", lambda: 1)
 
 
 def test_pictures_have_captions_and_single_objects_their_word() -> None:

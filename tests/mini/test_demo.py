@@ -12,18 +12,19 @@ import pytest
 import torch
 from PIL import Image
 
+from escnet.data.mojiscenes.writing import World
 from escnet.layers.pseudo_prompts import PseudoPromptGenerator
 from escnet.mini import demo as demo_module
 from escnet.mini.demo import DemoTask, run_demo
 from escnet.mini.demo_page import training_losses
 from escnet.prompt_drawings import Example, draw_examples
 
-from .conftest import TINY_WORLD  # isort: skip
 
-
-def test_the_demo_from_nothing_to_the_page(tiny_config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_demo_from_nothing_to_the_page(
+    tiny_config: str, tiny_world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     output, said = tmp_path / "demo", []
-    task = DemoTask(tiny_config, output, TINY_WORLD, large_limit=1, examples=2)
+    task = DemoTask(tiny_config, output, tiny_world, large_limit=1, examples=2)
     before = os.environ["DETECTRON2_DATASETS"]
     page = run_demo(task, said.append)
     assert os.environ["DETECTRON2_DATASETS"] == before

@@ -63,7 +63,8 @@ def test_what_decides_the_weights_decides_the_folder(experiment: Experiment) -> 
     )
     folders = {other.training_folder for other in (experiment, *others)}
     assert len(folders) == 4
-    assert replace(experiment, variant=Variant("another name")).training_folder == experiment.training_folder
+    for same in (Variant("another name"), Variant("default", ("MODEL.ESC.ALPHA", "0.5"))):
+        assert replace(experiment, variant=same).training_folder == experiment.training_folder
 
 
 def test_baselines_are_not_trained(experiment: Experiment) -> None:

@@ -17,7 +17,7 @@ from segment_anything.modeling import Sam
 from escnet import weights
 from escnet.checkpoint_files import file_sha256
 from escnet.data.mojiscenes.scene import Scene, SceneStyle
-from escnet.mini import sam_pretraining
+from escnet.mini import pretraining
 from escnet.mini.sam_evaluation import evaluate_sam
 from escnet.mini.sam_pretraining import (
     GROUND,
@@ -68,7 +68,7 @@ RECIPE = TinyRecipe()
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tiny SAM under the name of the small one, and pictures drawn in this process."""
     monkeypatch.setitem(weights.SAM_SIZES, "moji", SIZE)
-    monkeypatch.setattr(sam_pretraining.os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(pretraining.os, "cpu_count", lambda: 1)
 
 
 def tiny_sam(seed: int = 0) -> Sam:
@@ -79,7 +79,7 @@ def tiny_sam(seed: int = 0) -> Sam:
 @pytest.fixture(scope="module")
 def pictures() -> MaskedPictures:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sam_pretraining.os, "cpu_count", lambda: 1)
+        patch.setattr(pretraining.os, "cpu_count", lambda: 1)
         return draw_masked("unnamed", 4, 0, STYLE, 8)
 
 

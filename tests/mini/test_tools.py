@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from escnet.checkpoint_files import file_sha256, read_weights
-from escnet.mini import clip_pretraining
+from escnet.mini import pretraining
 from escnet.predictor import Segmenter
 from escnet.weights import build_clip
 
@@ -26,7 +26,7 @@ def test_pretrain_clip_writes_weights_that_load(
     load_script: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script = load_script("tools/mini/pretrain_clip.py")
-    monkeypatch.setattr(clip_pretraining.os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(pretraining.os, "cpu_count", lambda: 1)
     monkeypatch.setattr(script, "TEST_PICTURES", 6)
     path = tmp_path / "clip.safetensors"
     small = ["--pictures", "8", "--steps", "2", "--batch-size", "4"]

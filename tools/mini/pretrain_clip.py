@@ -18,13 +18,13 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from escnet.data.errors import DatasetError
 from escnet.layers.clip_encoder import DENSE_ATTENTION, ClipImageEncoder, ClipTextEncoder
 from escnet.mini.cards import save_with_card
 from escnet.mini.clip_evaluation import evaluate_clip
 from escnet.mini.clip_pretraining import MODEL, ClipRecipe, draw_captioned, train_clip
+from escnet.mini.pretraining import progress
 from escnet.weights import build_clip
 
 TEST_PICTURES, TEST_SEED = 1000, 999
@@ -65,6 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\npretrain_clip: stopped; nothing was written", file=sys.stderr)
         return 130
+    # The figures are those of the weights as they are written, in half precision.
+    model.half().float()
     text = ClipTextEncoder(model, tokenizer)
     figures = {
         dense: asdict(evaluate_clip(ClipImageEncoder(model.visual, dense), text, test)) for dense in DENSE_ATTENTION
@@ -79,12 +81,7 @@ def train(model: nn.Module, tokenizer: Callable[..., Tensor], recipe: ClipRecipe
     start = time.perf_counter()
     data = draw_captioned(recipe, seed=recipe.seed)
     print(f"{recipe.pictures} pictures drawn in {time.perf_counter() - start:.0f} s", flush=True)
-    with tqdm(total=recipe.steps, unit="step", mininterval=10) as progress:
-
-        def report(step: int, loss: float) -> None:
-            progress.set_postfix(loss=f"{loss:.3f}", refresh=False)
-            progress.update()
-
+    with progress(recipe.steps) as report:
         train_clip(model, tokenizer, data, recipe, report)
 
 

@@ -19,10 +19,10 @@ from pathlib import Path
 
 import torch
 from segment_anything.modeling import Sam
-from tqdm import tqdm
 
 from escnet.data.errors import DatasetError
 from escnet.mini.cards import save_with_card
+from escnet.mini.pretraining import progress
 from escnet.mini.sam_evaluation import evaluate_sam
 from escnet.mini.sam_pretraining import SamRecipe, draw_masked, train_sam
 from escnet.weights import build_sam
@@ -80,12 +80,7 @@ def train(sam: Sam, recipe: SamRecipe) -> None:
     start = time.perf_counter()
     data = draw_masked("unnamed", recipe.pictures, recipe.seed, recipe.style, recipe.least_area)
     print(f"{recipe.pictures} pictures drawn in {time.perf_counter() - start:.0f} s", flush=True)
-    with tqdm(total=recipe.steps, unit="step", mininterval=10) as progress:
-
-        def report(step: int, loss: float) -> None:
-            progress.set_postfix(loss=f"{loss:.3f}", refresh=False)
-            progress.update()
-
+    with progress(recipe.steps) as report:
         train_sam(sam, data, recipe, report)
 
 
