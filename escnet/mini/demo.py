@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from detectron2.config import CfgNode
 
-from escnet.config import load_config
+from escnet.config import ConfigError, load_config
 from escnet.data.images import read_image
 from escnet.data.label_spaces import read_training_labels
 from escnet.data.mojiscenes.writing import FOLDER, World, write_world
@@ -66,11 +66,16 @@ def run_demo(task: DemoTask, say: Callable[[str], None]) -> Path:
     """
     start = time.perf_counter()
     with datasets_in(task.output / "data"):
-        say("1/4  drawing pictures")
-        write_world(task.output / "data" / FOLDER, task.world)
         cfg = load_config(
             task.config_file, ["OUTPUT_DIR", str(task.output / "training"), "DATASETS.TEST", "()", *task.opts]
         )
+        if not cfg.MODEL.CLIP.WEIGHTS:
+            raise ConfigError(
+                f"{task.config_file}: MODEL.CLIP.WEIGHTS is empty, but the demonstration needs a CLIP that was trained: "
+                "make one with tools/mini/pretrain_clip.py, and give its path"
+            )
+        say("1/4  drawing pictures")
+        write_world(task.output / "data" / FOLDER, task.world)
         say("2/4  training ESC-Net")
         trainer = EscTrainer(cfg)
         trainer.resume_or_load(resume=True)

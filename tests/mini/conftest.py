@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from escnet.data.mojiscenes.scene import SceneStyle
 from escnet.data.mojiscenes.writing import World, write_world
+from escnet.weights import build_clip
 
 
 @pytest.fixture(scope="session")
@@ -26,8 +29,11 @@ def tiny_data(tiny_world: World, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 @pytest.fixture
 def tiny_config(tmp_path: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A configuration file of the smallest ESC-Net, with random weights, for the tiny world."""
+    """A configuration of the smallest ESC-Net for the tiny world; its CLIP comes from a file of random weights."""
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tiny_data))
+    clip = tmp_path / "clip.safetensors"
+    torch.manual_seed(0)
+    save_file(build_clip("escnet-mini")[0].state_dict(), clip)
     path = tmp_path / "tiny.yaml"
     path.write_text(
         f"""
@@ -36,7 +42,7 @@ MODEL:
   DEVICE: "cpu"
   CLIP:
     NAME: "escnet-mini"
-    WEIGHTS: ""
+    WEIGHTS: "{clip}"
     IMAGE_SIZE: (64, 64)
   SAM:
     NAME: "mini"

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from escnet.config import ConfigError
 from escnet.data.mojiscenes.writing import World
 from escnet.layers.pseudo_prompts import PseudoPromptGenerator
 from escnet.mini import demo as demo_module
@@ -42,6 +43,13 @@ def test_the_demo_from_nothing_to_the_page(
 
     monkeypatch.setattr(demo_module.EscTrainer, "run_step", lambda self: pytest.fail("trained again"))
     assert run_demo(task, said.append) == page
+
+
+def test_a_demo_without_a_trained_clip_is_refused(tiny_config: str, tiny_world: World, tmp_path: Path) -> None:
+    task = DemoTask(tiny_config, tmp_path / "demo", tiny_world, opts=("MODEL.CLIP.WEIGHTS", ""))
+    with pytest.raises(ConfigError, match=r"tiny\.yaml: MODEL\.CLIP\.WEIGHTS is empty.*pretrain_clip"):
+        run_demo(task, print)
+    assert not (tmp_path / "demo").exists()
 
 
 def test_losses_are_read_from_the_metrics(tmp_path: Path) -> None:
