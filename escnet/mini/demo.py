@@ -71,7 +71,7 @@ def run_demo(task: DemoTask, say: Callable[[str], None]) -> Path:
         )
         if not cfg.MODEL.CLIP.WEIGHTS:
             raise ConfigError(
-                f"{task.config_file}: MODEL.CLIP.WEIGHTS is empty, but the demonstration needs a CLIP that was trained: "
+                f"{task.config_file}: MODEL.CLIP.WEIGHTS is empty, but the demonstration needs a trained CLIP: "
                 "make one with tools/mini/pretrain_clip.py, and give its path"
             )
         say("1/4  drawing pictures")
