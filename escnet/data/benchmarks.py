@@ -163,6 +163,10 @@ BENCHMARKS = (
         "val_novel", rows=(STUFF.start, NOVEL.stop), scored=(len(STUFF), len(STUFF) + len(NOVEL)),
         short="moji_novel", title="Moji-novel",
     ),
+    _mojiscenes(
+        "val_many", rows=(STUFF.start, NOVEL.stop), scored=(len(STUFF), len(STUFF) + len(NOVEL)),
+        short="moji_many", title="Moji-many",
+    ),
     _mojiscenes("val_all", rows=(0, NOVEL.stop), short="moji_all", title="Moji-all"),
     _mojiscenes("val_847", images="val_all", bits=16, short="moji_847", title="Moji-847"),
 )  # fmt: skip

@@ -1,13 +1,15 @@
-"""A small CLIP, trained from captions alone: contrastive loss, average pooling, patch dropout.
+"""A small CLIP, trained from captions alone: contrastive loss, average pooling, patch dropout, collages.
 
 Pictures are small (48 pixels, mostly of one object) while the model is trained; it is used at a higher resolution
-with interpolated positions, as CLIP is in ESC-Net (sec. 4, "Implementation details").
+with interpolated positions, as CLIP is in ESC-Net (sec. 4, "Implementation details"). A CLIP this small tells what is in
+a picture, but not where: attention carries the word of an object into the ground around it. So most pictures are seen
+in collages of 4 or 9, and it is the dense features of each cell that have to match its caption (CLIM, arXiv 2312.11376).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -27,9 +29,9 @@ LOGIT_SCALE_LIMIT = math.log(100)
 
 
 # A unit of ground has as many pixels as in a picture of 128, so these are cut-outs of such pictures.
-_CUT_OUT = {"size": 48, "repeats": 0.0, "horizon": 0.5, "ground_named": 0.85, "unit": 1.0}
-SINGLE = SceneStyle(objects=(1, 1), object_size=(0.5, 1.3), **_CUT_OUT)
-SEVERAL = SceneStyle(objects=(0, 3), object_size=(0.4, 1.0), **_CUT_OUT)
+_CUT_OUT = {"size": 48, "repeats": 0.0, "horizon": 0.5, "ground_named": 0.2, "unit": 1.0}
+SINGLE = SceneStyle(objects=(1, 1), object_size=(0.5, 0.95), **_CUT_OUT)
+SEVERAL = SceneStyle(objects=(2, 3), object_size=(0.35, 0.65), **_CUT_OUT)
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,10 @@ class ClipRecipe:
         single, several: pictures of one object, and of more.
         single_share: share of the former.
         pictures: drawn once, before the first step.
-        steps, batch_size: as usual.
+        steps: as usual.
+        alone: pictures of a step that are seen each by itself.
+        fours, nines: collages of a step; of 2×2 pictures, and of 3×3 pieces of pictures of one object, two thirds of
+            their side.
         learning_rate: its peak; linear warm-up, then a half cosine to zero.
         weight_decay: of matrices; biases, norms and the logit scale have none.
         seed: of the weights, the pictures and their order.
@@ -65,13 +70,20 @@ class ClipRecipe:
     several: SceneStyle = SEVERAL
     single_share: float = 2 / 3
     pictures: int = 100_000
-    steps: int = 3000
-    batch_size: int = 256
+    steps: int = 4000
+    alone: int = 64
+    fours: int = 16
+    nines: int = 16
     learning_rate: float = 1e-3
     warmup: int = 200
     weight_decay: float = 0.1
     betas: tuple[float, float] = (0.9, 0.98)
     seed: int = 0
+
+    @property
+    def batch_size(self) -> int:
+        """Pictures, and captions, of a step."""
+        return self.alone + 4 * self.fours + 9 * self.nines
 
 
 def draw_captioned(recipe: ClipRecipe, seed: int) -> Captioned:
@@ -117,7 +129,7 @@ def train_clip(
     Args:
         model: open_clip's CLIP.
         tokenizer: its tokenizer.
-        data: pictures, at least one batch of them.
+        data: pictures, some of them of one object.
         recipe: numbers of the training.
         report: called after each step with its number, from 1, and loss.
     """
@@ -126,11 +138,18 @@ def train_clip(
     optimizer = torch.optim.AdamW(decay_groups(model, recipe.weight_decay), lr=recipe.learning_rate, betas=recipe.betas)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(_rate, recipe=recipe))
     model.train()
-    for step, rows in enumerate(_batches(len(data.captions), recipe), start=1):
+    generator = torch.Generator().manual_seed(recipe.seed)
+    for step in range(1, recipe.steps + 1):
+        rows, alone, fours, nines = draw_batch(data, recipe, generator)
         with fast_arithmetic():
-            images = F.normalize(image_encoder.pool(normalise(data.images[rows])), dim=-1)
+            parts = [
+                image_encoder.pool(normalise(alone)),
+                image_encoder.pool_cells(normalise(fours), 2).flatten(0, 1),
+                image_encoder.pool_cells(normalise(nines), 3).flatten(0, 1),
+            ]
             texts = text_encoder.embed(tokens[rows], len(rows))
-        loss = contrastive_loss(images.float(), texts.float(), model.logit_scale)
+        images = F.normalize(torch.cat(parts).float(), dim=-1)
+        loss = contrastive_loss(images, texts.float(), model.logit_scale)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -156,14 +175,39 @@ def _rate(step: int, recipe: ClipRecipe) -> float:
     return 0.5 + 0.5 * math.cos(math.pi * (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup))
 
 
-def _batches(count: int, recipe: ClipRecipe) -> Iterator[Tensor]:
-    """The batches of the training; each epoch in an order of its own, a last incomplete batch is left out."""
-    generator = torch.Generator().manual_seed(recipe.seed)
-    step = 0
-    while step < recipe.steps:
-        order = torch.randperm(count, generator=generator)
-        for rows in order.split(recipe.batch_size)[: count // recipe.batch_size]:
-            if step == recipe.steps:
-                return
-            step += 1
-            yield rows
+def draw_batch(
+    data: Captioned, recipe: ClipRecipe, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What a step is trained on, drawn with replacement.
+
+    Args:
+        data: all pictures.
+        recipe: how many of which kind.
+        generator: decides all.
+
+    Returns:
+        The numbers of the pictures (batch_size,): those seen alone, then the collages' cells, row by row; the pictures
+        seen alone (alone,3,s,s); the collages of four (fours,3,2s,2s) and of nine (nines,3,2s,2s).
+    """
+    one_object = (data.words >= 0).nonzero()[:, 0]
+    count, side = len(data.words), data.images.shape[-1] * 2 // 3
+    alone = torch.randint(count, (recipe.alone,), generator=generator)
+    fours = torch.randint(count, (4 * recipe.fours,), generator=generator)
+    nines = one_object[torch.randint(len(one_object), (9 * recipe.nines,), generator=generator)]
+    corners = torch.randint(data.images.shape[-1] - side + 1, (len(nines), 2), generator=generator)
+    pieces = [
+        data.images[row, :, y : y + side, x : x + side]
+        for row, (y, x) in zip(nines.tolist(), corners.tolist(), strict=True)
+    ]
+    return (
+        torch.cat([alone, fours, nines]),
+        data.images[alone],
+        _collages(data.images[fours], 2),
+        _collages(torch.stack(pieces), 3),
+    )
+
+
+def _collages(pictures: Tensor, cells: int) -> Tensor:
+    """(n·cells²,3,s,s) -> (n,3,cells·s,cells·s), row by row."""
+    rows = pictures.unflatten(0, (-1, cells, cells)).permute(0, 3, 1, 4, 2, 5)
+    return rows.flatten(4, 5).flatten(2, 3)

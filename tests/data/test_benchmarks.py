@@ -49,6 +49,7 @@ def test_the_benchmarks_of_zero_shot_models():
         "panoptic133": ("coco_panoptic_val", 133, 255),
         "moji_base": ("mojiscenes_val_base", 92, 255),
         "moji_novel": ("mojiscenes_val_novel", 52, 255),
+        "moji_many": ("mojiscenes_val_many", 52, 255),
         "moji_all": ("mojiscenes_val_all", 132, 255),
         "moji_847": ("mojiscenes_val_847", 847, 65535),
     }
@@ -69,7 +70,11 @@ def test_the_labels_can_use_a_part_of_the_class_file():
 def test_the_scored_classes_are_in_the_metadata_and_fit():
     metadata = {benchmark.name: MetadataCatalog.get(benchmark.name) for benchmark in BENCHMARKS}
     scored = {name: found.scored_classes for name, found in metadata.items() if found.scored_classes is not None}
-    assert scored == {"mojiscenes_val_base": (0, 80), "mojiscenes_val_novel": (12, 52)}
+    assert scored == {
+        "mojiscenes_val_base": (0, 80),
+        "mojiscenes_val_novel": (12, 52),
+        "mojiscenes_val_many": (12, 52),
+    }
     for name, (first, end) in scored.items():
         assert 0 <= first < end <= len(metadata[name].stuff_classes)
     # What is not scored is the ground, the same words in both.

@@ -15,10 +15,18 @@ from escnet.data.mojiscenes.classes import BASE, NOVEL, words
 from escnet.layers.clip_encoder import ClipImageEncoder, ClipTextEncoder
 from escnet.mini import clip_pretraining, pretraining
 from escnet.mini.clip_evaluation import _retrieval, evaluate_clip, pool_masks
-from escnet.mini.clip_pretraining import ClipRecipe, contrastive_loss, draw_captioned, normalise, train_clip
+from escnet.mini.clip_pretraining import (
+    Captioned,
+    ClipRecipe,
+    contrastive_loss,
+    draw_batch,
+    draw_captioned,
+    normalise,
+    train_clip,
+)
 from escnet.weights import build_clip
 
-TINY = ClipRecipe(pictures=48, steps=25, batch_size=16, warmup=3, learning_rate=2e-3)
+TINY = ClipRecipe(pictures=48, steps=25, alone=6, fours=1, nines=1, warmup=3, learning_rate=2e-3)
 
 
 @pytest.fixture(autouse=True)
@@ -66,12 +74,31 @@ def test_the_rate_warms_up_and_falls_to_zero() -> None:
     assert all(a >= b for a, b in pairwise(rates[10:]))
 
 
-def test_batches_show_each_picture_once_an_epoch() -> None:
-    batches = list(clip_pretraining._batches(48, replace(TINY, steps=7)))
-    assert [len(batch) for batch in batches] == [16] * 7
-    for epoch in (batches[:3], batches[3:6]):
-        assert sorted(torch.cat(epoch).tolist()) == list(range(48))
-    assert not torch.equal(batches[0], batches[3])
+def test_each_cell_of_a_collage_is_the_picture_of_its_caption() -> None:
+    """Pictures that tell their number and place: channel 0 is the number, the others row and column."""
+    place = torch.arange(48, dtype=torch.uint8)
+    images = torch.stack([torch.stack([torch.full((48, 48), n), *torch.meshgrid(place, place)]) for n in range(20)])
+    is_single = torch.arange(20) % 2 == 0
+    data = Captioned(images.to(torch.uint8), [str(n) for n in range(20)], torch.where(is_single, 5, -1))
+    recipe = replace(TINY, alone=3, fours=2, nines=2)
+    rows, alone, fours, nines = draw_batch(data, recipe, torch.Generator().manual_seed(0))
+    assert len(rows) == recipe.batch_size == 3 + 8 + 18
+    assert torch.equal(alone, data.images[rows[:3]])
+    assert fours.shape == nines.shape == (2, 3, 96, 96)
+    for cell, row in enumerate(rows[3:11].tolist()):
+        y, x = 48 * (cell % 4 // 2), 48 * (cell % 2)
+        assert torch.equal(fours[cell // 4, :, y : y + 48, x : x + 48], data.images[row])
+    corners = set()
+    for cell, row in enumerate(rows[11:].tolist()):
+        y, x = 32 * (cell % 9 // 3), 32 * (cell % 3)
+        piece = nines[cell // 9, :, y : y + 32, x : x + 32]
+        top, left = int(piece[1, 0, 0]), int(piece[2, 0, 0])
+        assert torch.equal(piece, data.images[row, :, top : top + 32, left : left + 32])
+        assert is_single[row]
+        corners.add((top, left))
+    assert len(corners) > 9
+    again = draw_batch(data, recipe, torch.Generator().manual_seed(0))
+    assert all(torch.equal(a, b) for a, b in zip((rows, alone, fours, nines), again, strict=True))
 
 
 def test_normalised_pixels_are_those_of_clip() -> None:

@@ -29,7 +29,7 @@ def test_pretrain_clip_writes_weights_that_load(
     monkeypatch.setattr(pretraining.os, "cpu_count", lambda: 1)
     monkeypatch.setattr(script, "TEST_PICTURES", 6)
     path = tmp_path / "clip.safetensors"
-    small = ["--pictures", "8", "--steps", "2", "--batch-size", "4"]
+    small = ["--pictures", "20", "--steps", "2"]
     assert script.main(["--output", str(path), "--seed", "3", *small]) == 0
     card = read_card(path)
     assert (card["recipe"]["seed"], card["recipe"]["steps"]) == (3, 2)
@@ -38,7 +38,7 @@ def test_pretrain_clip_writes_weights_that_load(
     model, _ = build_clip("escnet-moji", path)
     assert model.visual.positional_embedding.shape == (1 + 6 * 6, 192)
     with pytest.raises(SystemExit):
-        script.main(["--output", str(path), "--pictures", "3", "--batch-size", "4"])
+        script.main(["--output", str(path), "--pictures", "3"])
 
 
 def test_train_esc_net_writes_weights_that_segment(

@@ -28,6 +28,7 @@ from escnet.mini.pretraining import progress
 from escnet.weights import build_clip
 
 TEST_PICTURES, TEST_SEED = 1000, 999
+_LEAST_PICTURES = 10
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -36,14 +37,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True, help="where the weights go, a .safetensors file")
     parser.add_argument("--steps", type=int, default=ClipRecipe.steps)
     parser.add_argument("--pictures", type=int, default=ClipRecipe.pictures, help="drawn to train on")
-    parser.add_argument("--batch-size", type=int, default=ClipRecipe.batch_size)
     parser.add_argument("--seed", type=int, default=ClipRecipe.seed)
     parser.add_argument("--threads", type=int, default=0, help="of PyTorch (default: one for each core)")
     options = parser.parse_args(arguments)
     if options.output.suffix != ".safetensors":
         parser.error(f"--output has to end in .safetensors, got {options.output}")
-    if not 1 <= options.batch_size <= options.pictures:
-        parser.error(f"--pictures is {options.pictures}, but a batch of {options.batch_size} is needed")
+    if options.pictures < _LEAST_PICTURES:
+        parser.error(f"--pictures is {options.pictures}, but at least {_LEAST_PICTURES} are needed")
     return options
 
 
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
-    recipe = ClipRecipe(**{name: getattr(options, name) for name in ("steps", "pictures", "batch_size", "seed")})
+    recipe = ClipRecipe(**{name: getattr(options, name) for name in ("steps", "pictures", "seed")})
     start = time.perf_counter()
     torch.manual_seed(recipe.seed)
     model, tokenizer = build_clip(MODEL)

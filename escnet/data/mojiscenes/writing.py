@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,10 +30,11 @@ _JPEG_QUALITY = (60, 96)
 
 
 class Split(NamedTuple):
-    """What is drawn together: the glyphs of its pictures, and the splits that get label maps of them."""
+    """What is drawn together: the glyphs of its pictures, the splits that get label maps of them, its own style."""
 
     glyph_sets: tuple[str, ...]
     labels: tuple[str, ...]
+    style: Mapping[str, Any] = MappingProxyType({})
 
 
 # In this order, which is part of the seed of each picture.
@@ -41,6 +43,7 @@ SPLITS = {
     "val_base": Split(("base",), ("val_base",)),
     "val_novel": Split(("novel",), ("val_novel",)),
     "val_all": Split(("base", "novel"), ("val_all", "val_847")),
+    "val_many": Split(("novel",), ("val_many",), {"objects": (4, 6), "object_size": (0.15, 0.3), "repeats": 1.0}),
 }
 
 
@@ -51,7 +54,7 @@ class World:
     Attributes:
         train, val: number of pictures of the training split, and of each of the others.
         seed: of all of them.
-        style: what pictures are like.
+        style: what pictures are like; `val_many` has more and smaller objects, some of one class.
     """
 
     train: int = 2000
@@ -71,7 +74,11 @@ class World:
 
     def describe(self, is_complete: bool) -> dict[str, Any]:
         """What a folder says of itself that holds this world, or a part of it."""
-        return json.loads(json.dumps({"world": asdict(self), "complete": is_complete, "attribution": ATTRIBUTION}))
+        return json.loads(
+            json.dumps(
+                {"world": asdict(self), "splits": list(SPLITS), "complete": is_complete, "attribution": ATTRIBUTION}
+            )
+        )
 
 
 def write_world(root: Path, world: World, workers: int = 0, overwrite: bool = False) -> bool:
@@ -130,7 +137,7 @@ def _draw_chunk(root: Path, world: World, chunk: tuple[str, int, int]) -> list[s
     lines = []
     for number in range(start, stop):
         rng = np.random.default_rng([world.seed, list(SPLITS).index(split), number])
-        scene = compose(glyphs, rng, world.style)
+        scene = compose(glyphs, rng, replace(world.style, **drawn.style))
         name = f"{number:06d}"
         with replacing(root / "images" / split / f"{name}.jpg") as temporary:
             quality = int(rng.integers(*_JPEG_QUALITY))

@@ -180,7 +180,10 @@ def world_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_world_is_read_as_any_benchmark(world_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DETECTRON2_DATASETS", str(world_root))
-    sizes = {"train": (6, 92), "val_base": (3, 92), "val_novel": (3, 52), "val_all": (3, 132), "val_847": (3, 847)}
+    sizes = {
+        "train": (6, 92), "val_base": (3, 92), "val_novel": (3, 52), "val_many": (3, 52),
+        "val_all": (3, 132), "val_847": (3, 847),
+    }  # fmt: skip
     for split, (images, classes) in sizes.items():
         name = f"mojiscenes_{split}"
         records, space = dataset_records(name), label_spaces([name])[name]
@@ -207,13 +210,26 @@ def test_the_pictures_of_847_words_are_those_of_all(world_root: Path, monkeypatc
 
 
 def test_no_split_shows_an_object_that_it_should_not(world_root: Path) -> None:
-    for split, allowed in (("train", BASE), ("val_base", BASE), ("val_novel", NOVEL), ("val_all", (*BASE, *NOVEL))):
+    both = (*BASE, *NOVEL)
+    sets = {"train": BASE, "val_base": BASE, "val_novel": NOVEL, "val_many": NOVEL, "val_all": both}
+    for split, allowed in sets.items():
         first = find_benchmark(f"mojiscenes_{split}").rows[0]
         seen = set()
         for path in (world_root / f"mojiscenes/annotations/{split}").iterdir():
             seen |= {int(index) + first for index in np.unique(read_labels(path))}
         assert seen <= {*allowed, *STUFF}
         assert seen & set(allowed)
+
+
+def test_crowds_show_more_objects_than_the_other_splits(world_root: Path) -> None:
+    def parts(split: str) -> float:
+        first, counts = find_benchmark(f"mojiscenes_{split}").rows[0], []
+        for path in (world_root / f"mojiscenes/annotations/{split}").iterdir():
+            ids = read_labels(path) + first
+            counts.append(sum(label(ids == index)[1] for index in set(np.unique(ids)) & set(NOVEL)))
+        return np.mean(counts)
+
+    assert parts("val_many") > parts("val_novel") + 1
 
 
 def files(root: Path) -> dict[str, bytes]:
@@ -267,7 +283,7 @@ def test_the_script(
     main = load_script("datasets/prepare_mojiscenes.py").main
     arguments = ["--root", str(tmp_path / "m"), "--train", "2", "--val", "1", "--size", "64", "--workers", "1"]
     assert main(arguments) == 0
-    assert "train 2, val_base 1, val_novel 1, val_all 1 pictures of 64x64" in capsys.readouterr().out
+    assert "train 2, val_base 1, val_novel 1, val_all 1, val_many 1 pictures of 64x64" in capsys.readouterr().out
     assert main(arguments) == 0
     assert "complete already" in capsys.readouterr().out
     assert main([*arguments, "--seed", "3"]) == 1
