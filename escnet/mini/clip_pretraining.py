@@ -1,9 +1,9 @@
 """A small CLIP, trained from captions alone: contrastive loss, average pooling, patch dropout, collages.
 
 Pictures are small (48 pixels, mostly of one object) while the model is trained; it is used at a higher resolution
-with interpolated positions, as CLIP is in ESC-Net (sec. 4, "Implementation details"). A CLIP this small tells what is in
-a picture, but not where: attention carries the word of an object into the ground around it. So most pictures are seen
-in collages of 4 or 9, and it is the dense features of each cell that have to match its caption (CLIM, arXiv 2312.11376).
+with interpolated positions, as CLIP is in ESC-Net (sec. 4, "Implementation details"). A CLIP this small tells what is
+in a picture, but not where: attention carries the word of an object into the ground around it. So most pictures are
+seen in collages of 4 or 9, where the dense features of each cell have to match its caption (CLIM, arXiv 2312.11376).
 """
 
 from __future__ import annotations
