@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from escnet.mini.experiments import Table, Variant
-
-NOVEL_BASE = ("mojiscenes_val_novel", "mojiscenes_val_base")
+from escnet.mini.experiments import NOVEL_BASE, Table, Variant
 
 
 def _rows(key: str, values: Iterable[object], **common: object) -> tuple[Variant, ...]:
@@ -21,7 +19,7 @@ HEADLINE = Table(
         Variant("ClipThenSam", test=("MODEL.META_ARCHITECTURE", "ClipThenSam"), is_trained=False),
         Variant("ESC-Net"),
     ),
-    (*NOVEL_BASE, "mojiscenes_val_all", "mojiscenes_val_847"),
+    ("mojiscenes_val_novel", "mojiscenes_val_base", "mojiscenes_val_all", "mojiscenes_val_847[:100]"),
 )
 
 SAM_BLOCK = Table(
@@ -36,8 +34,31 @@ SAM_BLOCK = Table(
     ),
 )
 
+# Fusion and decoder with as many channels as the SAM block, which otherwise has twice as many.
+_WIDE = ("MODEL.ESC.DIM", "64", "MODEL.ESC.NUM_HEADS", "4", "MODEL.ESC.DECODER_DIMS", "(32, 16)")
+SAM_BLOCK_WIDE = Table(
+    "sam_block_wide",
+    "Does it still help where all that follows is as wide as SAM's decoder?",
+    (
+        Variant("none", ("MODEL.SAM.INIT", "none", *_WIDE)),
+        Variant("random", ("MODEL.SAM.INIT", "random", *_WIDE)),
+        Variant("pretrained", _WIDE),
+    ),
+)
+
 PROMPTS = Table("prompts", "Which prompts?", _rows("MODEL.ESC.PROMPTS", ("point", "mask", "point+mask", "box")))
-OBJECTS = Table("objects", "How many objects for each class (K)?", _rows("MODEL.ESC.NUM_PROMPTS", (1, 3, 5, 9)))
+OBJECTS = Table(
+    "objects",
+    "How many objects for each class: a fixed number (K), or as many as its region has parts?",
+    (
+        *_rows("MODEL.ESC.NUM_PROMPTS", (1, 3, 5, 9)),
+        *(
+            Variant(f"parts, at most {most}", ("MODEL.ESC.GROUPING", "components", "MODEL.ESC.NUM_PROMPTS", str(most)))
+            for most in (5, 9)
+        ),
+    ),
+    (*NOVEL_BASE, "mojiscenes_val_many[:100]"),
+)
 BLOCKS = Table("blocks", "How many ESC blocks?", _rows("MODEL.ESC.NUM_BLOCKS", (1, 2, 4)))
 MERGE = Table(
     "merge",
@@ -97,7 +118,7 @@ MAX_CLASSES = Table(
     tuple(
         Variant(str(count or "all"), test=("MODEL.ESC.MAX_CLASSES", str(count))) for count in (32, 64, 128, 256, 512, 0)
     ),
-    ("mojiscenes_val_847",),
+    ("mojiscenes_val_847[:100]",),
 )
 DENSE = Table(
     "dense",
@@ -117,7 +138,7 @@ DENSE = Table(
 TABLES = {
     table.name: table
     for table in (
-        HEADLINE, SAM_BLOCK, PROMPTS, OBJECTS, BLOCKS, MERGE, REGION, LOSS, AUX_LOSS, CLIP_TRAIN, TEMPLATES, SLIDING,
-        MAX_CLASSES, DENSE,
+        HEADLINE, SAM_BLOCK, SAM_BLOCK_WIDE, PROMPTS, OBJECTS, BLOCKS, MERGE, REGION, LOSS, AUX_LOSS, CLIP_TRAIN,
+        TEMPLATES, SLIDING, MAX_CLASSES, DENSE,
     )
 }  # fmt: skip

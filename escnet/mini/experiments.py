@@ -25,6 +25,7 @@ from escnet.data.images import replacing
 from escnet.training.checkpoint import SafeCheckpointer
 from escnet.training.trainer import EscTrainer, evaluate
 
+NOVEL_BASE = ("mojiscenes_val_novel[:100]", "mojiscenes_val_base[:100]")
 Options = tuple[str, ...]
 """KEY VALUE pairs, as on the command line."""
 
@@ -60,7 +61,7 @@ class Table:
     name: str
     question: str
     variants: tuple[Variant, ...]
-    datasets: tuple[str, ...] = ("mojiscenes_val_novel", "mojiscenes_val_base")
+    datasets: tuple[str, ...] = NOVEL_BASE
 
 
 @dataclass(frozen=True)

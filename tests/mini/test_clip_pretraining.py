@@ -77,9 +77,10 @@ def test_the_rate_warms_up_and_falls_to_zero() -> None:
 def test_each_cell_of_a_collage_is_the_picture_of_its_caption() -> None:
     """Pictures that tell their number and place: channel 0 is the number, the others row and column."""
     place = torch.arange(48, dtype=torch.uint8)
-    images = torch.stack([torch.stack([torch.full((48, 48), n), *torch.meshgrid(place, place, indexing="ij")]) for n in range(20)])
+    rows, columns = torch.meshgrid(place, place, indexing="ij")
+    images = torch.stack([torch.stack([torch.full_like(rows, n), rows, columns]) for n in range(20)])
     is_single = torch.arange(20) % 2 == 0
-    data = Captioned(images.to(torch.uint8), [str(n) for n in range(20)], torch.where(is_single, 5, -1))
+    data = Captioned(images, [str(n) for n in range(20)], torch.where(is_single, 5, -1))
     recipe = replace(TINY, alone=3, fours=2, nines=2)
     rows, alone, fours, nines = draw_batch(data, recipe, torch.Generator().manual_seed(0))
     assert len(rows) == recipe.batch_size == 3 + 8 + 18
