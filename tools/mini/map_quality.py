@@ -1,0 +1,53 @@
+"""Judge the correlation maps of the small ESC-Net against the truth: CLIP's, and those after each block.
+
+    python tools/mini/map_quality.py
+
+Prints a table: average precision of a class's map, the share of its cells where it is the highest of all maps, and how
+many of the cells where it is the highest are the class's. Draw the pictures first:
+python datasets/prepare_mojiscenes.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from tabulate import tabulate
+
+from escnet.checkpoint_files import WeightsError
+from escnet.config import load_config
+from escnet.mini.map_quality import measure_maps
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config-file", default="configs/mini/mojiscenes.yaml")
+    parser.add_argument("--weights", default="shipped:esc_net", help="of ESC-Net (default: %(default)s)")
+    parser.add_argument("--dataset", default="mojiscenes_val_novel", help="(default: %(default)s)")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="over the configuration")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the script; returns the exit code."""
+    options = parse(arguments)
+    try:
+        cfg = load_config(options.config_file, ["MODEL.WEIGHTS", options.weights, *options.opts])
+        stages = measure_maps(cfg, options.dataset)
+    except (ValueError, WeightsError) as error:
+        print(f"map_quality: {error}", file=sys.stderr)
+        return 1
+    rows = [
+        (f"after block {number}" if number else "CLIP", stage.average_precision, stage.covered, stage.precise)
+        for number, stage in enumerate(stages)
+    ]
+    print(f"{stages[0].classes} classes in the pictures of {options.dataset}, mean\n")
+    headers = ("map", "average precision", "covered", "precise")
+    print(tabulate(rows, headers=headers, tablefmt="pipe", floatfmt=".3f"))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
