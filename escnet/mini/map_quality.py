@@ -1,4 +1,4 @@
-"""Do the correlation maps become denser from block to block, as ESC-Net (sec. 4) shows? In numbers, against the truth."""
+"""Do the correlation maps become denser from block to block, as ESC-Net shows (sec. 4)? Measured against the truth."""
 
 from __future__ import annotations
 
