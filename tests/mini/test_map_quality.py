@@ -17,7 +17,7 @@ def test_a_map_judged_by_hand() -> None:
     own = np.array([[0.9, 0.2], [0.5, 0.3]])
     other = np.array([[0.0, 0.4], [0.1, 0.0]])
     # In order of the map: class, class, not, class. The map is the highest in three cells, two of them the class's.
-    expected = ((1 / 1 + 2 / 2 + 3 / 4) / 3, 2 / 3, 2 / 3)
+    expected = ((1 / 1 + 2 / 2 + 3 / 4) / 3, 2 / 3, 2 / 3, (0.9 + 0.2 + 0.5) / 3)
     assert _judge(np.stack([other, own]), is_class, 1) == pytest.approx(expected)
     assert np.isnan(_judge(np.stack([own + 1, own]), is_class, 1)[2])
 

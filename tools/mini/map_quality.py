@@ -2,9 +2,9 @@
 
     python tools/mini/map_quality.py
 
-Prints a table: average precision of a class's map, the share of its cells where it is the highest of all maps, and how
-many of the cells where it is the highest are the class's. Draw the pictures first:
-python datasets/prepare_mojiscenes.py
+Prints a table: average precision of a class's probability; the share of its cells where it is the most probable class;
+how many of the cells where it is the most probable are the class's; and its probability in its own cells. Draw the
+pictures first: python datasets/prepare_mojiscenes.py
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import astuple
 
 from tabulate import tabulate
 
@@ -40,11 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"map_quality: {error}", file=sys.stderr)
         return 1
     rows = [
-        (f"after block {number}" if number else "CLIP", stage.average_precision, stage.covered, stage.precise)
-        for number, stage in enumerate(stages)
+        (f"after block {number}" if number else "CLIP", *astuple(stage)[:-1]) for number, stage in enumerate(stages)
     ]
     print(f"{stages[0].classes} classes in the pictures of {options.dataset}, mean\n")
-    headers = ("map", "average precision", "covered", "precise")
+    headers = ("map", "average precision", "covered", "precise", "probability")
     print(tabulate(rows, headers=headers, tablefmt="pipe", floatfmt=".3f"))
     return 0
 
