@@ -19,7 +19,7 @@ HEADLINE = Table(
         Variant("ClipThenSam", test=("MODEL.META_ARCHITECTURE", "ClipThenSam"), is_trained=False),
         Variant("ESC-Net"),
     ),
-    ("mojiscenes_val_novel", "mojiscenes_val_base", "mojiscenes_val_all", "mojiscenes_val_847[:100]"),
+    ("mojiscenes_val_novel", "mojiscenes_val_base", "mojiscenes_val_all", "mojiscenes_val_847[:50]"),
 )
 
 SAM_BLOCK = Table(
@@ -118,7 +118,7 @@ MAX_CLASSES = Table(
     tuple(
         Variant(str(count or "all"), test=("MODEL.ESC.MAX_CLASSES", str(count))) for count in (32, 64, 128, 256, 512, 0)
     ),
-    ("mojiscenes_val_847[:100]",),
+    ("mojiscenes_val_847[:50]",),
 )
 DENSE = Table(
     "dense",

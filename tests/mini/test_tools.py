@@ -49,7 +49,7 @@ def test_train_esc_net_writes_weights_that_segment(
     arguments = ["--output", str(path), "--config-file", tiny_config, "OUTPUT_DIR", str(tmp_path / "run")]
     assert script.main(arguments) == 0
     card = read_card(path)
-    assert set(card["figures"]["miou"]) == {f"mojiscenes_val_{name}" for name in ("novel", "base", "all", "847")}
+    assert set(card["figures"]["miou"]) == {f"mojiscenes_val_{name}" for name in ("novel", "base", "all", "847[:50]")}
     assert card["recipe"]["iterations"] == 3
     assert all(value.dtype != torch.float32 for value in read_weights(path).values())
     segmenter = Segmenter.from_config(tiny_config, weights=path)

@@ -23,7 +23,7 @@ from escnet.config import load_config
 from escnet.mini.cards import save_with_card
 from escnet.training.trainer import EscTrainer, evaluate
 
-BENCHMARKS = ("mojiscenes_val_novel", "mojiscenes_val_base", "mojiscenes_val_all", "mojiscenes_val_847")
+BENCHMARKS = ("mojiscenes_val_novel", "mojiscenes_val_base", "mojiscenes_val_all", "mojiscenes_val_847[:50]")
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
