@@ -70,12 +70,12 @@ REGION = Table(
     "Softmax over which axis, and which threshold?",
     tuple(
         Variant(f"{axis}, {alpha}", ("MODEL.ESC.SOFTMAX_AXIS", axis, "MODEL.ESC.ALPHA", str(alpha)))
-        for axis, alphas in (("class", (0.1, 0.3, 0.5, 0.7)), ("space", (0.1, 0.3, 0.5, 0.7)))
+        for axis, alphas in (("class", (0.1, 0.3, 0.5, 0.7)), ("space", (0.3, 0.5, 0.7)))
         for alpha in alphas
     ),
 )
 LOSS = Table("loss", "Which loss?", _rows("MODEL.ESC.LOSS", ("ce", "bce", "ce_dice")))
-AUX_LOSS = Table("aux_loss", "A loss on the map of each block?", _rows("MODEL.ESC.AUX_LOSS", (0.0, 0.1, 0.4, 1.0)))
+AUX_LOSS = Table("aux_loss", "A loss on the map of each block?", _rows("MODEL.ESC.AUX_LOSS", (0.0, 0.1, 0.4)))
 CLIP_TRAIN = Table(
     "clip_train",
     "What of CLIP is trained, and how fast (share of the base rate)?",
@@ -120,9 +120,10 @@ MAX_CLASSES = Table(
     ),
     ("mojiscenes_val_847[:50]",),
 )
+_FEATURES = (("value", True), ("value", False), ("qk", True), ("qq", True), ("kk", True), ("kk", False))
 DENSE = Table(
     "dense",
-    "Which dense features of CLIP?",
+    "Which dense features of CLIP (alone: without the last residual and MLP)?",
     tuple(
         Variant(
             f"{model}: {kind}{'' if keep else ' alone'}",
@@ -130,8 +131,11 @@ DENSE = Table(
             test=() if trained else ("MODEL.META_ARCHITECTURE", "DenseClip"),
             is_trained=trained,
         )
-        for model, trained in (("DenseClip", False), ("ESC-Net", True))
-        for kind, keep in (("value", True), ("value", False), ("qk", True), ("qq", True), ("kk", True), ("kk", False))
+        for model, trained, features in (
+            ("DenseClip", False, _FEATURES),
+            ("ESC-Net", True, (("value", True), ("qk", True), ("kk", False))),
+        )
+        for kind, keep in features
     ),
 )
 
