@@ -103,6 +103,10 @@ def _add_model(cfg: CN) -> None:
     # Which weights of a pretrained SAM block train: none, attention (paper) or all.
     cfg.MODEL.SAM.TRAIN = "attention"
 
+    # Before training, fit the projection of CLIP's features to SAM's own on so many training images, without labels
+    # (0: none, it starts at random, as in the paper). For a pretrained SAM block.
+    cfg.MODEL.SAM.ALIGN_IMAGES = 0
+
     cfg.MODEL.ESC = CN()
     # Number of ESC blocks (paper: 4).
     cfg.MODEL.ESC.NUM_BLOCKS = 4

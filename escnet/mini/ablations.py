@@ -29,6 +29,7 @@ SAM_BLOCK = Table(
         Variant("none", ("MODEL.SAM.INIT", "none")),
         Variant("random", ("MODEL.SAM.INIT", "random")),
         Variant("pretrained"),
+        Variant("pretrained, projection not aligned", ("MODEL.SAM.ALIGN_IMAGES", "0")),
         Variant("pretrained, frozen", ("MODEL.SAM.TRAIN", "none")),
         Variant("pretrained, all of it trained", ("MODEL.SAM.TRAIN", "all", "SOLVER.SAM_MULTIPLIER", "1.0")),
     ),
