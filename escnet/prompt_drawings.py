@@ -137,7 +137,7 @@ class Example:
         truth, labels: (H, W) true and predicted ids.
         class_id: the class whose maps and prompts are shown.
         name: of the class.
-        correlations: (1, N, h, w) CLIP's maps, then those after each block; all classes in order.
+        maps: (1, N, h, w) CLIP's maps, then those after each block; all classes in order.
         prompts: the pseudo prompts of each block.
     """
 
@@ -146,14 +146,14 @@ class Example:
     labels: np.ndarray
     class_id: int
     name: str
-    correlations: Sequence[Tensor]
+    maps: Sequence[Tensor]
     prompts: Sequence[PseudoPrompts]
 
 
 def draw_examples(examples: Sequence[Example], num_classes: int, tile: int = 150) -> Image.Image:
     """A sheet with one row for each example, from left to right as the model works.
 
-    Columns: the image, the truth, CLIP's correlation map of the example's class, for each block the pseudo prompts that
+    Columns: the image, the truth, CLIP's map of the example's class, for each block the pseudo prompts that
     it was given and the map that it returned, and the prediction. Truth and prediction have the same colours.
 
     Args:
@@ -163,7 +163,7 @@ def draw_examples(examples: Sequence[Example], num_classes: int, tile: int = 150
     """
     size = _tile_size(examples[0].image.shape[:2], tile)
     first = examples[0]
-    sheet = _Sheet(size, columns=3 + len(first.correlations) + len(first.prompts), rows=len(examples))
+    sheet = _Sheet(size, columns=3 + len(first.maps) + len(first.prompts), rows=len(examples))
     colours = palette(num_classes)
     for line, example in enumerate(examples):
         photo = Image.fromarray(example.image).resize(size, Image.Resampling.BICUBIC)
@@ -174,8 +174,8 @@ def draw_examples(examples: Sequence[Example], num_classes: int, tile: int = 150
         sheet.heading(line, example.name)
         column = sheet.add(line, 0, "image", photo)
         column = sheet.add(line, column, "truth", coloured(example.truth))
-        maps = [correlation[0, example.class_id].float().cpu().numpy() for correlation in example.correlations]
-        column = sheet.add(line, column, "CLIP correlation", *_map_tile(maps[0], size))
+        maps = [of_all[0, example.class_id].float().cpu().numpy() for of_all in example.maps]
+        column = sheet.add(line, column, "CLIP's map", *_map_tile(maps[0], size))
         for block, after in enumerate(maps[1:]):
             if block < len(example.prompts):
                 found = example.prompts[block].classes(slice(example.class_id, example.class_id + 1))

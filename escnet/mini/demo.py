@@ -93,10 +93,13 @@ def run_demo(task: DemoTask, say: Callable[[str], None]) -> Path:
 
 
 def collect_examples(cfg: CfgNode, dataset: str, count: int) -> tuple[list[Example], int]:
-    """The first pictures of a dataset with what the model makes of them, each seen from its largest scored class."""
+    """The first pictures of a dataset with what the model makes of them, each seen from its largest scored class.
+
+    The maps are probabilities, softmax over the classes: that is what the pseudo prompts are read from.
+    """
     segmenter, data = Segmenter.from_config(cfg), EvaluationData.load(dataset, cfg)
     first, end = data.scored or (0, len(data.class_names))
-    examples = []
+    scale, examples = segmenter.model.logit_scale.cpu(), []
     for record in data.records[:count]:
         truth = read_training_labels(record["sem_seg_file_name"], data.space)
         areas = np.bincount(truth[truth >= 0], minlength=len(data.class_names))
@@ -105,7 +108,7 @@ def collect_examples(cfg: CfgNode, dataset: str, count: int) -> tuple[list[Examp
         examples.append(
             Example(
                 result.image, truth, result.labels, class_id, data.class_names[class_id],
-                result.correlations, result.prompts,
+                [(correlation * scale).softmax(dim=1) for correlation in result.correlations], result.prompts,
             )
         )  # fmt: skip
     return examples, len(data.class_names)
