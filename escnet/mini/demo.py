@@ -1,4 +1,4 @@
-"""The demonstration: pictures, training, zero-shot evaluation and a page, from nothing in a few minutes."""
+"""The demonstration: pictures, training, zero-shot evaluation and a page, in a few minutes."""
 
 from __future__ import annotations
 
