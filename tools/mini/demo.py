@@ -1,4 +1,4 @@
-"""From an empty folder to a page in a few minutes: draw pictures, train ESC-Net, evaluate it zero-shot, show how it works.
+"""From an empty folder to a page in minutes: draw pictures, train ESC-Net, evaluate it zero-shot, show how it works.
 
     python tools/mini/demo.py
 
