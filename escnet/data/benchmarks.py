@@ -109,6 +109,8 @@ def _mojiscenes(split: str, images: str = "", bits: int = 8, **own: Any) -> Benc
     )  # fmt: skip
 
 
+_NOVEL = {"rows": (STUFF.start, NOVEL.stop), "scored": (len(STUFF), len(STUFF) + len(NOVEL))}
+
 BENCHMARKS = (
     *_dataset(
         "coco_stuff", "coco-stuff/images/{}/*.jpg", "coco-stuff/annotations_detectron2/{}/*.png",
@@ -159,14 +161,8 @@ BENCHMARKS = (
     ),
     _mojiscenes("train", rows=(0, STUFF.stop)),
     _mojiscenes("val_base", rows=(0, STUFF.stop), scored=(0, BASE.stop), short="moji_base", title="Moji-base"),
-    _mojiscenes(
-        "val_novel", rows=(STUFF.start, NOVEL.stop), scored=(len(STUFF), len(STUFF) + len(NOVEL)),
-        short="moji_novel", title="Moji-novel",
-    ),
-    _mojiscenes(
-        "val_many", rows=(STUFF.start, NOVEL.stop), scored=(len(STUFF), len(STUFF) + len(NOVEL)),
-        short="moji_many", title="Moji-many",
-    ),
+    _mojiscenes("val_novel", **_NOVEL, short="moji_novel", title="Moji-novel"),
+    _mojiscenes("val_many", **_NOVEL, short="moji_many", title="Moji-many"),
     _mojiscenes("val_all", rows=(0, NOVEL.stop), short="moji_all", title="Moji-all"),
     _mojiscenes("val_847", images="val_all", bits=16, short="moji_847", title="Moji-847"),
 )  # fmt: skip
