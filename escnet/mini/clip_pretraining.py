@@ -80,11 +80,6 @@ class ClipRecipe:
     betas: tuple[float, float] = (0.9, 0.98)
     seed: int = 0
 
-    @property
-    def batch_size(self) -> int:
-        """Pictures, and captions, of a step."""
-        return self.alone + 4 * self.fours + 9 * self.nines
-
 
 def draw_captioned(recipe: ClipRecipe, seed: int) -> Captioned:
     """Draw a recipe's pictures of base and novel glyphs, on all cores; the same for any number of them."""
@@ -186,8 +181,8 @@ def draw_batch(
         generator: decides all.
 
     Returns:
-        The numbers of the pictures (batch_size,): those seen alone, then the collages' cells, row by row; the pictures
-        seen alone (alone,3,s,s); the collages of four (fours,3,2s,2s) and of nine (nines,3,2s,2s).
+        The numbers of the pictures (alone + 4·fours + 9·nines,): those seen alone, then the collages' cells, row by
+        row; the pictures seen alone (alone,3,s,s); the collages of four (fours,3,2s,2s) and of nine (nines,3,2s,2s).
     """
     one_object = (data.words >= 0).nonzero()[:, 0]
     count, side = len(data.words), data.images.shape[-1] * 2 // 3

@@ -83,7 +83,7 @@ def test_each_cell_of_a_collage_is_the_picture_of_its_caption() -> None:
     data = Captioned(images, [str(n) for n in range(20)], torch.where(is_single, 5, -1))
     recipe = replace(TINY, alone=3, fours=2, nines=2)
     rows, alone, fours, nines = draw_batch(data, recipe, torch.Generator().manual_seed(0))
-    assert len(rows) == recipe.batch_size == 3 + 8 + 18
+    assert len(rows) == 3 + 8 + 18
     assert torch.equal(alone, data.images[rows[:3]])
     assert fours.shape == nines.shape == (2, 3, 96, 96)
     for cell, row in enumerate(rows[3:11].tolist()):
