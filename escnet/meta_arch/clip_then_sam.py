@@ -123,7 +123,7 @@ class ClipThenSam(DenseClip):
         self, pixels: Tensor, probability: Tensor, prompts: PseudoPrompts, image: int, row: Tensor, k: Tensor
     ) -> Tensor:
         """Logits (N, 4h, 4w) of one image from CLIP's probability and the objects (`row`, `k`), (P,) each."""
-        features = self._encode(pixels)
+        features = sam_features(self.sam, pixels)
         score = torch.zeros_like(probability)
         covered = torch.zeros_like(probability[0], dtype=torch.bool)
         for chunk in torch.arange(len(row), device=row.device).split(self.prompt_chunk):
@@ -137,12 +137,6 @@ class ClipThenSam(DenseClip):
             score.index_reduce_(0, n, mean[:, None, None] * masks.sigmoid(), "amax")
             covered |= inside.any(dim=0)
         return torch.where(covered, score, probability).clamp(min=LEAST_SCORE).log()
-
-    def _encode(self, pixels: Tensor) -> Tensor:
-        """SAM's features (1, C, h', w') of an image (3, H, W) in 0..255."""
-        side = self.sam.image_encoder.img_size
-        square = F.interpolate(pixels[None], (side, side), mode="bilinear", align_corners=False, antialias=True)
-        return self.sam.image_encoder(self.sam.preprocess(square))
 
     def _draw_masks(self, features: Tensor, points: Tensor, objects: Tensor) -> Tensor:
         """One mask for each prompt.
@@ -175,3 +169,10 @@ class ClipThenSam(DenseClip):
             multimask_output=False,
         )
         return rearrange(drawn.float(), "p 1 h w -> p h w")
+
+
+def sam_features(sam: Sam, pixels: Tensor) -> Tensor:
+    """SAM's features (1, C, h', w') of an image (3, H, W) in 0..255, made square as SAM expects."""
+    side = sam.image_encoder.img_size
+    square = F.interpolate(pixels[None], (side, side), mode="bilinear", align_corners=False, antialias=True)
+    return sam.image_encoder(sam.preprocess(square))

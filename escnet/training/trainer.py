@@ -23,17 +23,14 @@ from torch import Tensor, nn
 
 from escnet.data.benchmarks import dataset_folder_name, dataset_records
 from escnet.data.errors import DatasetError
-from escnet.data.images import read_image
 from escnet.data.mappers import EvaluationMapper, TrainingMapper
 from escnet.data.stream import build_evaluation_loader, build_training_loader
 from escnet.evaluation.semantic import SemanticEvaluator
-from escnet.meta_arch.esc_net import ESCNet
-from escnet.training.alignment import align_projections
+from escnet.training.alignment import align_from_config
 from escnet.training.checkpoint import LAST_CHECKPOINT, SafeCheckpointer
 from escnet.training.optimizer import build_optimizer, group_table, parameter_groups
 from escnet.training.reproducibility import deterministic_if_cpu, seed_step
 from escnet.training.writers import TimedWriter, repair_metrics
-from escnet.weights import build_sam
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +87,8 @@ class EscTrainer(TrainerBase):
             self.start_iter = self.iter + 1
         else:
             self.checkpointer.load(self.cfg.MODEL.WEIGHTS, checkpointables=[])
-            self._align_projections()
+            align_from_config(self.cfg, self.checkpointer.model, self._training_records())
+            self.model.train()
         comm.synchronize()
         if comm.is_main_process():
             self.checkpointer.remove_leftovers()
@@ -186,10 +184,12 @@ class EscTrainer(TrainerBase):
             TensorboardXWriter(folder, **purge),
         ]
 
+    def _training_records(self) -> list[dict[str, Any]]:
+        return [record for name in self.cfg.DATASETS.TRAIN for record in dataset_records(name)]
+
     def _build_loader(self) -> Any:
-        records = [record for name in self.cfg.DATASETS.TRAIN for record in dataset_records(name)]
         return build_training_loader(
-            records,
+            self._training_records(),
             TrainingMapper(self.cfg),
             batch_size=self.cfg.SOLVER.IMS_PER_BATCH,
             seed=self.cfg.SEED,
@@ -198,26 +198,6 @@ class EscTrainer(TrainerBase):
             rank=comm.get_rank(),
             world_size=comm.get_world_size(),
         )
-
-    def _align_projections(self) -> None:
-        """Fit the projections in front of pretrained SAM blocks, unless a checkpoint brought them."""
-        sam, model = self.cfg.MODEL.SAM, self.checkpointer.model
-        wanted = sam.ALIGN_IMAGES > 0 and not self.cfg.MODEL.WEIGHTS and sam.INIT == "pretrained"
-        if not wanted or not isinstance(model, ESCNet):
-            return
-        if comm.is_main_process():
-            records = [record for name in self.cfg.DATASETS.TRAIN for record in dataset_records(name)]
-            chosen = records[:: max(1, len(records) // sam.ALIGN_IMAGES)][: sam.ALIGN_IMAGES]
-            images = (torch.from_numpy(read_image(r["file_name"]).transpose(2, 0, 1).copy()) for r in chosen)
-            explained = align_projections(model, build_sam(sam.NAME, sam.WEIGHTS), images)
-            logger.info(
-                f"The projections start where CLIP's features predict SAM's best: {explained:.0%} of the variance on "
-                f"{len(chosen)} training images"
-            )
-        if comm.get_world_size() > 1:
-            for parameter in model.blocks.parameters():
-                torch.distributed.broadcast(parameter.data, 0)
-        self.model.train()
 
     def _prepare_output(self, is_resumed: bool) -> None:
         """Make the folder fit the run that begins: its metrics whole, and no checkpoint of an earlier run tagged."""
