@@ -72,9 +72,10 @@ def other_ways_to_count(cfg: CfgNode, model: ESCNet, infos: Sequence[PartInfo], 
         ) * as_written
 
     if esc.CLASS_MERGE != "per_class":
-        layers = [block.guidance[1] for b in model.blocks for block in b.fusion.swin]
-        per_class = math.prod(grid) * sum(layer.weight.numel() for layer in layers)
-        extra["F_v' projected for each class in the Swin blocks, not once"] = (classes - 1) * per_class
+        fusions = [block.fusion for block in model.blocks]
+        projections = [f.embed_features for f in fusions] + [block.guidance for f in fusions for block in f.swin]
+        per_class = math.prod(grid) * sum(p[1].weight.numel() for p in projections if p is not None)
+        extra["F_v' projected for each class in the fusion, not once"] = (classes - 1) * per_class
     return extra
 
 

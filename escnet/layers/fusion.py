@@ -12,14 +12,17 @@ from torch.nn import functional as F
 
 from escnet.layers.chunking import class_chunks, run_chunk
 
+GUIDANCES = ("input", "qk", "input+qk")
+
 
 class VisionLanguageFusion(nn.Module):
     """One step of refinement of the correlation maps of a vocabulary.
 
-    Image guidance: each class's correlation, embedded to d channels, goes through a pair of Swin blocks (plain and
-    shifted windows) whose queries and keys also see the image features. Text guidance: linear attention over the
-    classes at each cell, whose queries and keys also see the text. It has no positional embedding, so any number of
-    classes in any order will do. The refined map is the given one plus a learned change.
+    Image guidance: each class's correlation is embedded to d channels together with the image features and goes through
+    a pair of Swin blocks (plain and shifted windows), whose queries and keys see the image features once more. Text
+    guidance: linear attention over the classes at each cell, whose queries and keys also see the text. It has no
+    positional embedding, so any number of classes in any order will do. The refined map is the given one plus a learned
+    change.
 
     Args:
         dim: d.
@@ -28,15 +31,32 @@ class VisionLanguageFusion(nn.Module):
         num_heads: attention heads, of the windows and of the classes.
         window: side of a window, in cells.
         mlp_ratio: width of the MLPs over d.
+        guidance: where the image features enter: with the correlation (`input`), in the queries and keys of the Swin
+            blocks (`qk`, as in CAT-Seg), or both (`input+qk`).
+
+    Raises:
+        ValueError: for an unknown guidance.
     """
 
     def __init__(
-        self, dim: int, feature_dim: int, text_dim: int, num_heads: int = 4, window: int = 12, mlp_ratio: float = 4.0
+        self,
+        dim: int,
+        feature_dim: int,
+        text_dim: int,
+        num_heads: int = 4,
+        window: int = 12,
+        mlp_ratio: float = 4.0,
+        guidance: str = "input+qk",
     ) -> None:
         super().__init__()
+        if guidance not in GUIDANCES:
+            raise ValueError(f"guidance must be one of {GUIDANCES}, got {guidance!r}")
+        # W·[c; g] = W_c·c + W_g·g, so guidance that all classes share is projected once; here and in the Swin blocks.
         self.embed = nn.Linear(1, dim)
+        self.embed_features = _projection(feature_dim, dim) if "input" in guidance else None
         self.swin = nn.ModuleList(
-            GuidedSwinBlock(dim, feature_dim, num_heads, window, shift, mlp_ratio) for shift in (0, window // 2)
+            GuidedSwinBlock(dim, feature_dim if "qk" in guidance else 0, num_heads, window, shift, mlp_ratio)
+            for shift in (0, window // 2)
         )
         self.class_attention = ClassAttention(dim, text_dim, num_heads, mlp_ratio)
         self.norm = nn.LayerNorm(dim)
@@ -74,14 +94,14 @@ class VisionLanguageFusion(nn.Module):
         logits = (correlation - correlation.mean(dim=(1, 2, 3), keepdim=True)) * logit_scale
         logits = logits.flatten(2).unsqueeze(-1)
         is_shared = features.dim() == 3
-        guidance = [block.guide(features) for block in self.swin] if is_shared else None
+        guidance = self._guide(features.unsqueeze(1)) if is_shared else None
 
         spatial, context = [], None
         for s in class_chunks(classes, chunk):
             carried = embedding[:, s] if embedding is not None else None
-            guides = guidance if is_shared else [block.guide(features[:, s]) for block in self.swin]
+            given = guidance if is_shared else self._guide(features[:, s])
             x, part = run_chunk(
-                self._aggregate_space, logits[:, s], carried, guides, text[:, s], grid, recompute=recompute
+                self._aggregate_space, logits[:, s], carried, given, text[:, s], grid, recompute=recompute
             )
             spatial.append(x)
             context = part if context is None else context.plus(part)
@@ -95,13 +115,19 @@ class VisionLanguageFusion(nn.Module):
         refined = correlation + torch.cat(changes, dim=1).view_as(correlation) / logit_scale
         return refined, torch.cat(embeddings, dim=1)
 
+    def _guide(self, features: Tensor) -> Guidance:
+        """What (B, n, hw, C) features, n classes or 1, give to the embedding and to each Swin block."""
+        embedded = self.embed_features(features) if self.embed_features is not None else None
+        return Guidance(embedded, [block.guide(features) for block in self.swin])
+
     def _aggregate_space(
-        self, logits: Tensor, carried: Tensor | None, guides: list[Tensor], text: Tensor, grid: tuple[int, int]
+        self, logits: Tensor, carried: Tensor | None, guidance: Guidance, text: Tensor, grid: tuple[int, int]
     ) -> tuple[Tensor, ClassContext]:
         x = self.embed(logits)
-        if carried is not None:
-            x = x + carried
-        for block, guide in zip(self.swin, guides, strict=True):
+        for given in (carried, guidance.embedded):
+            if given is not None:
+                x = x + given
+        for block, guide in zip(self.swin, guidance.queries_keys, strict=True):
             x = block(x, guide, grid)
         return x, self.class_attention.context(x, text)
 
@@ -110,11 +136,20 @@ class VisionLanguageFusion(nn.Module):
         return x, self.change(self.norm(x))
 
 
-class GuidedSwinBlock(nn.Module):
-    """A Swin Transformer block whose queries and keys also see guidance features.
+class Guidance(NamedTuple):
+    """The image features' share, for n classes or, with n = 1, for all.
 
-    W·[x; g] = W_x·x + W_g·g, so guidance that all classes share is projected once.
+    Attributes:
+        embedded: (B, n, hw, d) of the embedding, or None.
+        queries_keys: (B, n, hw, 2d) of the queries and keys of each Swin block, or None.
     """
+
+    embedded: Tensor | None
+    queries_keys: list[Tensor | None]
+
+
+class GuidedSwinBlock(nn.Module):
+    """A Swin Transformer block whose queries and keys also see guidance features of C channels (0: they do not)."""
 
     def __init__(
         self, dim: int, feature_dim: int, num_heads: int, window: int, shift: int, mlp_ratio: float = 4.0
@@ -125,26 +160,27 @@ class GuidedSwinBlock(nn.Module):
         self.shift = shift
         self.norm1 = nn.LayerNorm(dim)
         self.qkv = nn.Linear(dim, 3 * dim)
-        self.guidance = nn.Sequential(nn.LayerNorm(feature_dim), nn.Linear(feature_dim, 2 * dim, bias=False))
+        self.guidance = _projection(feature_dim, 2 * dim) if feature_dim else None
         self.proj = nn.Linear(dim, dim)
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = _mlp(dim, mlp_ratio)
         self.position_bias = nn.Parameter(torch.zeros(num_heads, (2 * window - 1) ** 2))
         nn.init.trunc_normal_(self.position_bias, std=0.02)
 
-    def guide(self, features: Tensor) -> Tensor:
+    def guide(self, features: Tensor) -> Tensor | None:
         """(..., hw, C) features to their share of the queries and keys, (..., hw, 2d)."""
-        return self.guidance(features)
+        return self.guidance(features) if self.guidance is not None else None
 
-    def forward(self, x: Tensor, guide: Tensor, grid: tuple[int, int]) -> Tensor:
+    def forward(self, x: Tensor, guide: Tensor | None, grid: tuple[int, int]) -> Tensor:
         """
         Args:
             x: (B, n, hw, d).
-            guide: (B, hw, 2d) for all classes or (B, n, hw, 2d).
+            guide: (B, n, hw, 2d), or (B, 1, hw, 2d) for all classes; None without guidance.
             grid: (h, w).
         """
         qkv = self.qkv(self.norm1(x))
-        qkv[..., : guide.shape[-1]] += guide if guide.dim() == 4 else guide.unsqueeze(1)
+        if guide is not None:
+            qkv[..., : guide.shape[-1]] += guide
         x = x + self.proj(self._attend(qkv.flatten(0, 1), grid).view_as(x))
         return x + self.mlp(self.norm2(x))
 
@@ -246,7 +282,7 @@ class ClassAttention(nn.Module):
         self.norm1 = nn.LayerNorm(dim)
         self.query = nn.Linear(dim, dim)
         self.key_value = nn.Linear(dim, 2 * dim)
-        self.text = nn.Sequential(nn.LayerNorm(text_dim), nn.Linear(text_dim, 2 * dim, bias=False))
+        self.text = _projection(text_dim, 2 * dim)
         self.proj = nn.Linear(dim, dim)
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = _mlp(dim, mlp_ratio)
@@ -274,6 +310,10 @@ class ClassAttention(nn.Module):
 
 def _positive(x: Tensor) -> Tensor:
     return F.elu(x) + 1.0
+
+
+def _projection(channels: int, dim: int) -> nn.Sequential:
+    return nn.Sequential(nn.LayerNorm(channels), nn.Linear(channels, dim, bias=False))
 
 
 def _mlp(dim: int, ratio: float) -> nn.Sequential:

@@ -218,7 +218,9 @@ def _build_blocks(cfg: Any, clip_dim: int, brings_all: bool) -> tuple[SamPromptE
             encoder, transformer = weights.build_sam_decoder(sam.NAME, sam_weights)
             sam_block = SamBlock(transformer)
             _set_trainable_sam(sam_block, "all" if sam.INIT == "random" else sam.TRAIN)
-        fusion = VisionLanguageFusion(esc.DIM, sam_dim, clip_dim, esc.NUM_HEADS, esc.WINDOW, esc.MLP_RATIO)
+        fusion = VisionLanguageFusion(
+            esc.DIM, sam_dim, clip_dim, esc.NUM_HEADS, esc.WINDOW, esc.MLP_RATIO, esc.GUIDANCE
+        )
         blocks.append(ESCBlock(clip_dim, sam_dim, sam_block, fusion, esc.CLASS_MERGE))
     if encoder is None:
         return None, blocks

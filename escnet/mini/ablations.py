@@ -29,9 +29,16 @@ SAM_BLOCK = Table(
         Variant("none", ("MODEL.SAM.INIT", "none")),
         Variant("random", ("MODEL.SAM.INIT", "random")),
         Variant("pretrained"),
-        Variant("pretrained, projection not aligned", ("MODEL.SAM.ALIGN_IMAGES", "0")),
-        Variant("pretrained, frozen", ("MODEL.SAM.TRAIN", "none")),
-        Variant("pretrained, all of it trained", ("MODEL.SAM.TRAIN", "all", "SOLVER.SAM_MULTIPLIER", "1.0")),
+    ),
+)
+SAM_TRAIN = Table(
+    "sam_train",
+    "What is the pretrained SAM block given, and what of it is trained?",
+    (
+        Variant("attention"),
+        Variant("attention; projection not aligned", ("MODEL.SAM.ALIGN_IMAGES", "0")),
+        Variant("nothing", ("MODEL.SAM.TRAIN", "none")),
+        Variant("all, at the full rate", ("MODEL.SAM.TRAIN", "all", "SOLVER.SAM_MULTIPLIER", "1.0")),
     ),
 )
 
@@ -66,12 +73,17 @@ MERGE = Table(
     "How do per-class features become one?",
     _rows("MODEL.ESC.CLASS_MERGE", ("correlation", "mean", "per_class")),
 )
+GUIDANCE = Table(
+    "guidance",
+    "Where do the image features enter the fusion?",
+    _rows("MODEL.ESC.GUIDANCE", ("input", "qk", "input+qk")),
+)
 REGION = Table(
     "region",
     "Softmax over which axis, and which threshold?",
     tuple(
         Variant(f"{axis}, {alpha}", ("MODEL.ESC.SOFTMAX_AXIS", axis, "MODEL.ESC.ALPHA", str(alpha)))
-        for axis, alphas in (("class", (0.1, 0.3, 0.5, 0.7)), ("space", (0.3, 0.5, 0.7)))
+        for axis, alphas in (("class", (0.1, 0.3, 0.5, 0.7)), ("space", (0.5, 0.7)))
         for alpha in alphas
     ),
 )
@@ -143,7 +155,7 @@ DENSE = Table(
 TABLES = {
     table.name: table
     for table in (
-        HEADLINE, SAM_BLOCK, SAM_BLOCK_WIDE, PROMPTS, OBJECTS, BLOCKS, MERGE, REGION, LOSS, AUX_LOSS, CLIP_TRAIN,
-        TEMPLATES, SLIDING, MAX_CLASSES, DENSE,
+        HEADLINE, SAM_BLOCK, SAM_BLOCK_WIDE, SAM_TRAIN, PROMPTS, OBJECTS, BLOCKS, MERGE, GUIDANCE, REGION, LOSS,
+        AUX_LOSS, CLIP_TRAIN, TEMPLATES, SLIDING, MAX_CLASSES, DENSE,
     )
 }  # fmt: skip

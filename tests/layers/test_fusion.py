@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from escnet.layers.fusion import ClassAttention, GuidedSwinBlock, VisionLanguageFusion, window_plan
+from escnet.layers.fusion import GUIDANCES, ClassAttention, GuidedSwinBlock, VisionLanguageFusion, window_plan
 
 DIM, FEATURES, TEXT = 8, 12, 10
 
 
-def make_fusion(window: int = 4) -> VisionLanguageFusion:
+def make_fusion(guidance: str = "input+qk") -> VisionLanguageFusion:
     torch.manual_seed(0)
-    fusion = VisionLanguageFusion(DIM, FEATURES, TEXT, num_heads=2, window=window).eval()
+    fusion = VisionLanguageFusion(DIM, FEATURES, TEXT, num_heads=2, window=4, guidance=guidance).eval()
     torch.nn.init.normal_(fusion.change.weight)  # else the refined map is the given one
     for block in fusion.swin:
         torch.nn.init.normal_(block.position_bias)
@@ -70,9 +70,9 @@ def test_windows_equal_brute_force(grid, shift):
     block = GuidedSwinBlock(DIM, FEATURES, num_heads=2, window=4, shift=shift).eval()
     torch.nn.init.normal_(block.position_bias)
     x = torch.randn(1, 3, grid[0] * grid[1], DIM)
-    guide = block.guide(torch.randn(1, grid[0] * grid[1], FEATURES))
+    guide = block.guide(torch.randn(1, 1, grid[0] * grid[1], FEATURES))
     attended = torch.stack(
-        [brute_force_attention(block, block.norm1(c), guide[0], grid, 4, shift) for c in x[0]]
+        [brute_force_attention(block, block.norm1(c), guide[0, 0], grid, 4, shift) for c in x[0]]
     ).unsqueeze(0)
     expected = x + block.proj(attended)
     expected = expected + block.mlp(block.norm2(expected))
@@ -126,13 +126,41 @@ def test_chunks_do_not_change_the_result(chunk):
         torch.testing.assert_close(result, expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("guidance", GUIDANCES)
 @torch.no_grad()
-def test_shared_features_equal_the_same_features_for_each_class():
-    fusion, inputs = make_fusion(), make_inputs()
+def test_shared_features_equal_the_same_features_for_each_class(guidance):
+    fusion, inputs = make_fusion(guidance), make_inputs()
     expected = fusion(**inputs)
     inputs["features"] = inputs["features"].unsqueeze(1).expand(-1, 5, -1, -1)
     for result, e in zip(fusion(**inputs), expected, strict=True):
         torch.testing.assert_close(result, e, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("guidance", GUIDANCES)
+@torch.no_grad()
+def test_features_enter_where_the_guidance_says(guidance):
+    fusion, inputs = make_fusion(guidance), make_inputs()
+    given = fusion._guide(inputs["features"].unsqueeze(1))
+    assert (given.embedded is not None) == ("input" in guidance)
+    assert all((part is not None) == ("qk" in guidance) for part in given.queries_keys)
+    expected, _ = fusion(**inputs)
+    inputs["features"] = inputs["features"].flip(1)
+    assert not torch.allclose(fusion(**inputs)[0], expected, atol=1e-3)
+
+
+@torch.no_grad()
+def test_the_embedding_is_a_projection_of_correlation_and_features_side_by_side():
+    fusion = make_fusion("input")
+    logits, features = torch.randn(2, 3, 48, 1), torch.randn(2, 3, 48, FEATURES)
+    norm, project = fusion.embed_features
+    weight = torch.cat([fusion.embed.weight, project.weight], dim=1)
+    expected = F.linear(torch.cat([logits, norm(features)], dim=-1), weight, fusion.embed.bias)
+    torch.testing.assert_close(fusion.embed(logits) + fusion._guide(features).embedded, expected)
+
+
+def test_an_unknown_guidance_is_refused():
+    with pytest.raises(ValueError, match="guidance must be one of.*'kv'"):
+        make_fusion("kv")
 
 
 def test_recomputation_keeps_the_gradients():
