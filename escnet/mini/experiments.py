@@ -147,18 +147,32 @@ def run_table(
 
 
 def write_up(table: Table, config_file: str, output: Path, seeds: Sequence[int], common: Options = ()) -> str:
-    """The table in Markdown, from the results on disk: mIoU in percent, mean ± deviation over the seeds."""
-    lines = []
+    """The table in Markdown, from the results on disk: mIoU in percent, mean ± deviation over the seeds.
+
+    Where one row is the configuration as it is, the others tell in brackets by how much they differ from it, as mean
+    ± deviation of the differences between trainings with the same seed: what a seed does to both is not in it.
+    """
+    scores: dict[Variant, list[list[float]]] = {}
+    costs: dict[Variant, list[str]] = {}
     for variant in table.variants:
         runs = [
             run_experiment(Experiment(config_file, variant, table.datasets, seed, output, common))
             for seed in _seeds(variant, seeds)
         ]
-        cells = [_mean([100 * run[dataset]["miou"] for run in runs]) for dataset in table.datasets]
+        scores[variant] = [[100 * run[dataset]["miou"] for run in runs] for dataset in table.datasets]
         seconds = statistics.mean(run[dataset]["seconds"] for run in runs for dataset in table.datasets)
         iteration = [run[table.datasets[0]]["trained"] for run in runs if variant.is_trained]
         trained = f"{statistics.mean(iteration):.2f}" if iteration else "-"
-        lines.append([variant.name, *cells, trained, f"{1000 * seconds:.0f}"])
+        costs[variant] = [trained, f"{1000 * seconds:.0f}"]
+    reference = next((v for v in table.variants if _changes_nothing(v, config_file, common)), None)
+    lines = []
+    for variant in table.variants:
+        cells = [_mean(values) for values in scores[variant]]
+        if reference not in (None, variant) and variant.is_trained:
+            pairs = zip(scores[variant], scores[reference], strict=True)
+            differences = [[a - b for a, b in zip(*pair, strict=True)] for pair in pairs]
+            cells = [f"{cell} ({_mean(values, '+')})" for cell, values in zip(cells, differences, strict=True)]
+        lines.append([variant.name, *cells, *costs[variant]])
     headers = [
         table.name,
         *(name.removeprefix("mojiscenes_val_") for name in table.datasets),
@@ -166,6 +180,11 @@ def write_up(table: Table, config_file: str, output: Path, seeds: Sequence[int],
         "ms/image",
     ]
     return tabulate(lines, headers=headers, tablefmt="pipe", disable_numparse=True)
+
+
+def _changes_nothing(variant: Variant, config_file: str, common: Options) -> bool:
+    options = (*common, *variant.train, *variant.test)
+    return load_config(config_file, options).dump() == load_config(config_file, common).dump()
 
 
 def _experiments(
@@ -179,7 +198,7 @@ def _experiments(
 
 def _seeds(variant: Variant, seeds: Sequence[int]) -> Sequence[int]:
     """What is not trained has no chance in it."""
-    return seeds if variant.is_trained else seeds[:1]
+    return seeds if variant.is_trained else (0,)
 
 
 def _run_all(experiments: Sequence[Experiment]) -> None:
@@ -235,10 +254,10 @@ def _train(experiment: Experiment, folder: Path) -> float:
     return json.loads(timing.read_text(encoding="utf-8"))
 
 
-def _mean(values: Sequence[float]) -> str:
+def _mean(values: Sequence[float], sign: str = "") -> str:
     if len(values) == 1:
-        return f"{values[0]:.1f}"
-    return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}"
+        return f"{values[0]:{sign}.1f}"
+    return f"{statistics.mean(values):{sign}.1f} ± {statistics.stdev(values):.1f}"
 
 
 def _digest(*parts: Any) -> str:

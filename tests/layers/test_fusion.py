@@ -159,7 +159,7 @@ def test_the_embedding_is_a_projection_of_correlation_and_features_side_by_side(
 
 
 def test_an_unknown_guidance_is_refused():
-    with pytest.raises(ValueError, match="guidance must be one of.*'kv'"):
+    with pytest.raises(ValueError, match=r"guidance must be one of .*'kv'"):
         make_fusion("kv")
 
 

@@ -75,16 +75,23 @@ def test_baselines_are_not_trained(experiment: Experiment) -> None:
 
 
 def test_the_table_is_the_mean_and_deviation_of_what_is_on_disk(tiny_config: str, tmp_path: Path) -> None:
-    table = Table("tiny", "Which?", (PLAIN, Variant("DenseClip", is_trained=False)), NOVEL)
-    for variant, seeds in ((table.variants[0], (0, 1, 2)), (table.variants[1], (0,))):
-        for seed in seeds:
+    wide = Variant("wide", ("MODEL.ESC.DIM", "24"))
+    results = {
+        PLAIN: {1: 0.1, 2: 0.2, 3: 0.3},
+        wide: {1: 0.12, 2: 0.21, 3: 0.33},
+        Variant("DenseClip", is_trained=False, test=("MODEL.META_ARCHITECTURE", "DenseClip")): {0: 0.1},
+    }
+    for variant, scores in results.items():
+        for seed, score in scores.items():
             path = Experiment(tiny_config, variant, NOVEL, seed, tmp_path).result_file(NOVEL[0])
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps({"miou": 0.1 * (seed + 1), "seconds": 0.002, "trained": 0.5}))
-    lines = write_up(table, tiny_config, tmp_path, (0, 1, 2)).splitlines()
-    assert [cell.strip() for cell in lines[0].split("|")[1:-1]] == ["tiny", "novel[:2]", "s/iteration", "ms/image"]
-    assert [cell.strip() for cell in lines[2].split("|")[1:-1]] == ["plain", "20.0 ± 10.0", "0.50", "2"]
-    assert [cell.strip() for cell in lines[3].split("|")[1:-1]] == ["DenseClip", "10.0", "-", "2"]
+            path.write_text(json.dumps({"miou": score, "seconds": 0.002, "trained": 0.5}))
+    lines = write_up(Table("tiny", "Which?", tuple(results), NOVEL), tiny_config, tmp_path, (1, 2, 3)).splitlines()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    assert rows[0] == ["tiny", "novel[:2]", "s/iteration", "ms/image"]
+    assert rows[2] == ["plain", "20.0 ± 10.0", "0.50", "2"]
+    assert rows[3] == ["wide", "22.0 ± 10.5 (+2.0 ± 1.0)", "0.50", "2"]
+    assert rows[4] == ["DenseClip", "10.0", "-", "2"]
 
 
 @pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
