@@ -141,6 +141,9 @@ def _add_model(cfg: CN) -> None:
     # Channels of the decoder's two stages and of their skip connections (CAT-Seg's).
     cfg.MODEL.ESC.DECODER_DIMS = (64, 32)
     cfg.MODEL.ESC.SKIP_DIMS = (32, 16)
+    # Passes of blocks and decoder over an image at inference; from the second on, prompts are read from the prediction
+    # of the pass before, and each costs as much as the first (paper: 1).
+    cfg.MODEL.ESC.PASSES = 1
     # Classes worked on at a time (0: all); changes speed and memory, never the result.
     cfg.MODEL.ESC.CLASS_CHUNK = 8
     # Keep only the classes that correlate most with the image (0: all; CAT-Seg keeps 256). Not exact.

@@ -71,6 +71,7 @@ class ESCBlock(nn.Module):
         logit_scale: Tensor | float,
         generator: PseudoPromptGenerator,
         prompt_encoder: SamPromptEncoder | None,
+        prompting: Tensor | None = None,
         chunk: int = 0,
         recompute: bool = False,
     ) -> ESCBlockOutput:
@@ -83,6 +84,7 @@ class ESCBlock(nn.Module):
             logit_scale: CLIP's temperature.
             generator: reads the prompts.
             prompt_encoder: SAM's, shared by all blocks; unused without a SAM block.
+            prompting: (B, N, h, w) the maps that the prompts are read from; None for `correlation`.
             chunk: classes at a time (0: all).
             recompute: checkpoint the activations of each chunk.
         """
@@ -91,7 +93,7 @@ class ESCBlock(nn.Module):
         if self.sam_block is None:
             features = self.unify(image.flatten(2).transpose(1, 2))
         else:
-            prompts = generator(correlation, logit_scale)
+            prompts = generator(correlation if prompting is None else prompting, logit_scale)
             prompted = prompt_encoder(prompts)
             position = prompt_encoder.positional_encoding(tuple(correlation.shape[-2:]))
             shared = self.sam_block.share(image, position, prompted)

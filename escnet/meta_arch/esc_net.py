@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from escnet import weights
-from escnet.layers.clip_encoder import ClipImageEncoder, ClipTextEncoder, trainable_attention_parameters
+from escnet.layers.clip_encoder import ClipFeatures, ClipImageEncoder, ClipTextEncoder, trainable_attention_parameters
 from escnet.layers.esc_block import ESCBlock
 from escnet.layers.fusion import VisionLanguageFusion
 from escnet.layers.pseudo_prompts import PseudoPromptGenerator
@@ -41,6 +42,8 @@ class ESCNet(OpenVocabularyModel):
         inference: how images are run.
         class_chunk: classes at a time (0: all).
         max_classes: classes kept for an image at inference, those that correlate most (0: all).
+        passes: of blocks and decoder over an image at inference; from the second on, the prompts of all blocks are read
+            from the prediction of the pass before (1 in the paper).
         train_classes: classes kept for an image while training, those it holds and random others (0: all).
         recompute: checkpoint activations of class chunks while training.
         loss: `ce`, `bce` or `ce_dice`.
@@ -61,11 +64,14 @@ class ESCNet(OpenVocabularyModel):
         inference: InferenceOptions,
         class_chunk: int = 8,
         max_classes: int = 0,
+        passes: int = 1,
         train_classes: int = 0,
         recompute: bool = True,
         loss: str = "ce",
         aux_loss: float = 0.0,
     ) -> None:
+        if passes < 1:
+            raise ValueError(f"MODEL.ESC.PASSES must be at least 1, got {passes}")
         super().__init__(inference)
         self.clip_image = clip_image
         self.clip_text = clip_text
@@ -76,6 +82,7 @@ class ESCNet(OpenVocabularyModel):
         self.decoder = decoder
         self.class_chunk = class_chunk
         self.max_classes = max_classes
+        self.passes = passes
         self.train_classes = train_classes
         self.recompute = recompute
         self.loss = loss
@@ -103,6 +110,7 @@ class ESCNet(OpenVocabularyModel):
             "inference": InferenceOptions.from_config(cfg),
             "class_chunk": esc.CLASS_CHUNK,
             "max_classes": esc.MAX_CLASSES,
+            "passes": esc.PASSES,
             "train_classes": esc.TRAIN_CLASSES,
             "recompute": esc.CHECKPOINT,
             "loss": esc.LOSS,
@@ -111,10 +119,10 @@ class ESCNet(OpenVocabularyModel):
 
     def segment(self, images: Tensor, vocabulary: Vocabulary) -> Segmentation:
         """Segment normalised images (B, 3, R1, R2); the logits are four times finer than CLIP's grid."""
-        return self._segment(images, vocabulary, self._most_correlated)
+        return self._segment(images, vocabulary, self._most_correlated, self.passes)
 
     def _segment(
-        self, images: Tensor, vocabulary: Vocabulary, choose: Callable[[Tensor], Tensor | None]
+        self, images: Tensor, vocabulary: Vocabulary, choose: Callable[[Tensor], Tensor | None], passes: int = 1
     ) -> Segmentation:
         """`segment` with the classes (B, M) that are chosen by CLIP's correlation maps (B, N, h, w); None for all."""
         features = self.clip_image(images, pooled=False)
@@ -126,6 +134,17 @@ class ESCNet(OpenVocabularyModel):
             correlation = correlation.gather(1, rows[:, :, None, None].expand(-1, -1, *correlation.shape[2:]))
             text = text.gather(1, rows[:, :, None].expand(-1, -1, text.shape[2]))
 
+        prompting = None
+        for _ in range(passes if self.prompt_encoder is not None else 1):
+            result = self._pass(features, correlation, text, prompting)
+            # Cells see the mean of their logits, at the scale of a correlation.
+            prompting = F.adaptive_avg_pool2d(result.logits, correlation.shape[-2:]) / self.logit_scale
+        return replace(result, rows=rows)
+
+    def _pass(
+        self, features: ClipFeatures, correlation: Tensor, text: Tensor, prompting: Tensor | None
+    ) -> Segmentation:
+        """Blocks and decoder; prompts are read from the maps `prompting`, or from those that each block is given."""
         correlations, prompts, embedding = [correlation], [], None
         chunking = {"chunk": self.class_chunk, "recompute": self.recompute and self.training}
         for block in self.blocks:
@@ -137,6 +156,7 @@ class ESCNet(OpenVocabularyModel):
                 self.logit_scale,
                 self.generator,
                 self.prompt_encoder,
+                prompting,
                 **chunking,
             )
             correlation, embedding = out.correlation, out.embedding
@@ -146,7 +166,7 @@ class ESCNet(OpenVocabularyModel):
         # The decoder too only changes what the correlation map says.
         coarse = self._correlation_logits(correlation)
         logits = fine + F.interpolate(coarse, fine.shape[-2:], mode="bilinear", align_corners=False)
-        return Segmentation(logits, rows, correlations, prompts)
+        return Segmentation(logits, None, correlations, prompts)
 
     def losses(self, images: Tensor, targets: Tensor, vocabulary: Vocabulary) -> dict[str, Tensor]:
         """`loss_sem_seg` and, if configured, `loss_aux`, the mean over the blocks' correlation maps."""

@@ -115,6 +115,30 @@ def test_keeping_all_classes_changes_nothing():
     torch.testing.assert_close(kept.logits, make_model().segment_image(make_input()["image"], WORDS).logits)
 
 
+@torch.no_grad()
+def test_a_second_pass_reads_its_prompts_from_the_prediction_of_the_first():
+    image = make_input()["image"]
+    once, twice, thrice = (make_model("MODEL.ESC.PASSES", n).segment_image(image, WORDS) for n in (1, 2, 3))
+    model = make_model()
+    cells = F.avg_pool2d(once.logits, 4)
+    expected = model.generator(cells, 1.0)
+    for prompts in twice.prompts:
+        assert torch.equal(prompts.assignment, expected.assignment)
+    assert len(twice.prompts) == len(model.blocks) and len(twice.correlations) == len(model.blocks) + 1
+    assert torch.equal(twice.correlations[0], once.correlations[0])
+    assert not torch.allclose(twice.logits, once.logits, atol=1e-4)
+    assert torch.equal(thrice.prompts[0].assignment, model.generator(F.avg_pool2d(twice.logits, 4), 1.0).assignment)
+
+
+@torch.no_grad()
+def test_without_sam_further_passes_change_nothing():
+    image = make_input()["image"]
+    once, twice = (
+        make_model("MODEL.SAM.INIT", "none", "MODEL.ESC.PASSES", n).segment_image(image, WORDS) for n in (1, 2)
+    )
+    assert torch.equal(once.logits, twice.logits)
+
+
 def test_a_window_as_large_as_the_image_is_the_whole_image():
     plain = make_model()
     sliding = make_model("TEST.SLIDING.ENABLED", True, "TEST.SLIDING.SIZE", (48, 64), "TEST.SLIDING.WINDOW", (48, 64))
@@ -259,6 +283,8 @@ def test_inputs_without_a_common_vocabulary_are_refused():
         ("MODEL.SAM.TRAIN", "some"),
         ("MODEL.CLIP.TRAIN", "some"),
         ("MODEL.ESC.PROMPTS", "scribble"),
+        ("MODEL.ESC.GUIDANCE", "kv"),
+        ("MODEL.ESC.PASSES", "0"),
         ("MODEL.PRECISION", "int8"),
     ],
 )
