@@ -67,11 +67,6 @@ OBJECTS = Table(
     (*NOVEL_BASE, "mojiscenes_val_many[:100]"),
 )
 BLOCKS = Table("blocks", "How many ESC blocks?", _rows("MODEL.ESC.NUM_BLOCKS", (1, 2, 4)))
-PASSES = Table(
-    "passes",
-    "Do prompts that are read from the prediction, in further passes, make it better?",
-    tuple(Variant(str(count), test=("MODEL.ESC.PASSES", str(count))) for count in (1, 2, 3)),
-)
 MERGE = Table(
     "merge",
     "How do per-class features become one?",
@@ -159,7 +154,7 @@ DENSE = Table(
 TABLES = {
     table.name: table
     for table in (
-        HEADLINE, SAM_BLOCK, SAM_BLOCK_WIDE, SAM_TRAIN, PROMPTS, OBJECTS, BLOCKS, PASSES, MERGE, GUIDANCE, REGION, LOSS,
+        HEADLINE, SAM_BLOCK, SAM_BLOCK_WIDE, SAM_TRAIN, PROMPTS, OBJECTS, BLOCKS, MERGE, GUIDANCE, REGION, LOSS,
         AUX_LOSS, CLIP_TRAIN, TEMPLATES, SLIDING, MAX_CLASSES, DENSE,
     )
 }  # fmt: skip
