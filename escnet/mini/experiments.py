@@ -20,6 +20,7 @@ from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 
 import escnet.meta_arch  # noqa: F401  registers the systems
+from escnet.checkpoint_files import file_sha256
 from escnet.config import load_config
 from escnet.data.images import replacing
 from escnet.training.checkpoint import SafeCheckpointer
@@ -91,8 +92,15 @@ class Experiment:
 
     @cached_property
     def training_folder(self) -> Path:
-        """Where the training is; the same for all variants that train alike, also if one spells out a default."""
-        return self.output / "trainings" / _digest(load_config(self.config_file, self.train_options).dump())
+        """Where the training is; the same for all variants that train alike, also if one spells out a default.
+
+        Files of weights count by their contents, not by their place.
+        """
+        cfg = load_config(self.config_file, self.train_options)
+        for node in (cfg.MODEL, cfg.MODEL.CLIP, cfg.MODEL.SAM):
+            if Path(node.WEIGHTS).is_file():
+                node.WEIGHTS = file_sha256(Path(node.WEIGHTS))
+        return self.output / "trainings" / _digest(cfg.dump())
 
     def result_file(self, dataset: str) -> Path:
         """Where the scores on a dataset are."""

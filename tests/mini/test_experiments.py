@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -65,6 +66,17 @@ def test_what_decides_the_weights_decides_the_folder(experiment: Experiment) -> 
     assert len(folders) == 4
     for same in (Variant("another name"), Variant("default", ("MODEL.ESC.ALPHA", "0.5"))):
         assert replace(experiment, variant=same).training_folder == experiment.training_folder
+
+
+def test_weights_count_by_their_contents(experiment: Experiment, tmp_path: Path) -> None:
+    clip = Path(load_config(experiment.config_file).MODEL.CLIP.WEIGHTS)
+    moved = clip.rename(tmp_path / "moved.safetensors")
+    there = replace(experiment, common=("MODEL.CLIP.WEIGHTS", str(moved)))
+    folder = there.training_folder
+    shutil.copy(moved, clip)
+    assert experiment.training_folder == folder
+    clip.write_bytes(b"other weights")
+    assert replace(experiment).training_folder != folder
 
 
 def test_baselines_are_not_trained(experiment: Experiment) -> None:
