@@ -29,8 +29,15 @@ SAM_BLOCK = Table(
         Variant("none", ("MODEL.SAM.INIT", "none")),
         Variant("random", ("MODEL.SAM.INIT", "random")),
         Variant("pretrained"),
-        Variant("random, two passes", ("MODEL.SAM.INIT", "random"), ("MODEL.ESC.PASSES", "2")),
-        Variant("pretrained, two passes", test=("MODEL.ESC.PASSES", "2")),
+    ),
+)
+PASSES = Table(
+    "passes",
+    "Does a second pass help, whose prompts are read from the prediction of the first?",
+    tuple(
+        Variant(f"{init}, {count}", ("MODEL.SAM.INIT", init), ("MODEL.ESC.PASSES", str(count)))
+        for init in ("random", "pretrained")
+        for count in (1, 2)
     ),
 )
 SAM_TRAIN = Table(
@@ -154,7 +161,7 @@ DENSE = Table(
 TABLES = {
     table.name: table
     for table in (
-        HEADLINE, SAM_BLOCK, SAM_BLOCK_WIDE, SAM_TRAIN, PROMPTS, OBJECTS, BLOCKS, MERGE, GUIDANCE, REGION, LOSS,
+        HEADLINE, SAM_BLOCK, SAM_BLOCK_WIDE, PASSES, SAM_TRAIN, PROMPTS, OBJECTS, BLOCKS, MERGE, GUIDANCE, REGION, LOSS,
         AUX_LOSS, CLIP_TRAIN, TEMPLATES, SLIDING, MAX_CLASSES, DENSE,
     )
 }  # fmt: skip
