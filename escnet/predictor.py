@@ -24,6 +24,7 @@ from escnet.data.images import read_image, replacing, to_rgb, write_labels
 from escnet.layers.pseudo_prompts import PseudoPrompts
 from escnet.meta_arch.base import OpenVocabularyModel, Segmentation
 from escnet.prompt_drawings import draw_prompts
+from escnet.shipped_weights import resolve_shipped
 from escnet.visualization import overlay
 from escnet.vocabulary import Vocabulary, VocabularyError
 from escnet.weights import WeightsError, load_checkpoint
@@ -148,8 +149,9 @@ class Segmenter:
 
         Args:
             config: the path of a .yaml file, or a Detectron2 config that has escnet's keys (it is not changed).
-            weights: a checkpoint of this project, which brings every weight; else MODEL.WEIGHTS of the config. Without
-                either, CLIP and SAM are loaded as configured and what lies between them is random.
+            weights: a checkpoint of this project, which brings every weight, or "shipped:esc_net", that of MojiScenes;
+                else MODEL.WEIGHTS of the config. Without either, CLIP and SAM are loaded as configured and what lies
+                between them is random.
             opts: KEY, VALUE, KEY, VALUE ... to set in the config.
             device: "cpu", "cuda", "cuda:1" ...; else MODEL.DEVICE, or the CPU where that is a GPU that is not there.
 
@@ -159,7 +161,7 @@ class Segmenter:
         """
         cfg = load_config(config, opts)
         if weights is not None:
-            cfg.MODEL.WEIGHTS = str(weights)
+            cfg.MODEL.WEIGHTS = resolve_shipped(str(weights))
         cfg.MODEL.DEVICE = _usable_device(device, cfg.MODEL.DEVICE)
         # Read before the model is built: a wrong path should not cost the user a minute.
         state = load_checkpoint(cfg.MODEL.WEIGHTS) if cfg.MODEL.WEIGHTS else None

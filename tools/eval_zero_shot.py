@@ -24,6 +24,7 @@ from escnet.config import check_device, load_config
 from escnet.data.benchmarks import BENCHMARKS, full_dataset_name, split_dataset_name
 from escnet.data.label_spaces import CLASS_NAMES
 from escnet.evaluation.zero_shot import ZeroShotTask, evaluate_zero_shot
+from escnet.shipped_weights import resolve_shipped
 from escnet.training.launch import check_processes, launch
 
 SHORT_NAMES = [benchmark.short for benchmark in BENCHMARKS if benchmark.short]
@@ -65,7 +66,7 @@ def read_config(args: argparse.Namespace) -> CfgNode:
     """
     cfg = load_config(args.config_file, args.opts)
     if args.weights:
-        cfg.MODEL.WEIGHTS = args.weights
+        cfg.MODEL.WEIGHTS = resolve_shipped(args.weights)
     if args.class_names:
         cfg.TEST.CLASS_NAMES = args.class_names
     check_device(cfg)
