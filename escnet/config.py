@@ -131,7 +131,7 @@ def _add_model(cfg: CN) -> None:
     # d, channels of a class embedding (128 in CAT-Seg).
     cfg.MODEL.ESC.DIM = 128
     # Where the image features enter the fusion: input (with the correlation, paper), qk (queries and keys, as in
-    # CAT-Seg) or input+qk. Measured.
+    # CAT-Seg) or input+qk. Free.
     cfg.MODEL.ESC.GUIDANCE = "input+qk"
     # Attention heads of the fusion, and the width of its MLPs over d. Free.
     cfg.MODEL.ESC.NUM_HEADS = 4
