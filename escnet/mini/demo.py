@@ -44,7 +44,7 @@ class DemoTask:
     config_file: str
     output: Path
     world: World
-    large_limit: int = 50
+    large_limit: int = 15
     examples: int = 12
     opts: tuple[str, ...] = ()
 
