@@ -67,5 +67,5 @@ def test_other_ways_to_count_add(tool: ModuleType, counted: tuple) -> None:
     extra = tool.other_ways_to_count(cfg, model, infos, CLASSES)
     assert len(extra) == 4
     assert all(flops > 0 for flops in extra.values())
-    # Two Swin blocks, from C = 64 to 2·d = 64 channels.
-    assert list(extra.values())[-1] == (CLASSES - 1) * (8 * 12) * 2 * 64 * 64
+    # Two Swin blocks, from C = 64 to 2·d = 64 channels, and the embedding, to d.
+    assert list(extra.values())[-1] == (CLASSES - 1) * (8 * 12) * (2 * 64 * 64 + 64 * 32)
