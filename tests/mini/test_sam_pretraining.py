@@ -341,7 +341,8 @@ def test_the_file_loads_as_a_sam_and_has_a_card(script: ModuleType, tmp_path: Pa
     assert card["recipe"]["steps"] == 3
     assert set(card["figures"]) == {"base", "novel", "unnamed"}
     test = draw_masked("novel", 2, script.TEST_SEED, STYLE, RECIPE.least_area)
-    assert card["figures"]["novel"] == pytest.approx(evaluate_sam(sam, test), abs=1e-6)
+    # A pixel whose logit is close to 0 may fall on either side when the sums run in another order.
+    assert card["figures"]["novel"] == pytest.approx(evaluate_sam(sam, test), abs=2e-3)
 
 
 def test_a_stopped_run_leaves_nothing(
