@@ -17,6 +17,7 @@ import scipy.io
 from PIL import Image
 
 from escnet.data.class_tables import load_class_table
+from escnet.shipped_weights import shipped_weights
 
 ROOT = Path(__file__).parents[1]
 TOOL = ROOT / "tools" / "eval_zero_shot.py"
@@ -179,6 +180,11 @@ def test_names_limits_and_slices(tool: ModuleType) -> None:
 def test_class_names_are_chosen_on_the_command_line(tool: ModuleType) -> None:
     options = tool.parse_arguments(["--config-file", str(MINI), "--benchmarks", "a150", "--class-names", "clean"])
     assert tool.read_config(options).TEST.CLASS_NAMES == "clean"
+
+
+def test_weights_that_ship_are_found(tool: ModuleType) -> None:
+    options = tool.parse_arguments(["--config-file", str(MINI), "--benchmarks", "a150", "--weights", "shipped:esc_net"])
+    assert tool.read_config(options).MODEL.WEIGHTS == str(shipped_weights("esc_net"))
 
 
 @pytest.mark.slow

@@ -191,6 +191,13 @@ def test_checkpoint_that_does_not_fit_is_refused_with_its_keys(tmp_path: Path) -
 def test_absent_weights_are_named() -> None:
     with pytest.raises(WeightsError, match=r"absent\.pth"):
         build(weights="absent.pth")
+    with pytest.raises(WeightsError, match='no weights "absent" ship with escnet'):
+        build(weights="shipped:absent")
+
+
+def test_shipped_weights(photo: np.ndarray) -> None:
+    segmenter = Segmenter.from_config(MINI.with_name("mojiscenes.yaml"), "shipped:esc_net", device="cpu")
+    assert segmenter(photo, ["duck", "castle", "grass"]).labels.shape == photo.shape[:2]
 
 
 @pytest.mark.parametrize(

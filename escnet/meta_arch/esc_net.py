@@ -134,11 +134,11 @@ class ESCNet(OpenVocabularyModel):
             correlation = correlation.gather(1, rows[:, :, None, None].expand(-1, -1, *correlation.shape[2:]))
             text = text.gather(1, rows[:, :, None].expand(-1, -1, text.shape[2]))
 
-        prompting = None
-        for _ in range(passes if self.prompt_encoder is not None else 1):
-            result = self._pass(features, correlation, text, prompting)
+        result = self._pass(features, correlation, text, None)
+        for _ in range(passes - 1 if self.prompt_encoder is not None else 0):
             # Cells see the mean of their logits, at the scale of a correlation.
             prompting = F.adaptive_avg_pool2d(result.logits, correlation.shape[-2:]) / self.logit_scale
+            result = self._pass(features, correlation, text, prompting)
         return replace(result, rows=rows)
 
     def _pass(

@@ -28,8 +28,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=Path("output/demo"))
     parser.add_argument("--train", type=int, default=World.train, help="training pictures (default: %(default)s)")
     parser.add_argument("--val", type=int, default=100, help="pictures of each other split (default: %(default)s)")
-    parser.add_argument("--large", type=int, default=15, help="pictures among 847 words (default: %(default)s)")
-    parser.add_argument("--examples", type=int, default=12, help="pictures on the page (default: %(default)s)")
+    parser.add_argument(
+        "--large", type=int, default=DemoTask.large_limit, help="pictures among 847 words (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--examples", type=int, default=DemoTask.examples, help="pictures on the page (default: %(default)s)"
+    )
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="over the configuration")
     return parser.parse_args(arguments)
 
