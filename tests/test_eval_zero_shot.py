@@ -184,7 +184,8 @@ def test_class_names_are_chosen_on_the_command_line(tool: ModuleType) -> None:
 
 def test_weights_that_ship_are_found(tool: ModuleType) -> None:
     options = tool.parse_arguments(["--config-file", str(MINI), "--benchmarks", "a150", "--weights", "shipped:esc_net"])
-    assert tool.read_config(options).MODEL.WEIGHTS == str(shipped_weights("esc_net"))
+    weights = tool.read_config(options).MODEL.WEIGHTS
+    assert Path(weights) == shipped_weights("esc_net")
 
 
 @pytest.mark.slow
