@@ -120,8 +120,9 @@ def test_a_second_pass_reads_its_prompts_from_the_prediction_of_the_first():
     image = make_input()["image"]
     once, twice, thrice = (make_model("MODEL.ESC.PASSES", n).segment_image(image, WORDS) for n in (1, 2, 3))
     model = make_model()
-    cells = F.avg_pool2d(once.logits, 4)
-    expected = model.generator(cells, 1.0)
+    first = model.generator(once.correlations[0], model.logit_scale)
+    assert torch.equal(once.prompts[0].assignment, first.assignment)
+    expected = model.generator(F.avg_pool2d(once.logits, 4), 1.0)
     for prompts in twice.prompts:
         assert torch.equal(prompts.assignment, expected.assignment)
     assert len(twice.prompts) == len(model.blocks) and len(twice.correlations) == len(model.blocks) + 1
