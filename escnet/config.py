@@ -118,8 +118,6 @@ def _add_model(cfg: CN) -> None:
     cfg.MODEL.ESC.SOFTMAX_AXIS = "class"
     # Threshold of the region: a probability for class, a share of the peak for space. Free.
     cfg.MODEL.ESC.ALPHA = 0.5
-    # How a region becomes objects: kmeans (paper, always K) or components (its connected parts, at most K). Free.
-    cfg.MODEL.ESC.GROUPING = "kmeans"
     # k-means back end: torch, or sklearn (one map at a time; for comparison).
     cfg.MODEL.ESC.KMEANS = "torch"
     # The K masks of a class are encoded as their union, or each and averaged. Free.

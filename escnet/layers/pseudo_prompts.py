@@ -7,11 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from escnet.layers.components import largest_components
 from escnet.layers.kmeans import batched_kmeans
 
 SOFTMAX_AXES = ("class", "space")
-GROUPINGS = ("kmeans", "components")
 
 
 @dataclass(frozen=True)
@@ -65,10 +63,9 @@ class PseudoPromptGenerator(nn.Module):
         alpha: the threshold, in (0, 1).
         softmax_axis: `class` or `space`.
         kmeans: back end of `batched_kmeans`, `torch` or `sklearn`.
-        grouping: `kmeans` cuts each region into K objects; `components` takes its connected parts, at most K.
 
     Raises:
-        ValueError: for a K below 1, an alpha outside (0, 1), an unknown axis or grouping.
+        ValueError: for a K below 1, an alpha outside (0, 1), an unknown axis.
     """
 
     def __init__(
@@ -77,7 +74,6 @@ class PseudoPromptGenerator(nn.Module):
         alpha: float = 0.5,
         softmax_axis: str = "class",
         kmeans: str = "torch",
-        grouping: str = "kmeans",
     ) -> None:
         super().__init__()
         if num_prompts < 1:
@@ -86,13 +82,10 @@ class PseudoPromptGenerator(nn.Module):
             raise ValueError(f"alpha must lie between 0 and 1, got {alpha}")
         if softmax_axis not in SOFTMAX_AXES:
             raise ValueError(f"softmax_axis must be one of {SOFTMAX_AXES}, got {softmax_axis!r}")
-        if grouping not in GROUPINGS:
-            raise ValueError(f"grouping must be one of {GROUPINGS}, got {grouping!r}")
         self.num_prompts = num_prompts
         self.alpha = alpha
         self.softmax_axis = softmax_axis
         self.kmeans = kmeans
-        self.grouping = grouping
 
     @torch.no_grad()
     def forward(self, correlation: Tensor, logit_scale: Tensor | float) -> PseudoPrompts:
@@ -102,7 +95,7 @@ class PseudoPromptGenerator(nn.Module):
             logit_scale: CLIP's temperature, by which the similarity is multiplied before the softmax.
         """
         probability = self.probability(correlation.float(), logit_scale)
-        assignment = self._group(self._region(probability))
+        assignment = batched_kmeans(self._region(probability), self.num_prompts, backend=self.kmeans).assignment
         objects = assignment.unsqueeze(2) == _object_index(self.num_prompts, assignment)
         return PseudoPrompts(
             points=_most_probable_cells(probability, objects),
@@ -119,12 +112,6 @@ class PseudoPromptGenerator(nn.Module):
             return scaled.softmax(dim=1)
         # The softmax over the cells divided by its own peak: the normaliser cancels.
         return (scaled - scaled.amax(dim=(2, 3), keepdim=True)).exp()
-
-    def _group(self, region: Tensor) -> Tensor:
-        """The object of each cell, -1 outside: (B, N, h, w) bool to int64."""
-        if self.grouping == "components":
-            return largest_components(region, self.num_prompts)
-        return batched_kmeans(region, self.num_prompts, backend=self.kmeans).assignment
 
     def _region(self, probability: Tensor) -> Tensor:
         region = probability >= self.alpha

@@ -90,7 +90,7 @@ class ClipThenSam(DenseClip):
         return {
             **super().from_config(cfg),
             "sam": weights.build_sam(sam.NAME, sam_weights),
-            "generator": PseudoPromptGenerator(esc.NUM_PROMPTS, esc.ALPHA, esc.SOFTMAX_AXIS, esc.KMEANS, esc.GROUPING),
+            "generator": PseudoPromptGenerator(esc.NUM_PROMPTS, esc.ALPHA, esc.SOFTMAX_AXIS, esc.KMEANS),
             "mask_logit": esc.MASK_LOGIT,
         }
 

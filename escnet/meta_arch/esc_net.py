@@ -103,7 +103,7 @@ class ESCNet(OpenVocabularyModel):
             "clip_image": clip_image,
             "clip_text": clip_text,
             "logit_scale": clip.logit_scale.exp().item(),
-            "generator": PseudoPromptGenerator(esc.NUM_PROMPTS, esc.ALPHA, esc.SOFTMAX_AXIS, esc.KMEANS, esc.GROUPING),
+            "generator": PseudoPromptGenerator(esc.NUM_PROMPTS, esc.ALPHA, esc.SOFTMAX_AXIS, esc.KMEANS),
             "prompt_encoder": prompt_encoder,
             "blocks": blocks,
             "decoder": UNetDecoder(esc.DIM, clip_image.width, tuple(esc.DECODER_DIMS), tuple(esc.SKIP_DIMS)),

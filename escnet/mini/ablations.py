@@ -66,11 +66,8 @@ SAM_BLOCK_WIDE = Table(
 PROMPTS = Table("prompts", "Which prompts?", _rows("MODEL.ESC.PROMPTS", ("point", "mask", "point+mask", "box")))
 OBJECTS = Table(
     "objects",
-    "How many objects for each class: a fixed number (K), or as many as its region has parts?",
-    (
-        *_rows("MODEL.ESC.NUM_PROMPTS", (1, 3, 5, 9)),
-        Variant("parts, at most 9", ("MODEL.ESC.GROUPING", "components", "MODEL.ESC.NUM_PROMPTS", "9")),
-    ),
+    "How many objects for each class (K)?",
+    _rows("MODEL.ESC.NUM_PROMPTS", (1, 3, 5, 9)),
     (*NOVEL_BASE, "mojiscenes_val_many[:100]"),
 )
 BLOCKS = Table("blocks", "How many ESC blocks?", _rows("MODEL.ESC.NUM_BLOCKS", (1, 2, 4)))

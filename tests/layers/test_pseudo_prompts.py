@@ -34,23 +34,6 @@ def test_two_objects_by_hand():
     assert prompts.boxes[0, 0, 1 - first].tolist() == [4, 1, 4, 2]
 
 
-def test_connected_parts_are_as_many_objects_as_there_are():
-    correlation = on_class_axis(
-        [
-            [0.9, 0.8, 0.1, 0.1, 0.1],
-            [0.7, 0.1, 0.1, 0.1, 0.6],
-            [0.1, 0.1, 0.1, 0.1, 0.95],
-        ]
-    )
-    prompts = PseudoPromptGenerator(num_prompts=5, alpha=0.55, grouping="components")(correlation, 1.0)
-    assert prompts.labels[0, 0].tolist() == [1, 1, -1, -1, -1]
-    assert prompts.points[0, 0, :2].tolist() == [[0, 0], [4, 2]]
-    assert prompts.boxes[0, 0, :2].tolist() == [[0, 0, 1, 1], [4, 1, 4, 2]]
-    # The second class is everything else, in one piece: one object, where k-means would make five.
-    assert prompts.labels[0, 1].tolist() == [1, -1, -1, -1, -1]
-    assert prompts.masks[0, 1].sum().item() == 15 - 5
-
-
 def test_fewer_cells_than_objects_leave_padding():
     correlation = on_class_axis([[0.9, 0.1, 0.1], [0.1, 0.1, 0.7]])
     prompts = PseudoPromptGenerator(num_prompts=4, alpha=0.5)(correlation, 1.0)
@@ -91,9 +74,7 @@ def test_classes_takes_a_part():
     assert torch.equal(part.masks, prompts.masks[:, 1:3])
 
 
-@pytest.mark.parametrize(
-    "arguments", [{"num_prompts": 0}, {"alpha": 1.5}, {"softmax_axis": "time"}, {"grouping": "luck"}]
-)
+@pytest.mark.parametrize("arguments", [{"num_prompts": 0}, {"alpha": 1.5}, {"softmax_axis": "time"}])
 def test_bad_settings_are_refused(arguments):
     with pytest.raises(ValueError, match=next(iter(arguments))):
         PseudoPromptGenerator(**arguments)

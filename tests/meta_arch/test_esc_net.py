@@ -231,7 +231,6 @@ def test_every_block_has_its_own_copy_of_sam(tmp_path):
         ("MODEL.ESC.LOSS", "bce"),
         ("MODEL.ESC.LOSS", "ce_dice"),
         ("MODEL.ESC.KMEANS", "sklearn"),
-        ("MODEL.ESC.GROUPING", "components"),
         ("MODEL.ESC.TRAIN_CLASSES", 3),
         ("MODEL.CLIP.TRAIN", "qv"),
         ("MODEL.CLIP.TRAIN", "none"),
