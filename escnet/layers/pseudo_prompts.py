@@ -65,7 +65,7 @@ class PseudoPromptGenerator(nn.Module):
         kmeans: back end of `batched_kmeans`, `torch` or `sklearn`.
 
     Raises:
-        ValueError: for a K below 1, an alpha outside (0, 1), an unknown axis.
+        ValueError: for a K below 1, an alpha outside (0, 1) or an unknown axis.
     """
 
     def __init__(
