@@ -37,7 +37,7 @@ PIP_DETECTRON2 = $(PIP) install --no-deps --require-hashes --only-binary=:all: -
 env: $(STAMPS)/escnet
 
 demo: env
-	$(BIN)/python tools/mini/demo.py $(DEMO_ARGS)
+	$(BIN)/python tools/miniature/demo.py $(DEMO_ARGS)
 
 test: env
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -22,9 +22,9 @@ from pathlib import Path
 
 from escnet.data.class_tables import load_class_table
 from escnet.data.errors import DatasetError, listed
-from escnet.data.label_conversion import IdTable, read_ade20k_full, train_ids_by_raw_id
 from escnet.data.pairing import pair
-from escnet.data.preparation import LabelSet, run_script
+from escnet.data.preparation.label_conversion import IdTable, read_ade20k_full, train_ids_by_raw_id
+from escnet.data.preparation.script import LabelSet, run_script
 
 FOLDER = "ADE20K_2021_17_01"
 DATASETS = {"training": "ade20k_847_train", "validation": "ade20k_847_val"}

@@ -17,7 +17,8 @@ import numpy as np
 
 from escnet.data.class_tables import load_class_names
 from escnet.data.errors import DatasetError
-from escnet.data.images import ImageError, read_image, read_labels, replacing
+from escnet.data.images import ImageError, read_image, read_labels
+from escnet.safe_files import replacing
 
 SPLITS = ("train", "val")
 LAYOUTS = (("images/{split}", "annotations/{split}"), ("{split}", "{split}annot"))

@@ -20,9 +20,9 @@ from pathlib import Path
 
 from escnet.data.class_tables import load_class_table
 from escnet.data.errors import DatasetError, listed
-from escnet.data.label_conversion import read_panoptic, train_ids_by_raw_id
 from escnet.data.pairing import files_by_name, pair
-from escnet.data.preparation import LabelSet, run_script
+from escnet.data.preparation.label_conversion import read_panoptic, train_ids_by_raw_id
+from escnet.data.preparation.script import LabelSet, run_script
 
 FOLDER = "coco"
 DATASETS = {"train2017": "coco_panoptic_train", "val2017": "coco_panoptic_val"}

@@ -25,8 +25,9 @@ import numpy as np
 
 from escnet.data.class_tables import ClassRow, load_class_table
 from escnet.data.errors import DatasetError
-from escnet.data.images import ImageError, read_image, replacing, write_labels
-from escnet.data.label_conversion import panoptic_labels
+from escnet.data.images import ImageError, read_image, write_labels
+from escnet.data.preparation.label_conversion import panoptic_labels
+from escnet.safe_files import replacing
 
 IGNORE_LABEL = 255
 

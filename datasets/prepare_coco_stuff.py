@@ -17,9 +17,9 @@ from functools import partial
 
 from escnet.data.class_tables import load_class_table
 from escnet.data.errors import DatasetError
-from escnet.data.label_conversion import IdTable, read_grey, train_ids_by_raw_id
 from escnet.data.pairing import files_by_name, pair
-from escnet.data.preparation import LabelSet, run_script
+from escnet.data.preparation.label_conversion import IdTable, read_grey, train_ids_by_raw_id
+from escnet.data.preparation.script import LabelSet, run_script
 
 FOLDER = "coco-stuff"
 DATASETS = {"train2017": "coco_stuff_train", "val2017": "coco_stuff_val"}

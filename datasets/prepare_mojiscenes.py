@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from escnet.data.benchmarks import data_root
-from escnet.data.mojiscenes.scene import SceneStyle
-from escnet.data.mojiscenes.writing import FOLDER, SPLITS, World, write_world
+from escnet.miniature.world.scene import SceneStyle
+from escnet.miniature.world.writing import FOLDER, SPLITS, World, write_world
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

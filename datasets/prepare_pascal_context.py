@@ -24,9 +24,9 @@ from typing import Any
 
 from escnet.data.class_tables import load_class_table
 from escnet.data.errors import DatasetError
-from escnet.data.label_conversion import IdTable, read_context_masks, read_context_mat, train_ids_by_raw_id
 from escnet.data.pairing import files_by_name, pair, read_list
-from escnet.data.preparation import LabelSet, run_script
+from escnet.data.preparation.label_conversion import IdTable, read_context_masks, read_context_mat, train_ids_by_raw_id
+from escnet.data.preparation.script import LabelSet, run_script
 
 FOLDER = "VOCdevkit/VOC2010"
 SPLITS = ("train", "val")

@@ -18,9 +18,9 @@ from collections.abc import Sequence
 from functools import partial
 
 from escnet.data.class_tables import load_class_table
-from escnet.data.label_conversion import IdTable, read_grey, train_ids_by_raw_id
 from escnet.data.pairing import files_by_name, pair, read_list
-from escnet.data.preparation import LabelSet, run_script
+from escnet.data.preparation.label_conversion import IdTable, read_grey, train_ids_by_raw_id
+from escnet.data.preparation.script import LabelSet, run_script
 
 FOLDER = "VOCdevkit/VOC2012"
 SPLITS = ("train", "val")

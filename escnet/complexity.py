@@ -14,7 +14,7 @@ from fvcore.nn import FlopCountAnalysis
 from fvcore.nn.jit_handles import get_shape
 from torch import Tensor, nn
 
-from escnet.layers.clip_encoder import ClipTextEncoder
+from escnet.layers.clip_text_encoder import ClipTextEncoder
 from escnet.layers.pseudo_prompts import PseudoPrompts
 from escnet.meta_arch.base import OpenVocabularyModel
 from escnet.vocabulary import Vocabulary

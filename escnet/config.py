@@ -14,8 +14,8 @@ import yaml
 from detectron2.config import CfgNode as CN
 from detectron2.config import get_cfg
 
-from escnet.checkpoint_files import WeightsError
-from escnet.shipped_weights import resolve_shipped
+from escnet.pretrained.files import WeightsError
+from escnet.pretrained.shipped import resolve_shipped
 
 
 class ConfigError(ValueError):

@@ -20,14 +20,15 @@ from torch import Tensor
 
 import escnet.meta_arch  # noqa: F401  (registers the systems)
 from escnet.config import ConfigError, load_config
-from escnet.data.images import read_image, replacing, to_rgb, write_labels
+from escnet.data.images import read_image, to_rgb, write_labels
+from escnet.drawing.overlay import overlay
+from escnet.drawing.prompt_sheets import draw_prompts
 from escnet.layers.pseudo_prompts import PseudoPrompts
 from escnet.meta_arch.base import OpenVocabularyModel, Segmentation
-from escnet.prompt_drawings import draw_prompts
-from escnet.shipped_weights import resolve_shipped
-from escnet.visualization import overlay
+from escnet.pretrained.files import WeightsError, load_checkpoint
+from escnet.pretrained.shipped import resolve_shipped
+from escnet.safe_files import replacing
 from escnet.vocabulary import Vocabulary, VocabularyError
-from escnet.weights import WeightsError, load_checkpoint
 
 logger = logging.getLogger(__name__)
 

@@ -1,8 +1,9 @@
-"""A fixture of all tests: scripts, which are in no package, as modules."""
+"""Fixtures of all tests: scripts, which are in no package, as modules, and the folder of real samples."""
 
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -27,3 +28,12 @@ def load_script() -> Callable[[str], ModuleType]:
         return module
 
     return load
+
+
+@pytest.fixture
+def sample_data() -> Path:
+    """The folder of real samples; tests that need it are skipped where it is missing."""
+    folder = Path(os.environ.get("ESCNET_SAMPLE_DATA", REPOSITORY.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no sample data in {folder}; set ESCNET_SAMPLE_DATA")
+    return folder

@@ -15,10 +15,10 @@ from escnet import Segmenter, Vocabulary
 from escnet.config import ConfigError, load_config
 from escnet.data.images import ImageError
 from escnet.predictor import SegmentationResult
+from escnet.pretrained.files import WeightsError
 from escnet.vocabulary import VocabularyError
-from escnet.weights import WeightsError
 
-MINI = Path(__file__).parents[1] / "configs" / "mini" / "escnet.yaml"
+MINI = Path(__file__).parents[1] / "configs" / "camvid" / "escnet.yaml"
 SMALL = ("MODEL.CLIP.IMAGE_SIZE", "(64, 64)", "MODEL.ESC.NUM_BLOCKS", "1")
 
 

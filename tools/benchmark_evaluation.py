@@ -24,8 +24,8 @@ from tabulate import tabulate
 from torch.nn import functional as F
 
 from escnet.evaluation.confusion import ConfusionMatrix
-from escnet.evaluation.image_results import ImageResult, ImageResults
-from escnet.meta_arch.postprocess import label_map
+from escnet.evaluation.runs.image_results import ImageResult, ImageResults
+from escnet.meta_arch.label_map import label_map
 
 IGNORE_LABEL = 65535
 MIB = 1 << 20

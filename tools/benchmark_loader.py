@@ -23,11 +23,11 @@ from detectron2.data import transforms as T
 from tabulate import tabulate
 
 from escnet.config import ConfigError, load_config
-from escnet.data.benchmarks import dataset_records
 from escnet.data.errors import DatasetError
 from escnet.data.images import read_image
 from escnet.data.label_spaces import label_spaces, read_training_labels
 from escnet.data.mappers import TrainingMapper
+from escnet.data.registration import dataset_records
 from escnet.data.stream import build_training_loader
 
 

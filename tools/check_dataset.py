@@ -18,8 +18,9 @@ from tabulate import tabulate
 
 from escnet.data.benchmarks import dataset_folder_name, full_dataset_name
 from escnet.data.errors import DatasetError
-from escnet.data.images import ImageError, replacing
+from escnet.data.images import ImageError
 from escnet.data.inspection import NOT_LABELLED, Inspection, draw_samples, inspect_dataset
+from escnet.safe_files import replacing
 
 SHOWN_FAULTS = 10
 SHOWN_SIZES = 5

@@ -19,12 +19,12 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from escnet.checkpoint_files import WeightsError
 from escnet.config import check_device, load_config
 from escnet.data.benchmarks import BENCHMARKS, full_dataset_name, split_dataset_name
 from escnet.data.label_spaces import CLASS_NAMES
 from escnet.evaluation.zero_shot import ZeroShotTask, evaluate_zero_shot
-from escnet.shipped_weights import resolve_shipped
+from escnet.pretrained.files import WeightsError
+from escnet.pretrained.shipped import resolve_shipped
 from escnet.training.launch import check_processes, launch
 
 SHORT_NAMES = [benchmark.short for benchmark in BENCHMARKS if benchmark.short]

@@ -15,11 +15,11 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
 
-from escnet import weights
 from escnet.complexity import PartInfo, count, count_model, describe, whole_model
 from escnet.config import ConfigError, load_config
 from escnet.meta_arch import ESCNet
 from escnet.meta_arch.base import OpenVocabularyModel
+from escnet.pretrained.sam import SAM_SIZES, build_sam_decoder
 from escnet.vocabulary import Vocabulary
 
 LITERATURE_CLIP = "ViT-L-14"
@@ -61,8 +61,8 @@ def other_ways_to_count(cfg: CfgNode, model: ESCNet, infos: Sequence[PartInfo], 
     )
 
     if model.prompt_encoder is not None:
-        _, transformer = weights.build_sam_decoder(cfg.MODEL.SAM.NAME, "")
-        dim = weights.SAM_SIZES[cfg.MODEL.SAM.NAME].channels
+        _, transformer = build_sam_decoder(cfg.MODEL.SAM.NAME, "")
+        dim = SAM_SIZES[cfg.MODEL.SAM.NAME].channels
         image = torch.zeros(1, dim, *grid)
         per_class = count(transformer, image, image, torch.zeros(1, esc.NUM_PROMPTS, dim)).total()
         as_written = len(model.blocks) * classes * per_class

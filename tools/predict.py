@@ -23,10 +23,11 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from escnet.data.images import ImageError, replacing
+from escnet.data.images import ImageError
 from escnet.predictor import SegmentationResult, Segmenter
+from escnet.pretrained.files import WeightsError
+from escnet.safe_files import replacing
 from escnet.vocabulary import Vocabulary, VocabularyError
-from escnet.weights import WeightsError
 
 SUFFIXES = ("_overlay.png", "_labels.png", "_prompts.png", ".json")
 

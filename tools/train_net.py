@@ -1,6 +1,6 @@
 """Train or evaluate a model of a config, in one process or many, also under torchrun.
 
-python tools/train_net.py --config-file configs/mini/escnet.yaml [--resume] [--eval-only] [KEY VALUE ...]
+python tools/train_net.py --config-file configs/camvid/escnet.yaml [--resume] [--eval-only] [KEY VALUE ...]
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 import escnet.meta_arch  # noqa: F401  registers the systems
-from escnet.checkpoint_files import WeightsError
 from escnet.config import check_device, load_config
+from escnet.pretrained.files import WeightsError
 from escnet.training.checkpoint import SafeCheckpointer
 from escnet.training.launch import check_processes, launch
 from escnet.training.trainer import EscTrainer, check_config, evaluate

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import struct
-import uuid
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+from escnet.safe_files import replacing
 
 Decoded = TypeVar("Decoded")
 
@@ -158,23 +158,6 @@ def write_labels(path: str | os.PathLike[str], labels: np.ndarray, bits: int | N
     options = {"format": "TIFF", "compression": "tiff_adobe_deflate"} if is_tiff else {"format": "PNG"}
     with replacing(path) as temporary:
         Image.fromarray(labels.astype(np.uint8 if bits == 8 else np.uint16)).save(temporary, **options)
-
-
-@contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary name in the folder of `path` that takes the place of `path` once the block ends without error.
-
-    A reader, and a process killed at any moment, sees the old file or the complete new one. The folder is made if
-    it is missing.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _read_header(path: str | os.PathLike[str], with_orientation: bool = False) -> tuple[str, tuple[int, int], int]:

@@ -13,10 +13,11 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from escnet.data.benchmarks import dataset_metadata, dataset_records, find_benchmark
+from escnet.data.benchmarks import find_benchmark
 from escnet.data.errors import listed
 from escnet.data.images import ImageError, label_bits, read_image, read_labels
-from escnet.visualization import overlay
+from escnet.data.registration import dataset_metadata, dataset_records
+from escnet.drawing.overlay import overlay
 
 NOT_LABELLED = "(not labelled)"
 # A split in which more than this share of the pixels is ignored was hardly meant so.

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from escnet.data.benchmarks import dataset_metadata, find_benchmark, split_dataset_name
+from escnet.data.benchmarks import find_benchmark, split_dataset_name
 from escnet.data.class_tables import ClassRow, load_class_table
 from escnet.data.errors import DatasetError, listed
 from escnet.data.images import ImageError, read_labels
-from escnet.layers.segmentation_loss import IGNORE_LABEL
+from escnet.data.registration import dataset_metadata
+from escnet.ignore_label import IGNORE_LABEL
 from escnet.vocabulary import Vocabulary
 
 CLASS_NAMES = ("original", "clean")

@@ -16,7 +16,7 @@ from escnet.data.augmentations import ColorJitter, PadTo, ScaleJitterCrop
 from escnet.data.errors import DatasetError
 from escnet.data.images import ImageError, read_image, read_labels
 from escnet.data.label_spaces import LabelSpace, label_spaces, read_training_labels
-from escnet.layers.segmentation_loss import IGNORE_LABEL
+from escnet.ignore_label import IGNORE_LABEL
 
 
 class TrainingMapper:

@@ -14,11 +14,11 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from PIL import Image, ImageDraw
 
-from escnet.data.images import replacing
+from escnet.drawing.overlay import FAINT, INK, PAPER, draw_legend, label_font, percent, shortened, tinted
+from escnet.drawing.palette import palette
 from escnet.evaluation.confusion import ConfusionMatrix, SemanticMetrics, semantic_metrics
 from escnet.evaluation.scored_classes import is_scored
-from escnet.palette import palette
-from escnet.visualization import FAINT, INK, PAPER, draw_legend, label_font, percent, shortened, tinted
+from escnet.safe_files import replacing
 
 # Up to so many classes, each has a bar with its name; of more, only the best and the worst are named.
 _ALL_NAMED = 180

@@ -16,9 +16,10 @@ from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
-from escnet.data.images import read_labels, replacing
+from escnet.data.images import read_labels
 from escnet.evaluation.confusion import ConfusionMatrix, semantic_metrics
 from escnet.evaluation.scored_classes import scored_classes
+from escnet.safe_files import replacing
 
 logger = logging.getLogger(__name__)
 

@@ -18,13 +18,13 @@ from tqdm import tqdm
 from escnet.data.label_spaces import LabelSpace
 from escnet.data.mappers import EvaluationMapper
 from escnet.data.stream import build_evaluation_loader
-from escnet.evaluation.conditions import Conditions, conditions, differences, model_identity
 from escnet.evaluation.confusion import SemanticMetrics
-from escnet.evaluation.evaluation_data import EvaluationData, Run
-from escnet.evaluation.image_results import ImageResult, ImageResults, ResultsError
-from escnet.evaluation.report import write_report
-from escnet.evaluation.result_table import PUBLISHED, measured_row, write_table
-from escnet.evaluation.run_summary import predict, summarise, write_json
+from escnet.evaluation.report.html_report import write_report
+from escnet.evaluation.report.result_table import PUBLISHED, measured_row, write_table
+from escnet.evaluation.runs.conditions import Conditions, conditions, differences, model_identity
+from escnet.evaluation.runs.evaluation_data import EvaluationData, Run
+from escnet.evaluation.runs.image_results import ImageResult, ImageResults, ResultsError
+from escnet.evaluation.runs.run_summary import predict, summarise, write_json
 from escnet.meta_arch.base import OpenVocabularyModel
 from escnet.predictor import Segmenter
 

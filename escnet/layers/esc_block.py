@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from escnet.layers.chunking import class_chunks, run_chunk
 from escnet.layers.fusion import VisionLanguageFusion
 from escnet.layers.pseudo_prompts import PseudoPromptGenerator, PseudoPrompts
-from escnet.layers.sam_block import PromptEmbedding, SamBlock, SamPromptEncoder, SharedImage
+from escnet.layers.sam_block import SamBlock, SharedImage
+from escnet.layers.sam_prompt_encoder import PromptEmbedding, SamPromptEncoder
 
 CLASS_MERGES = ("correlation", "mean", "per_class")
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from escnet.layers.pseudo_prompts import PseudoPrompts
-from escnet.meta_arch.postprocess import label_map
+from escnet.meta_arch.label_map import label_map
 from escnet.vocabulary import Vocabulary
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}

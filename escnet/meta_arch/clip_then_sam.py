@@ -12,11 +12,12 @@ from segment_anything.modeling import Sam
 from torch import Tensor
 from torch.nn import functional as F
 
-from escnet import weights
-from escnet.layers.clip_encoder import ClipImageEncoder, ClipTextEncoder
+from escnet.layers.clip_image_encoder import ClipImageEncoder
+from escnet.layers.clip_text_encoder import ClipTextEncoder
 from escnet.layers.pseudo_prompts import PseudoPromptGenerator, PseudoPrompts
 from escnet.meta_arch.base import InferenceOptions, Segmentation
 from escnet.meta_arch.dense_clip import DenseClip
+from escnet.pretrained.sam import build_sam
 from escnet.vocabulary import Vocabulary
 
 # A score below this counts as this much, so that resizing the logits is not ruled by classes that are out of question.
@@ -89,7 +90,7 @@ class ClipThenSam(DenseClip):
         sam_weights = sam.WEIGHTS if sam.INIT == "pretrained" and not cfg.MODEL.WEIGHTS else ""
         return {
             **super().from_config(cfg),
-            "sam": weights.build_sam(sam.NAME, sam_weights),
+            "sam": build_sam(sam.NAME, sam_weights),
             "generator": PseudoPromptGenerator(esc.NUM_PROMPTS, esc.ALPHA, esc.SOFTMAX_AXIS, esc.KMEANS),
             "mask_logit": esc.MASK_LOGIT,
         }

@@ -9,9 +9,10 @@ from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 
-from escnet import weights
-from escnet.layers.clip_encoder import ClipImageEncoder, ClipTextEncoder
+from escnet.layers.clip_image_encoder import ClipImageEncoder
+from escnet.layers.clip_text_encoder import ClipTextEncoder
 from escnet.meta_arch.base import InferenceOptions, OpenVocabularyModel, Segmentation
+from escnet.pretrained.clip import build_clip
 from escnet.vocabulary import Vocabulary
 
 
@@ -46,7 +47,7 @@ class DenseClip(OpenVocabularyModel):
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
         """Constructor arguments from a config; reads the public weights unless MODEL.WEIGHTS brings all of them."""
-        clip, tokenizer = weights.build_clip(cfg.MODEL.CLIP.NAME, "" if cfg.MODEL.WEIGHTS else cfg.MODEL.CLIP.WEIGHTS)
+        clip, tokenizer = build_clip(cfg.MODEL.CLIP.NAME, "" if cfg.MODEL.WEIGHTS else cfg.MODEL.CLIP.WEIGHTS)
         return {
             "clip_image": ClipImageEncoder(clip.visual, cfg.MODEL.CLIP.DENSE, cfg.MODEL.CLIP.DENSE_RESIDUAL),
             "clip_text": ClipTextEncoder(clip, tokenizer),

@@ -12,15 +12,20 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from escnet import weights
-from escnet.layers.clip_encoder import ClipFeatures, ClipImageEncoder, ClipTextEncoder, trainable_attention_parameters
+from escnet.ignore_label import IGNORE_LABEL
+from escnet.layers.clip_image_encoder import ClipFeatures, ClipImageEncoder
+from escnet.layers.clip_text_encoder import ClipTextEncoder
 from escnet.layers.esc_block import ESCBlock
 from escnet.layers.fusion import VisionLanguageFusion
 from escnet.layers.pseudo_prompts import PseudoPromptGenerator
-from escnet.layers.sam_block import SamBlock, SamPromptEncoder
-from escnet.layers.segmentation_loss import IGNORE_LABEL, segmentation_loss
+from escnet.layers.sam_block import SamBlock
+from escnet.layers.sam_prompt_encoder import SamPromptEncoder
+from escnet.layers.trainable_attention import trainable_attention_parameters
 from escnet.layers.unet_decoder import UNetDecoder
+from escnet.losses.segmentation import segmentation_loss
 from escnet.meta_arch.base import InferenceOptions, OpenVocabularyModel, Segmentation
+from escnet.pretrained.clip import build_clip
+from escnet.pretrained.sam import SAM_SIZES, build_sam_decoder
 from escnet.vocabulary import Vocabulary
 
 SAM_INITS = ("pretrained", "random", "none")
@@ -92,7 +97,7 @@ class ESCNet(OpenVocabularyModel):
     def from_config(cls, cfg: Any) -> dict[str, Any]:
         """Constructor arguments from a config; reads the public weights unless MODEL.WEIGHTS brings all of them."""
         brings_all = bool(cfg.MODEL.WEIGHTS)
-        clip, tokenizer = weights.build_clip(cfg.MODEL.CLIP.NAME, "" if brings_all else cfg.MODEL.CLIP.WEIGHTS)
+        clip, tokenizer = build_clip(cfg.MODEL.CLIP.NAME, "" if brings_all else cfg.MODEL.CLIP.WEIGHTS)
         clip_image = ClipImageEncoder(clip.visual, cfg.MODEL.CLIP.DENSE, cfg.MODEL.CLIP.DENSE_RESIDUAL)
         clip_text = ClipTextEncoder(clip, tokenizer)
         for encoder in (clip_image, clip_text):
@@ -231,11 +236,11 @@ def _build_blocks(cfg: Any, clip_dim: int, brings_all: bool) -> tuple[SamPromptE
         raise ValueError(f"MODEL.SAM.TRAIN must be one of {SAM_TRAINED}, got {sam.TRAIN!r}")
     sam_weights = sam.WEIGHTS if sam.INIT == "pretrained" and not brings_all else ""
     blocks, encoder = [], None
-    sam_dim = weights.SAM_SIZES[sam.NAME].channels
+    sam_dim = SAM_SIZES[sam.NAME].channels
     for _ in range(esc.NUM_BLOCKS):
         sam_block = None
         if sam.INIT != "none":
-            encoder, transformer = weights.build_sam_decoder(sam.NAME, sam_weights)
+            encoder, transformer = build_sam_decoder(sam.NAME, sam_weights)
             sam_block = SamBlock(transformer)
             _set_trainable_sam(sam_block, "all" if sam.INIT == "random" else sam.TRAIN)
         fusion = VisionLanguageFusion(

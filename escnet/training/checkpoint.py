@@ -14,8 +14,8 @@ import safetensors.torch
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 
-from escnet.checkpoint_files import WeightsError
-from escnet.data.images import replacing
+from escnet.pretrained.files import WeightsError
+from escnet.safe_files import replacing
 
 LAST_CHECKPOINT = "last_checkpoint"
 _ITERATION = re.compile(r"model_(\d+)\.pth")

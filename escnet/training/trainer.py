@@ -21,12 +21,13 @@ from detectron2.utils import comm
 from detectron2.utils.events import CommonMetricPrinter, JSONWriter, TensorboardXWriter
 from torch import Tensor, nn
 
-from escnet.data.benchmarks import dataset_folder_name, dataset_records
+from escnet.data.benchmarks import dataset_folder_name
 from escnet.data.errors import DatasetError
 from escnet.data.mappers import EvaluationMapper, TrainingMapper
+from escnet.data.registration import dataset_records
 from escnet.data.stream import build_evaluation_loader, build_training_loader
 from escnet.evaluation.semantic import SemanticEvaluator
-from escnet.training.alignment import align_from_config
+from escnet.meta_arch.alignment import align_from_config
 from escnet.training.checkpoint import LAST_CHECKPOINT, SafeCheckpointer
 from escnet.training.optimizer import build_optimizer, group_table, parameter_groups
 from escnet.training.reproducibility import deterministic_if_cpu, seed_step

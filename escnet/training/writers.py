@@ -11,7 +11,7 @@ from pathlib import Path
 from detectron2.engine import HookBase
 from detectron2.utils.events import EventWriter
 
-from escnet.data.images import replacing
+from escnet.safe_files import replacing
 
 logger = logging.getLogger(__name__)
 

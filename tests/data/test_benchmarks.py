@@ -15,14 +15,13 @@ from escnet.data import benchmarks
 from escnet.data.benchmarks import (
     BENCHMARKS,
     dataset_folder_name,
-    dataset_metadata,
-    dataset_records,
     find_benchmark,
     full_dataset_name,
     split_dataset_name,
 )
 from escnet.data.class_tables import load_class_names, load_class_table
 from escnet.data.errors import DatasetError
+from escnet.data.registration import dataset_metadata, dataset_records
 
 
 def test_every_row_is_registered_and_ignores_an_id_that_is_no_class():

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from escnet.data.benchmarks import dataset_metadata, dataset_records
 from escnet.data.errors import DatasetError
 from escnet.data.folder import read_folder
 from escnet.data.images import ImageError, label_bits
 from escnet.data.label_spaces import label_spaces
 from escnet.data.mappers import IGNORE_LABEL, TrainingMapper
+from escnet.data.registration import dataset_metadata, dataset_records
 
 
 def write_folder(

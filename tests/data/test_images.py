@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from escnet.data.images import ImageError, read_image, read_labels, replacing, to_rgb, write_labels
+from escnet.data.images import ImageError, read_image, read_labels, to_rgb, write_labels
+from escnet.safe_files import replacing
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 

@@ -6,8 +6,8 @@ from collections import Counter
 
 import pytest
 
-from escnet.data.benchmarks import dataset_metadata
 from escnet.data.label_spaces import dataset_vocabulary, label_spaces
+from escnet.data.registration import dataset_metadata
 
 
 def test_original_names_are_the_first_of_the_published_synonyms():

@@ -12,11 +12,11 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from escnet.data.augmentations import ColorJitter
-from escnet.data.benchmarks import dataset_records
 from escnet.data.errors import DatasetError
 from escnet.data.images import ImageError, write_labels
 from escnet.data.label_spaces import LabelSpace, label_spaces
 from escnet.data.mappers import IGNORE_LABEL, EvaluationMapper, TrainingMapper
+from escnet.data.registration import dataset_records
 from escnet.vocabulary import Vocabulary
 
 

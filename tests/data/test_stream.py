@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from escnet.data.benchmarks import dataset_records
 from escnet.data.images import ImageError
 from escnet.data.label_spaces import label_spaces
 from escnet.data.mappers import EvaluationMapper, TrainingMapper
+from escnet.data.registration import dataset_records
 from escnet.data.stream import ShuffledStream, build_evaluation_loader, build_training_loader
 
 RECORDS = [{"index": index} for index in range(7)]

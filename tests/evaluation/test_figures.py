@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
+from escnet.drawing.palette import palette
 from escnet.evaluation import figures
 from escnet.evaluation.confusion import ConfusionMatrix, SemanticMetrics, semantic_metrics
 from escnet.evaluation.figures import class_iou_plot, prediction_and_truth, save_class_iou_plot
-from escnet.palette import palette
 
 
 def metrics_of(ious: list[float | None], names: list[str] | None = None) -> SemanticMetrics:

@@ -16,18 +16,18 @@ from PIL import Image
 from escnet.config import load_config
 from escnet.data.errors import DatasetError
 from escnet.data.images import read_image, read_labels, write_labels
-from escnet.evaluation.comparison import compare_runs
-from escnet.evaluation.conditions import SCORED, model_identity
-from escnet.evaluation.evaluation_data import EvaluationData, Run
-from escnet.evaluation.image_results import ImageResults, ResultsError
-from escnet.evaluation.report import write_report
-from escnet.evaluation.result_table import PUBLISHED, measured_row, write_table
+from escnet.evaluation.report.html_report import write_report
+from escnet.evaluation.report.result_table import PUBLISHED, measured_row, write_table
+from escnet.evaluation.runs.comparison import compare_runs
+from escnet.evaluation.runs.conditions import SCORED, model_identity
+from escnet.evaluation.runs.evaluation_data import EvaluationData, Run
+from escnet.evaluation.runs.image_results import ImageResults, ResultsError
 from escnet.evaluation.semantic import SemanticEvaluator
 from escnet.evaluation.zero_shot import ZeroShotTask, evaluate_zero_shot
 from escnet.evaluation.zero_shot import evaluate_run as evaluate_identified_run
 from escnet.meta_arch.base import InferenceOptions, OpenVocabularyModel, Segmentation
 
-MINI = Path(__file__).parents[2] / "configs/mini/escnet.yaml"
+MINI = Path(__file__).parents[2] / "configs/camvid/escnet.yaml"
 
 
 class RedModel(OpenVocabularyModel):

@@ -13,7 +13,8 @@ from open_clip.model import CLIP, CustomTextCLIP, resize_pos_embed
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from escnet.layers.clip_encoder import ClipImageEncoder, ClipTextEncoder, interpolate_positions
+from escnet.layers.clip_image_encoder import ClipImageEncoder, interpolate_positions
+from escnet.layers.clip_text_encoder import ClipTextEncoder
 from escnet.vocabulary import Vocabulary, VocabularyError
 
 VISION = {"image_size": 32, "layers": 3, "width": 32, "patch_size": 8, "head_width": 16}

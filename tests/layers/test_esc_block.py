@@ -10,7 +10,8 @@ from segment_anything.modeling.transformer import TwoWayTransformer
 from escnet.layers.esc_block import CLASS_MERGES, ESCBlock
 from escnet.layers.fusion import VisionLanguageFusion
 from escnet.layers.pseudo_prompts import PseudoPromptGenerator
-from escnet.layers.sam_block import SamBlock, SamPromptEncoder
+from escnet.layers.sam_block import SamBlock
+from escnet.layers.sam_prompt_encoder import SamPromptEncoder
 
 CLIP_DIM, SAM_DIM, DIM = 10, 16, 8
 

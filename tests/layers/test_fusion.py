@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from escnet.layers.fusion import GUIDANCES, ClassAttention, GuidedSwinBlock, VisionLanguageFusion, window_plan
+from escnet.layers.class_attention import ClassAttention
+from escnet.layers.fusion import GUIDANCES, VisionLanguageFusion
+from escnet.layers.swin import GuidedSwinBlock, window_plan
 
 DIM, FEATURES, TEXT = 8, 12, 10
 

@@ -8,7 +8,8 @@ from segment_anything.modeling.prompt_encoder import PromptEncoder
 from segment_anything.modeling.transformer import TwoWayTransformer
 
 from escnet.layers.pseudo_prompts import PseudoPromptGenerator
-from escnet.layers.sam_block import SamBlock, SamPromptEncoder
+from escnet.layers.sam_block import SamBlock
+from escnet.layers.sam_prompt_encoder import SamPromptEncoder
 
 GRID = (6, 8)
 CHANNELS = 32

@@ -9,7 +9,8 @@ import torch
 from open_clip.model import CLIP
 from torch import nn
 
-from escnet.layers.clip_encoder import ClipImageEncoder, trainable_attention_parameters
+from escnet.layers.clip_image_encoder import ClipImageEncoder
+from escnet.layers.trainable_attention import trainable_attention_parameters
 
 
 def make_encoder() -> ClipImageEncoder:

@@ -12,12 +12,12 @@ from detectron2.modeling import build_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from escnet import weights
 from escnet.config import add_escnet_config
-from escnet.layers.clip_encoder import ClipFeatures
+from escnet.layers.clip_image_encoder import ClipFeatures
 from escnet.layers.pseudo_prompts import PseudoPromptGenerator
 from escnet.meta_arch.base import InferenceOptions, OpenVocabularyModel, SlidingWindow
 from escnet.meta_arch.clip_then_sam import ClipThenSam
+from escnet.pretrained.sam import build_sam
 from escnet.vocabulary import Vocabulary
 
 BASELINES = ("DenseClip", "ClipThenSam")
@@ -143,7 +143,7 @@ class PlantedMaskDecoder(nn.Module):
 
 def planted_model(probability: Tensor, masks: Tensor, prompt_chunk: int = 16) -> ClipThenSam:
     """CLIP's probability (N, 4, 4) and SAM's mask logits (P, 64, 64) are given; one object for each class."""
-    sam = weights.build_sam("mini", "")
+    sam = build_sam("mini", "")
     sam.mask_decoder = PlantedMaskDecoder(masks)
     model = ClipThenSam(
         clip_image=PlantedImageEncoder(probability.log()[None] / 10),

@@ -15,7 +15,7 @@ from escnet.config import add_escnet_config
 from escnet.meta_arch.base import window_starts
 from escnet.meta_arch.esc_net import ESCNet
 
-CONFIG = Path(__file__).parents[2] / "configs" / "mini" / "escnet.yaml"
+CONFIG = Path(__file__).parents[2] / "configs" / "camvid" / "escnet.yaml"
 WORDS = Vocabulary(["sky", "road", "tree", "car", "house"])
 
 
@@ -189,7 +189,7 @@ def test_gradients_reach_what_is_trained_and_nothing_else():
 
 @pytest.mark.parametrize("which", ["none", "attention", "all"])
 def test_a_pretrained_sam_block_trains_what_is_asked(which, tmp_path):
-    from escnet.weights import build_sam
+    from escnet.pretrained.sam import build_sam
 
     torch.save(build_sam("mini").state_dict(), tmp_path / "sam.pth")
     model = make_model(
@@ -203,7 +203,7 @@ def test_a_pretrained_sam_block_trains_what_is_asked(which, tmp_path):
 
 
 def test_every_block_has_its_own_copy_of_sam(tmp_path):
-    from escnet.weights import build_sam
+    from escnet.pretrained.sam import build_sam
 
     sam = build_sam("mini")
     torch.save(sam.state_dict(), tmp_path / "sam.pth")

@@ -10,10 +10,10 @@ from detectron2.modeling import build_model
 
 from escnet import Vocabulary
 from escnet.config import load_config
-from escnet.layers.segmentation_loss import segmentation_loss
+from escnet.losses.segmentation import segmentation_loss
 from escnet.meta_arch.esc_net import ESCNet, _positions
 
-CONFIG = Path(__file__).parents[2] / "configs" / "mini" / "escnet.yaml"
+CONFIG = Path(__file__).parents[2] / "configs" / "camvid" / "escnet.yaml"
 WORDS = Vocabulary([f"thing {i}" for i in range(12)])
 
 

@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from escnet.checkpoint_files import WeightsError
+from escnet.pretrained.files import WeightsError
 from escnet.training.checkpoint import SafeCheckpointer
 
 

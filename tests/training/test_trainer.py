@@ -16,8 +16,8 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import nn
 
-from escnet.checkpoint_files import WeightsError
 from escnet.data.errors import DatasetError
+from escnet.pretrained.files import WeightsError
 from escnet.training.reproducibility import deterministic_if_cpu, seed_step
 from escnet.training.trainer import EscTrainer, clip_gradients, evaluate
 

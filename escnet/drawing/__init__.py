@@ -1,0 +1,1 @@
+"""Drawings: overlays with legends, and sheets that show how a segmentation came about."""

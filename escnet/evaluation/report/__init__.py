@@ -1,0 +1,1 @@
+"""The table and the report of an evaluation."""

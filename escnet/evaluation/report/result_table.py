@@ -1,0 +1,224 @@
+"""The table of an evaluation: measured rows beside published ones, for the terminal, Markdown, CSV and JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from escnet.data.benchmarks import find_benchmark
+from escnet.evaluation.confusion import SCORES
+from escnet.evaluation.runs.evaluation_data import Run, dataset_title
+from escnet.evaluation.runs.image_results import ResultsError
+from escnet.evaluation.runs.run_folder import read_json
+from escnet.evaluation.scored_classes import scored_words
+from escnet.safe_files import replacing
+
+_SHORT_NAMES = ("a847", "pc459", "a150", "pc59", "pas20", "pas20b")
+_ESC_NET = "published: ESC-Net's authors, trained on COCO-Stuff; class names, templates and mIoU definition are theirs"
+_CAT_SEG = "published: CAT-Seg's authors, trained on COCO-Stuff; class names, templates and mIoU definition are theirs"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the table.
+
+    Attributes:
+        model: its name.
+        source: ``measured`` or ``published``.
+        how: how it was measured.
+        scores: per dataset, `miou` and, where it was measured here, all that the table needs; see `measured_row`.
+    """
+
+    model: str
+    source: str
+    how: str
+    scores: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def _published(model: str, how: str, *percent: float | None) -> Row:
+    """A row of the literature, in the order of `_SHORT_NAMES`."""
+    return Row(
+        model,
+        "published",
+        how,
+        {
+            find_benchmark(short).name: {"miou": round(value / 100, 4)}
+            for short, value in zip(_SHORT_NAMES, percent, strict=True)
+            if value is not None
+        },
+    )
+
+
+PUBLISHED = (
+    _published("CAT-Seg ViT-B/16", _CAT_SEG, 12.0, 19.0, 31.8, 57.5, 94.6, 77.3),
+    _published("CAT-Seg ViT-L/14", _CAT_SEG, 16.0, 23.8, 37.9, 63.3, 97.0, 82.5),
+    _published("ESC-Net ViT-B/16", _ESC_NET, None, None, 35.6, 59.0, 97.3, 80.1),
+    _published("ESC-Net ViT-L/14", _ESC_NET, 18.1, 27.0, 41.8, 65.6, 98.3, None),
+)
+"""mIoU as reported in the literature."""
+
+
+def measured_row(model: str, runs: Sequence[Run]) -> Row:
+    """The row of a model from the files of its finished runs.
+
+    Raises:
+        ResultsError: a run is not finished, or the runs were made with different weights.
+    """
+    scores, settings = {}, []
+    for run in runs:
+        metrics, conditions = read_json(run.folder / "metrics.json"), read_json(run.folder / "run.json")["conditions"]
+        settings.append(conditions)
+        scores[run.data.dataset] = {
+            **{name: metrics[name] for name in SCORES},
+            "images": metrics["images"],
+            "of": metrics["of"],
+            "folder": run.folder.relative_to(run.output).as_posix(),
+        }
+        if "scored_classes" in metrics:
+            words = scored_words(metrics["scored_classes"], len(metrics["classes"]))
+            scores[run.data.dataset]["scored"] = words
+    return Row(model, "measured", _how(settings), scores)
+
+
+def write_table(output: Path, datasets: Sequence[str], rows: Sequence[Row]) -> str:
+    """Write table.md, table.csv and table.json into a folder.
+
+    Args:
+        output: the folder.
+        datasets: the columns, as they were asked for.
+        rows: in the order of the table; published rows without a score in any column are left out.
+
+    Returns:
+        The table for the terminal.
+    """
+    shown = [row for row in rows if row.source == "measured" or _published_scores(row, datasets)]
+    shown = [_in_columns(row, datasets) for row in shown]
+    titles = [dataset_title(dataset) for dataset in datasets]
+    notes = _notes(datasets, titles, shown)
+    contents = {
+        "columns": [
+            {"dataset": dataset, "short": _short(dataset), "title": title}
+            for dataset, title in zip(datasets, titles, strict=True)
+        ],
+        "rows": [{"model": row.model, "source": row.source, "how": row.how, "scores": row.scores} for row in shown],
+    }
+    if notes:
+        contents["notes"] = notes
+    _write(output / "table.json", json.dumps(contents, indent=1, ensure_ascii=False) + "\n")
+    _write(output / "table.md", _markdown(datasets, titles, shown, notes))
+    _write(output / "table.csv", _csv(datasets, shown))
+    return "\n".join([_grid(datasets, titles, shown, "simple"), *notes])
+
+
+def _notes(datasets: Sequence[str], titles: Sequence[str], rows: Sequence[Row]) -> list[str]:
+    """What has to be said of the columns whose mIoU is not the mean over all classes."""
+    found = []
+    for dataset, title in zip(datasets, titles, strict=True):
+        scored = {row.scores[dataset]["scored"] for row in rows if "scored" in row.scores.get(dataset, {})}
+        found += [f"{title}: mIoU and mean accuracy are over {words}." for words in sorted(scored)]
+    return found
+
+
+def _markdown(datasets: Sequence[str], titles: Sequence[str], rows: Sequence[Row], notes: Sequence[str]) -> str:
+    parts = [
+        "mIoU in percent: mean of IoU over the classes that are present in the ground truth. "
+        "(3/2000): of 2000 images, only 3 were evaluated.\n"
+    ]
+    parts.append(_grid(datasets, titles, rows, "pipe") + "\n")
+    parts += [note + "\n" for note in notes]
+    measured = [row for row in rows if row.source == "measured"]
+    for score, meaning in (
+        ("miou_d2_2021", "mIoU as detectron2 counted it until 2022: classes predicted but not present count as 0"),
+        ("pixel_accuracy", "Pixel accuracy"),
+        ("fw_iou", "Frequency-weighted IoU"),
+    ):
+        parts.append(f"{meaning}, in percent:\n")
+        parts.append(_grid(datasets, titles, measured, "pipe", score) + "\n")
+    parts.append("How each row was measured:\n")
+    parts.append("\n".join(f"- {row.model}: {row.how}" for row in rows) + "\n")
+    return "\n".join(parts)
+
+
+def _grid(datasets: Sequence[str], titles: Sequence[str], rows: Sequence[Row], kind: str, score: str = "miou") -> str:
+    lines = [[row.model, *(_cell(row.scores.get(dataset), score) for dataset in datasets), row.source] for row in rows]
+    align = ("left", *["right"] * len(datasets), "left")
+    return tabulate(lines, headers=["model", *titles, "source"], tablefmt=kind, colalign=align, disable_numparse=True)
+
+
+def _cell(scores: Mapping[str, Any] | None, score: str) -> str:
+    if scores is None or scores.get(score) is None:
+        return "-"
+    value = f"{100 * scores[score]:.2f}" if "images" in scores else f"{100 * scores[score]:.1f}"
+    of = scores.get("of")
+    return value if of is None else f"{value} ({scores['images']}/{of})"
+
+
+def _csv(datasets: Sequence[str], rows: Sequence[Row]) -> str:
+    """One line for each model and dataset; fractions, not percent."""
+    stream = io.StringIO()
+    writer = csv.writer(stream)
+    writer.writerow(["model", "source", "dataset", *SCORES, "images", "of", "how"])
+    for row in rows:
+        for dataset in datasets:
+            if dataset in row.scores:
+                scores = row.scores[dataset]
+                values = [scores.get(name) for name in (*SCORES, "images", "of")]
+                writer.writerow([row.model, row.source, dataset, *values, row.how])
+    return stream.getvalue()
+
+
+def _how(settings: Sequence[Mapping[str, Any]]) -> str:
+    """One line of what the runs of a row have in common; where they differ, all values."""
+
+    def common(part: str, key: str) -> str:
+        values = {json.dumps(conditions[part][key]): conditions[part][key] for conditions in settings}
+        return " / ".join(_words(value) for value in values.values())
+
+    checkpoint = {conditions["model"]["checkpoint sha256"][:8] for conditions in settings}
+    weights = {conditions["model"]["all weights sha256"][:8] for conditions in settings}
+    if len(checkpoint) > 1 or len(weights) > 1:
+        raise ResultsError(f"the runs of one row have different weights: {sorted(checkpoint | weights)}; use --restart")
+    file = f"checkpoint {checkpoint.pop()}" if any(checkpoint) else "no checkpoint"
+    templates = {len(conditions["vocabulary"]["templates"]) for conditions in settings}
+    return (
+        f"measured: {file}, weights {weights.pop()}, {common('model', 'CLIP')}; "
+        f"class names {common('vocabulary', 'class names')}, templates: {' / '.join(map(str, templates))}; "
+        f"image size {common('inference', 'image size')}, sliding window {common('inference', 'sliding window')}, "
+        f"MAX_CLASSES {common('inference', 'MAX_CLASSES')}, {common('inference', 'precision')} "
+        f"on {common('inference', 'device')}; "
+        f"escnet {common('versions', 'escnet')}, torch {common('versions', 'torch')}"
+    )
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return " ".join(f"{key} {_words(entry)}" for key, entry in value.items())
+    return "x".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _published_scores(row: Row, datasets: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The scores of a published row in the columns of the table."""
+    names = {dataset: find_benchmark(dataset).name for dataset in datasets if find_benchmark(dataset)}
+    return {dataset: row.scores[name] for dataset, name in names.items() if name in row.scores}
+
+
+def _in_columns(row: Row, datasets: Sequence[str]) -> Row:
+    scores = row.scores if row.source == "measured" else _published_scores(row, datasets)
+    return Row(row.model, row.source, row.how, scores)
+
+
+def _short(dataset: str) -> str:
+    benchmark = find_benchmark(dataset)
+    return dataset if benchmark is None else benchmark.short or benchmark.name
+
+
+def _write(path: Path, text: str) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

@@ -1,0 +1,164 @@
+"""The questions that the papers leave open, as tables of experiments on MojiScenes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from escnet.miniature.experiments import NOVEL_BASE, Table, Variant
+
+
+def _rows(key: str, values: Iterable[object], **common: object) -> tuple[Variant, ...]:
+    return tuple(Variant(str(value), (key, str(value)), **common) for value in values)
+
+
+HEADLINE = Table(
+    "headline",
+    "ESC-Net against the training-free baselines, on its own CLIP and SAM.",
+    (
+        Variant("DenseClip", test=("MODEL.META_ARCHITECTURE", "DenseClip"), is_trained=False),
+        Variant("ClipThenSam", test=("MODEL.META_ARCHITECTURE", "ClipThenSam"), is_trained=False),
+        Variant("ESC-Net"),
+    ),
+    ("mojiscenes_val_novel", "mojiscenes_val_base", "mojiscenes_val_all", "mojiscenes_val_847[:50]"),
+)
+
+SAM_BLOCK = Table(
+    "sam_block",
+    "Does a pretrained SAM block help (paper: none 4.8, random 5.9, pretrained 18.1 mIoU on A-847)?",
+    (
+        Variant("none", ("MODEL.SAM.INIT", "none")),
+        Variant("random", ("MODEL.SAM.INIT", "random")),
+        Variant("pretrained"),
+    ),
+)
+PASSES = Table(
+    "passes",
+    "Does a second pass help, whose prompts are read from the prediction of the first?",
+    tuple(
+        Variant(f"{init}, {count}", ("MODEL.SAM.INIT", init), ("MODEL.ESC.PASSES", str(count)))
+        for init in ("random", "pretrained")
+        for count in (1, 2)
+    ),
+)
+SAM_TRAIN = Table(
+    "sam_train",
+    "What is the pretrained SAM block given, and what of it is trained?",
+    (
+        Variant("attention"),
+        Variant("attention; projection not aligned", ("MODEL.SAM.ALIGN_IMAGES", "0")),
+        Variant("nothing", ("MODEL.SAM.TRAIN", "none")),
+        Variant("all, at the full rate", ("MODEL.SAM.TRAIN", "all", "SOLVER.SAM_MULTIPLIER", "1.0")),
+    ),
+)
+
+# Fusion and decoder with as many channels as the SAM block, which otherwise has twice as many.
+_WIDE = ("MODEL.ESC.DIM", "64", "MODEL.ESC.NUM_HEADS", "4", "MODEL.ESC.DECODER_DIMS", "(32, 16)")
+SAM_BLOCK_WIDE = Table(
+    "sam_block_wide",
+    "Does it still help where all that follows is as wide as SAM's decoder?",
+    (
+        Variant("none", ("MODEL.SAM.INIT", "none", *_WIDE)),
+        Variant("random", ("MODEL.SAM.INIT", "random", *_WIDE)),
+        Variant("pretrained", _WIDE),
+    ),
+)
+
+PROMPTS = Table("prompts", "Which prompts?", _rows("MODEL.ESC.PROMPTS", ("point", "mask", "point+mask", "box")))
+OBJECTS = Table(
+    "objects",
+    "How many objects for each class (K)?",
+    _rows("MODEL.ESC.NUM_PROMPTS", (1, 3, 5, 9)),
+    (*NOVEL_BASE, "mojiscenes_val_many[:100]"),
+)
+BLOCKS = Table("blocks", "How many ESC blocks?", _rows("MODEL.ESC.NUM_BLOCKS", (1, 2, 4)))
+MERGE = Table(
+    "merge",
+    "How do per-class features become one?",
+    _rows("MODEL.ESC.CLASS_MERGE", ("correlation", "mean", "per_class")),
+)
+GUIDANCE = Table(
+    "guidance",
+    "Where do the image features enter the fusion?",
+    _rows("MODEL.ESC.GUIDANCE", ("input", "qk", "input+qk")),
+)
+REGION = Table(
+    "region",
+    "Softmax over which axis, and which threshold?",
+    tuple(
+        Variant(f"{axis}, {alpha}", ("MODEL.ESC.SOFTMAX_AXIS", axis, "MODEL.ESC.ALPHA", str(alpha)))
+        for axis, alphas in (("class", (0.3, 0.5)), ("space", (0.5, 0.7)))
+        for alpha in alphas
+    ),
+)
+LOSS = Table("loss", "Which loss?", _rows("MODEL.ESC.LOSS", ("ce", "bce", "ce_dice")))
+AUX_LOSS = Table("aux_loss", "A loss on the map of each block?", _rows("MODEL.ESC.AUX_LOSS", (0.0, 0.4)))
+CLIP_TRAIN = Table(
+    "clip_train",
+    "What of CLIP is trained, and how fast (share of the base rate)?",
+    tuple(
+        Variant(f"{what}, {rate}", ("MODEL.CLIP.TRAIN", what, "SOLVER.CLIP_MULTIPLIER", rate))
+        for what, rate in (
+            ("none", "0.01"), ("attention", "0.01"), ("qv", "0.01"), ("attention", "0.1"),
+        )
+    ),
+)  # fmt: skip
+TEMPLATES = Table(
+    "templates",
+    "One template or 80?",
+    (
+        Variant("one"),
+        Variant("80 at evaluation", test=("TEST.TEMPLATES", "imagenet")),
+    ),
+)
+SLIDING = Table(
+    "sliding",
+    "The whole image, or sliding windows?",
+    (
+        Variant("whole"),
+        Variant(
+            "windows of 128 in 192",
+            test=(
+                "TEST.SLIDING.ENABLED",
+                "True",
+                "TEST.SLIDING.SIZE",
+                "(192, 192)",
+                "TEST.SLIDING.WINDOW",
+                "(128, 128)",
+            ),
+        ),
+    ),
+)
+MAX_CLASSES = Table(
+    "max_classes",
+    "How many classes are kept of 847?",
+    tuple(
+        Variant(str(count or "all"), test=("MODEL.ESC.MAX_CLASSES", str(count))) for count in (32, 64, 128, 256, 512, 0)
+    ),
+    ("mojiscenes_val_847[:50]",),
+)
+_FEATURES = (("value", True), ("value", False), ("qk", True), ("qq", True), ("kk", True), ("kk", False))
+DENSE = Table(
+    "dense",
+    "Which dense features of CLIP (alone: without the last residual and MLP)?",
+    tuple(
+        Variant(
+            f"{model}: {kind}{'' if keep else ' alone'}",
+            ("MODEL.CLIP.DENSE", kind, "MODEL.CLIP.DENSE_RESIDUAL", str(keep)),
+            test=() if trained else ("MODEL.META_ARCHITECTURE", "DenseClip"),
+            is_trained=trained,
+        )
+        for model, trained, features in (
+            ("DenseClip", False, _FEATURES),
+            ("ESC-Net", True, (("value", True), ("qk", True), ("kk", False))),
+        )
+        for kind, keep in features
+    ),
+)
+
+TABLES = {
+    table.name: table
+    for table in (
+        HEADLINE, SAM_BLOCK, SAM_BLOCK_WIDE, PASSES, SAM_TRAIN, PROMPTS, OBJECTS, BLOCKS, MERGE, GUIDANCE, REGION, LOSS,
+        AUX_LOSS, CLIP_TRAIN, TEMPLATES, SLIDING, MAX_CLASSES, DENSE,
+    )
+}  # fmt: skip

@@ -1,0 +1,38 @@
+"""The small weight files that come with the package: the CLIP, SAM and ESC-Net of MojiScenes."""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from pathlib import Path
+
+from escnet.pretrained.files import WeightsError, verify_sha256
+
+FOLDER = Path(__file__).parent / "weights"
+_PREFIX = "shipped:"
+
+
+def resolve_shipped(weights: str) -> str:
+    """The path of "shipped:NAME"; any other text as it is.
+
+    Raises:
+      WeightsError: no weights of this name ship with the package, or their file is not the one that its card describes.
+    """
+    return str(shipped_weights(weights.removeprefix(_PREFIX))) if weights.startswith(_PREFIX) else weights
+
+
+@lru_cache(maxsize=8)
+def shipped_weights(name: str) -> Path:
+    """The file of shipped weights (clip, sam, esc_net), after a check of its SHA-256 against its card.
+
+    Raises:
+      WeightsError: as `resolve_shipped`.
+    """
+    names = sorted(path.stem for path in FOLDER.glob("*.safetensors"))
+    if name not in names:
+        raise WeightsError(f'no weights "{name}" ship with escnet; there are {", ".join(names) or "none"}')
+    path = FOLDER / f"{name}.safetensors"
+    verify_sha256(
+        path, json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["sha256"], "install escnet again"
+    )
+    return path

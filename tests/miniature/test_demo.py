@@ -1,0 +1,81 @@
+"""The demonstration, in the smallest form: it runs, goes on where it was, and its page stands alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from escnet.config import ConfigError
+from escnet.drawing.prompt_sheets import Example, draw_examples
+from escnet.layers.pseudo_prompts import PseudoPromptGenerator
+from escnet.miniature import demo as demo_module
+from escnet.miniature.demo import DemoTask, run_demo
+from escnet.miniature.demo_page import training_losses
+from escnet.miniature.world.writing import World
+
+
+def test_the_demo_from_nothing_to_the_page(
+    tiny_config: str, tiny_world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, said = tmp_path / "demo", []
+    task = DemoTask(tiny_config, output, tiny_world, large_limit=1, examples=2)
+    before = os.environ["DETECTRON2_DATASETS"]
+    page = run_demo(task, said.append)
+    assert os.environ["DETECTRON2_DATASETS"] == before
+    html = page.read_text(encoding="utf-8")
+    assert page == output / "index.html"
+    for name in ("ESC-Net", "DenseClip", "ClipThenSam", "CC BY-SA 4.0", "3 iterations"):
+        assert name in html
+    assert len(re.findall(r'src="data:image/png;base64,', html)) == 2
+    assert not re.search(r"(src|href)=\"(?!data:)", html)
+    assert "default-src 'none'" in html
+    table = json.loads((output / "evaluation/table.json").read_text())
+    esc = next(row for row in table["rows"] if row["model"] == "ESC-Net")["scores"]["mojiscenes_val_novel"]["miou"]
+    assert f">{100 * esc:.1f}<" in html
+    assert [line[:3] for line in said if line[1:2] == "/"] == ["1/4", "2/4", "3/4", "4/4"]
+
+    monkeypatch.setattr(demo_module.EscTrainer, "run_step", lambda self: pytest.fail("trained again"))
+    assert run_demo(task, said.append) == page
+
+
+def test_a_demo_without_a_trained_clip_is_refused(tiny_config: str, tiny_world: World, tmp_path: Path) -> None:
+    task = DemoTask(tiny_config, tmp_path / "demo", tiny_world, opts=("MODEL.CLIP.WEIGHTS", ""))
+    with pytest.raises(ConfigError, match=r"tiny\.yaml: MODEL\.CLIP\.WEIGHTS is empty.*pretrain_clip"):
+        run_demo(task, print)
+    assert not (tmp_path / "demo").exists()
+
+
+def test_losses_are_read_from_the_metrics(tmp_path: Path) -> None:
+    lines = [{"iteration": 19, "total_loss": 2.5}, {"iteration": 20, "mIoU": 1.0}, {"iteration": 39, "total_loss": 1.5}]
+    (tmp_path / "metrics.json").write_text("\n".join(map(json.dumps, lines)))
+    assert training_losses(tmp_path / "metrics.json") == [(19, 2.5), (39, 1.5)]
+
+
+def test_examples_are_drawn_in_the_order_of_the_model() -> None:
+    truth, labels = np.zeros((32, 32), int), np.zeros((32, 32), int)
+    truth[:16], labels[:8] = 1, 1
+    correlation = torch.zeros(1, 2, 4, 4)
+    correlation[0, 1, 0] = 1.0
+    prompts = PseudoPromptGenerator(2)(correlation, 10.0)
+    image = np.full((32, 32, 3), 128, np.uint8)
+    example = Example(image, truth, labels, 1, "pear", [correlation, correlation + 1], [prompts])
+    sheet = draw_examples([example, example], 2, tile=150)
+    # image, truth, CLIP's map, prompts, map after the block, prediction
+    assert sheet.width == 2 * 20 + 6 * 160 - 10
+    assert isinstance(sheet, Image.Image)
+    pixels = np.asarray(sheet)
+    top, left = 20 + 34 + 30, 20
+    tiles = [pixels[top : top + 150, left + 160 * i : left + 160 * i + 150] for i in range(6)]
+    assert (tiles[0] == 128).all()
+    changes = [np.abs(np.diff(tile.astype(int).sum(axis=-1), axis=0)).sum(axis=1).argmax() for tile in tiles]
+    # Where the truth, the maps and the prediction change from top to bottom: at half, a quarter and a quarter.
+    assert changes[1] == pytest.approx(75, abs=6)
+    assert changes[2] == changes[4] == pytest.approx(37, abs=3)
+    assert changes[5] == pytest.approx(37, abs=6)

@@ -1,0 +1,35 @@
+"""The ESC-Net that ships, end to end: pictures are drawn, read, segmented and scored, and the score is its card's."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from detectron2.modeling import build_model
+
+from escnet.config import load_config
+from escnet.miniature.world.writing import World, write_world
+from escnet.pretrained.shipped import FOLDER, shipped_weights
+from escnet.training.checkpoint import SafeCheckpointer
+from escnet.training.trainer import evaluate
+
+CONFIG = Path(__file__).parents[2] / "configs/mojiscenes/escnet.yaml"
+NOVEL = "mojiscenes_val_novel"
+
+
+@pytest.mark.slow
+def test_the_score_on_novel_classes_is_that_of_the_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    write_world(tmp_path / "mojiscenes", World(train=1))
+    options = ["MODEL.WEIGHTS", "shipped:esc_net", "MODEL.DEVICE", "cpu", "DATASETS.TEST", f'("{NOVEL}",)']
+    cfg = load_config(CONFIG, [*options, "OUTPUT_DIR", str(tmp_path / "output")])
+    model = build_model(cfg).eval()
+    SafeCheckpointer(model).load(cfg.MODEL.WEIGHTS, checkpointables=[])
+    score = evaluate(cfg, model)[NOVEL]["sem_seg"]["mIoU"] / 100
+    card = json.loads((FOLDER / "esc_net.json").read_text(encoding="utf-8"))
+    assert score == pytest.approx(card["figures"]["miou"][NOVEL], abs=0.02)
+
+
+def test_the_three_files_are_small() -> None:
+    assert sum(shipped_weights(name).stat().st_size for name in ("clip", "sam", "esc_net")) < 25e6

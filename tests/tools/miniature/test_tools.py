@@ -1,0 +1,57 @@
+"""The scripts that make the shipped weights, in their smallest form."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from escnet.miniature import pretraining
+from escnet.predictor import Segmenter
+from escnet.pretrained.clip import build_clip
+from escnet.pretrained.files import file_sha256, read_weights
+
+
+def read_card(path: Path) -> dict:
+    card = json.loads(path.with_suffix(".json").read_text())
+    assert card["sha256"] == file_sha256(path)
+    return card
+
+
+def test_pretrain_clip_writes_weights_that_load(
+    load_script: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = load_script("tools/miniature/pretrain_clip.py")
+    monkeypatch.setattr(pretraining.os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(script, "TEST_PICTURES", 6)
+    path = tmp_path / "clip.safetensors"
+    small = ["--pictures", "20", "--steps", "2"]
+    assert script.main(["--output", str(path), "--seed", "3", *small]) == 0
+    card = read_card(path)
+    assert (card["recipe"]["seed"], card["recipe"]["steps"]) == (3, 2)
+    assert set(card["figures"]) == {"value", "qq", "kk", "qk"}
+    assert 0 <= card["figures"]["value"]["zero_shot"] <= 1
+    model, _ = build_clip("escnet-moji", path)
+    assert model.visual.positional_embedding.shape == (1 + 6 * 6, 192)
+    with pytest.raises(SystemExit):
+        script.main(["--output", str(path), "--pictures", "3"])
+
+
+def test_train_esc_net_writes_weights_that_segment(
+    load_script: Callable[[str], ModuleType], tiny_config: str, tmp_path: Path
+) -> None:
+    script = load_script("tools/miniature/train_esc_net.py")
+    path = tmp_path / "esc_net.safetensors"
+    arguments = ["--output", str(path), "--config-file", tiny_config, "OUTPUT_DIR", str(tmp_path / "run")]
+    assert script.main(arguments) == 0
+    card = read_card(path)
+    assert set(card["figures"]["miou"]) == {f"mojiscenes_val_{name}" for name in ("novel", "base", "all", "847[:50]")}
+    assert card["recipe"]["iterations"] == 3
+    assert all(value.dtype != torch.float32 for value in read_weights(path).values())
+    segmenter = Segmenter.from_config(tiny_config, weights=path)
+    assert segmenter(torch.zeros(64, 64, 3, dtype=torch.uint8).numpy(), ["pear", "grass"]).labels.shape == (64, 64)
+    assert script.main([*arguments[:4], "MODEL.NO_SUCH_KEY", "1"]) == 1

@@ -1,0 +1,51 @@
+"""The benchmark's stages add up, and the tool runs as it is typed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MINI = ROOT / "configs" / "mini" / "escnet.yaml"
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "tools/benchmark.py", "--config-file", str(MINI), *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip().strip("|").split("|")]
+
+
+@pytest.mark.slow
+def test_inference_table():
+    done = run("--classes", "3", "--max-classes", "2", "--repeats", "1", "--threads", "1")
+    assert done.returncode == 0, done.stderr
+    header, _, plain, pruned = [line for line in done.stdout.splitlines() if line.startswith("|")]
+    assert cells(header)[:5] == ["classes", "text, once s", "CLIP s", "whole s", "whole / CLIP"]
+    assert cells(plain)[0] == "3" and cells(pruned)[0] == "3 (MAX_CLASSES 2)"
+    shares = [float(cell) for cell in cells(plain)[5:11]]
+    assert sum(shares) == pytest.approx(100, abs=0.5)
+    assert all(share > 0 for share in shares)
+
+
+@pytest.mark.slow
+def test_training_table():
+    done = run("--training", "--classes", "3", "--threads", "1")
+    assert done.returncode == 0, done.stderr
+    rows = [cells(line) for line in done.stdout.splitlines() if line.startswith("|")][2:]
+    assert [row[:2] for row in rows] == [["3", "no"], ["3", "yes"]]
+    assert all(float(row[3]) > 100 for row in rows)
+
+
+def test_a_missing_configuration_is_named():
+    done = subprocess.run(
+        [sys.executable, "tools/benchmark.py", "--config-file", "nowhere.yaml"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "nowhere.yaml" in done.stderr and "Traceback" not in done.stderr

@@ -1,0 +1,195 @@
+"""tools/eval_zero_shot.py as a user starts it, from the archives as published to the table, on all eight benchmarks."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import scipy.io
+from PIL import Image
+
+from escnet.data.class_tables import load_class_table
+from escnet.pretrained.shipped import shipped_weights
+
+ROOT = Path(__file__).parents[2]
+TOOL = ROOT / "tools" / "eval_zero_shot.py"
+MINI = ROOT / "configs" / "mini" / "escnet.yaml"
+BENCHMARKS = ("stuff171", "a150", "a847", "pc59", "pc459", "pas20", "pas20b", "panoptic133")
+IMAGES = ("2007_000033", "2007_000042")
+# The mini model on 8x8 cells.
+SMALL = ("MODEL.CLIP.IMAGE_SIZE", "(64,64)", "DATALOADER.NUM_WORKERS", "0")
+
+
+def published(root: Path) -> None:
+    """Two pictures of 40x56 with blocks of random classes, in the layout of each archive."""
+    generator = np.random.default_rng(0)
+
+    def ids(choices: list[int]) -> np.ndarray:
+        return np.kron(generator.choice(choices, (4, 7)), np.ones((10, 8), int))
+
+    def save(pixels: np.ndarray, path: str) -> None:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels.astype(np.uint8)).save(root / path)
+
+    def raw_ids(file: str) -> list[int]:
+        return [row.raw_id for row in load_class_table(file)]
+
+    context, voc = "VOCdevkit/VOC2010", "VOCdevkit/VOC2012"
+    panoptic = {"images": [], "annotations": [], "categories": []}
+    for folder in (context, voc):
+        kind = "Main" if folder == context else "Segmentation"
+        (root / folder / "ImageSets" / kind).mkdir(parents=True)
+        (root / folder / "ImageSets" / kind / "val.txt").write_text("\n".join(IMAGES) + "\n")
+    (root / context / "trainval").mkdir()
+    for name in IMAGES:
+        for folder in ("coco-stuff/images/val2017", "coco/val2017", "ADEChallengeData2016/images/validation",
+                       "ADE20K_2021_17_01/images/ADE/validation/urban/ADE_val", f"{context}/JPEGImages",
+                       f"{voc}/JPEGImages"):  # fmt: skip
+            picture = f"{folder}_{name}.jpg" if folder.endswith("ADE_val") else f"{folder}/{name}.jpg"
+            save(generator.integers(0, 256, (40, 56, 3)), picture)
+        save(ids([*raw_ids("coco_stuff_171.tsv"), 255]), f"coco-stuff/annotations/val2017/{name}.png")
+        save(ids([0, *raw_ids("ade20k_150.tsv")]), f"ADEChallengeData2016/annotations/validation/{name}.png")
+        full = ids([0, *raw_ids("ade20k_847.tsv")])
+        colors = np.stack([full // 256 * 10, full % 256, full * 0], axis=-1)
+        save(colors, f"ADE20K_2021_17_01/images/ADE/validation/urban/ADE_val_{name}_seg.png")
+        # Half of the pixels have classes of the 59, so that these are not all ignored.
+        labels = ids([*range(1, 460), *raw_ids("pascal_context_59.tsv") * 8])
+        scipy.io.savemat(root / context / f"trainval/{name}.mat", {"LabelMap": labels.astype(np.uint16)})
+        save(ids([*range(21), 255]), f"{voc}/SegmentationClass/{name}.png")
+        segments = ids(list(range(30)))
+        save(np.stack([segments, segments * 0, segments * 0], axis=-1), f"coco/panoptic_val2017/{name}.png")
+        categories = generator.choice(raw_ids("coco_panoptic_133.tsv"), 30).tolist()
+        listed = [{"id": number, "category_id": categories[number]} for number in range(1, 30)]
+        panoptic["images"].append({"id": name, "file_name": f"{name}.jpg"})
+        panoptic["annotations"].append({"image_id": name, "file_name": f"{name}.png", "segments_info": listed})
+    panoptic["categories"] = [{"id": number} for number in raw_ids("coco_panoptic_133.tsv")]
+    (root / "coco/annotations").mkdir()
+    (root / "coco/annotations/panoptic_val2017.json").write_text(json.dumps(panoptic))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory, load_script: Callable[[str], ModuleType]) -> Path:
+    """A data root that the prepare scripts have filled."""
+    root = tmp_path_factory.mktemp("data")
+    published(root)
+    for name, folder, split in (
+        ("coco_stuff", "coco-stuff", "val2017"),
+        ("coco_panoptic", "coco", "val2017"),
+        ("ade20k_150", "ADEChallengeData2016", "validation"),
+        ("ade20k_847", "ADE20K_2021_17_01", "validation"),
+        ("voc", "VOCdevkit/VOC2012", "val"),
+        ("pascal_context", "VOCdevkit/VOC2010", "val"),
+    ):
+        arguments = ["--root", str(root / folder), "--splits", split, "--workers", "1"]
+        assert load_script(f"datasets/prepare_{name}.py").main(arguments) == 0
+    return root
+
+
+def start(data: Path, output: Path, *options: str, launcher: tuple[str, ...] = ()) -> subprocess.Popen:
+    command = [
+        sys.executable,
+        *launcher,
+        str(TOOL),
+        "--config-file",
+        str(MINI),
+        *options,
+        "--output",
+        str(output),
+        *SMALL,
+    ]
+    environment = {**os.environ, "DETECTRON2_DATASETS": str(data), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    with open(f"{output}.log", "a") as log:
+        return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+
+
+def finish(process: subprocess.Popen, output: Path) -> dict[str, bytes]:
+    """The tables of an evaluation that has to end well."""
+    assert process.wait(timeout=300) == 0, Path(f"{output}.log").read_text()[-3000:]
+    return {name: (output / name).read_bytes() for name in ("table.md", "table.csv", "table.json")}
+
+
+@pytest.mark.slow
+def test_all_benchmarks_with_baselines_killed_in_the_middle_and_continued(data: Path, tmp_path: Path) -> None:
+    options = ("--benchmarks", *BENCHMARKS, "--baselines")
+    calm, killed = tmp_path / "calm", tmp_path / "killed"
+    undisturbed, victim = start(data, calm, *options), start(data, killed, *options)
+    deadline = time.monotonic() + 300
+    # Somewhere in the second model.
+    while len(list(killed.glob("DenseClip/*/images.0.jsonl"))) < 3:
+        assert victim.poll() is None and time.monotonic() < deadline, Path(f"{killed}.log").read_text()[-3000:]
+        time.sleep(0.02)
+    victim.kill()
+    assert victim.wait() == -9 and not (killed / "table.md").exists()
+    # As if the kill had come in the middle of writing a line.
+    (cut,) = killed.glob("DenseClip/ade20k_150_val/images.0.jsonl")
+    cut.write_bytes(cut.read_bytes()[:-7])
+    expected = finish(undisturbed, calm)
+    assert finish(start(data, killed, *options), killed) == expected
+
+    table = json.loads(expected["table.json"])
+    measured = {row["model"]: row["scores"] for row in table["rows"] if row["source"] == "measured"}
+    assert list(measured) == ["ESCNet", "DenseClip", "ClipThenSam"]
+    assert len(table["columns"]) == 8 and all(len(scores) == 8 for scores in measured.values())
+    assert {row["model"] for row in table["rows"]} >= {"CAT-Seg ViT-B/16", "ESC-Net ViT-L/14"}
+    report = (killed / "report.html").read_text()
+    assert report.count("data:image") > 24 and 'src="http' not in report
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_table_of_one(data: Path, tmp_path: Path) -> None:
+    options = ("--benchmarks", "a150", "pas20b")
+    one = finish(start(data, tmp_path / "one", *options), tmp_path / "one")
+    two = finish(start(data, tmp_path / "two", *options, "--num-gpus", "2"), tmp_path / "two")
+    assert two == one
+    assert len(list((tmp_path / "two/ESCNet/voc_20b_val").glob("images.*.jsonl"))) == 2
+
+
+@pytest.fixture(scope="module")
+def tool(load_script: Callable[[str], ModuleType]) -> ModuleType:
+    return load_script("tools/eval_zero_shot.py")
+
+
+def task(tool: ModuleType, *arguments: str):
+    options = tool.parse_arguments(["--config-file", str(MINI), *arguments])
+    return tool.read_task(options, tool.read_config(options))
+
+
+def test_names_limits_and_slices(tool: ModuleType) -> None:
+    assert task(tool, "--benchmarks", "a150", "folder:/x", "--limit", "3").datasets == (
+        "ade20k_150_val[:3]",
+        "folder:/x[:3]",
+    )
+    assert task(tool, "--benchmarks", "a847[2:4]", "--name", "mine").name == "mine"
+    for arguments, message in (
+        (("--benchmarks", "a150[:2]", "--limit", "3"), "contradict"),
+        (("--benchmarks", "a150", "--limit", "0"), "at least one image"),
+        (("--benchmarks", "a150", "ade20k_150_val"), "names ade20k_150_val twice"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            task(tool, *arguments)
+
+
+def test_class_names_are_chosen_on_the_command_line(tool: ModuleType) -> None:
+    options = tool.parse_arguments(["--config-file", str(MINI), "--benchmarks", "a150", "--class-names", "clean"])
+    assert tool.read_config(options).TEST.CLASS_NAMES == "clean"
+
+
+def test_weights_that_ship_are_found(tool: ModuleType) -> None:
+    options = tool.parse_arguments(["--config-file", str(MINI), "--benchmarks", "a150", "--weights", "shipped:esc_net"])
+    weights = tool.read_config(options).MODEL.WEIGHTS
+    assert Path(weights) == shipped_weights("esc_net")
+
+
+@pytest.mark.slow
+def test_what_is_missing_ends_with_code_2_before_anything_is_evaluated(data: Path, tmp_path: Path) -> None:
+    process = start(data, tmp_path / "out", "--benchmarks", "a150", "camvid_val")
+    assert process.wait(timeout=120) == 2 and not (tmp_path / "out").exists()
+    assert "prepare_camvid.py" in (tmp_path / "out.log").read_text()

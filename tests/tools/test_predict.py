@@ -1,0 +1,160 @@
+"""Tests of tools/predict.py: what it writes, what it survives, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+MINI = str(ROOT / "configs" / "mini" / "escnet.yaml")
+OPTS = ["MODEL.CLIP.IMAGE_SIZE", "(64, 64)", "MODEL.ESC.NUM_BLOCKS", "1"]
+
+
+@pytest.fixture(scope="module")
+def tool(load_script: Callable[[str], ModuleType]) -> ModuleType:
+    return load_script("tools/predict.py")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder with one image of each kind that should work."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    rgb = rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    Image.fromarray(rgb).save(folder / "rgb.jpg")
+    Image.fromarray(rgb[..., 0]).save(folder / "grey.png")
+    Image.fromarray(np.dstack([rgb, rgb[..., :1]])).save(folder / "rgba.png")
+    Image.fromarray(rgb[..., 0].astype(np.uint16) * 257).save(folder / "deep.png")
+    Image.fromarray(rgb[:1, :1]).save(folder / "one.png")
+    Image.fromarray(np.tile(rgb, (1, 334, 1))[:10, :10000]).save(folder / "wide.png")
+    return folder
+
+
+def run(tool: ModuleType, output: Path, *inputs: str | Path, options: tuple[str, ...] = (), **changes: str) -> int:
+    torch.manual_seed(0)
+    arguments = {"config-file": MINI, "vocabulary": "cat, grass, building|edifice", "device": "cpu", **changes}
+    flags = [word for name, value in arguments.items() for word in (f"--{name}", value)]
+    return tool.main([*flags, "--input", *map(str, inputs), "--output", str(output), *options, *OPTS])
+
+
+def test_a_folder_is_segmented_completely(tool: ModuleType, photos: Path, tmp_path: Path, capsys) -> None:
+    (photos / "notes.txt").write_text("not an image, and of no image's suffix")
+    assert run(tool, tmp_path / "out", photos, options=("--show-prompts",), background="sky, wall") == 0
+    stems = ["deep", "grey", "one", "rgb", "rgba", "wide"]
+    suffixes = ["_labels.png", "_overlay.png", "_prompts.png", ".json"]
+    written = sorted(p.name for p in (tmp_path / "out").iterdir())
+    assert written == sorted(stem + suffix for stem in stems for suffix in suffixes)
+
+    report = json.loads((tmp_path / "out" / "wide.json").read_text())
+    labels = np.asarray(Image.open(tmp_path / "out" / "wide_labels.png"))
+    assert labels.shape == (report["height"], report["width"]) == (10, 10000)
+    assert report["class_names"][-1] == "background" and len(report["class_names"]) == 4
+    assert {c["id"]: c["pixels"] for c in report["classes"]} == dict(
+        zip(*np.unique(labels, return_counts=True), strict=True)
+    )
+    assert report["image"] == str(photos / "wide.png") and report["seconds"] > 0
+
+    printed = capsys.readouterr().out
+    assert "[1/6]" in printed and "[6/6]" in printed
+    assert "6 segmented, 0 failed" in printed and "GiB" in printed and "s per image" in printed
+
+
+def test_bad_files_are_told_and_the_others_are_segmented(
+    tool: ModuleType, photos: Path, tmp_path: Path, capsys
+) -> None:
+    jpeg = (photos / "rgb.jpg").read_bytes()
+    (photos / "cut.jpg").write_bytes(jpeg[: len(jpeg) // 2])
+    (photos / "text.png").write_text("no image")
+    (photos / "empty.png").touch()
+    assert run(tool, tmp_path / "out", photos, tmp_path / "absent.png") == 1
+    assert len(list((tmp_path / "out").glob("*.json"))) == 6
+    printed = capsys.readouterr()
+    assert "6 segmented, 4 failed" in printed.out
+    for name in ("cut.jpg", "text.png", "empty.png", "absent.png"):
+        assert printed.out.rsplit("failed;", 1)[1].count(name) == 1
+    assert "Traceback" not in printed.err
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_an_error_while_writing_fails_only_that_image(tool: ModuleType, photos: Path, tmp_path: Path, capsys) -> None:
+    (tmp_path / "out" / "one.json").mkdir(parents=True)
+    assert run(tool, tmp_path / "out", photos / "one.png", photos / "rgb.jpg") == 1
+    assert (tmp_path / "out" / "rgb.json").is_file()
+    assert "1 segmented, 1 failed" in capsys.readouterr().out
+
+
+def test_globs_files_and_folders_stand_for_each_image_once(tool: ModuleType, photos: Path) -> None:
+    found, missing = tool.find_images([str(photos / "r*"), str(photos / "rgb.jpg"), str(photos), "absent*.png"])
+    assert [p.name for p in found] == ["rgb.jpg", "rgba.png", "deep.png", "grey.png", "one.png", "wide.png"]
+    assert missing == ["absent*.png"]
+
+
+def test_a_file_whose_name_looks_like_a_pattern_is_found(tool: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "a[1].png").touch()
+    assert tool.find_images([str(tmp_path / "a[1].png")]) == ([tmp_path / "a[1].png"], [])
+
+
+def test_images_of_one_stem_do_not_overwrite_each_other(tool: ModuleType) -> None:
+    images = [Path(p) for p in ("a/x.jpg", "b/x.jpg", "b/X.png", "c/x_2.jpg", "y.png")]
+    names = tool.output_names(images)
+    assert names == ["x", "x_3", "X_4", "x_2", "y"]
+    assert len({name.casefold() for name in names}) == len(images)
+
+
+def test_an_input_is_never_overwritten(tool: ModuleType, photos: Path, capsys) -> None:
+    (photos / "rgb.jpg").rename(photos / "one_overlay.png")
+    before = (photos / "one_overlay.png").read_bytes()
+    assert run(tool, photos, photos) == 2
+    assert "one_overlay.png would be overwritten" in capsys.readouterr().err
+    assert (photos / "one_overlay.png").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"config-file": "absent.yaml"}, "absent.yaml"),
+        ({"weights": "absent.pth"}, "absent.pth"),
+        ({"vocabulary": "cat,,dog"}, "class 1"),
+        ({"vocabulary": "absent.txt"}, "absent.txt"),
+        ({"vocabulary": "cat", "background": "cat"}, "cat"),
+        ({"vocabulary": "cat, " + "very " * 90 + "long"}, "long"),
+        ({"device": "cuda:99"}, "cuda:99"),
+    ],
+)
+def test_what_makes_all_impossible_is_told_in_one_line(
+    tool: ModuleType, photos: Path, tmp_path: Path, capsys, monkeypatch, changes: dict[str, str], message: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert run(tool, tmp_path / "out", photos / "one.png", **changes) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("predict.py: error: ") and message in error
+
+
+def test_public_weights_that_are_missing_are_named(tool: ModuleType, photos: Path, tmp_path: Path, capsys) -> None:
+    arguments = ["--config-file", MINI, "--input", str(photos), "--vocabulary", "cat", "--output", str(tmp_path)]
+    assert tool.main([*arguments, "MODEL.CLIP.WEIGHTS", "/absent/clip.pt"]) == 2
+    assert "/absent/clip.pt" in capsys.readouterr().err
+    assert tool.main([*arguments, "MODEL.META_ARCHITECTURE", "NoSuchNet"]) == 2
+    assert "NoSuchNet" in capsys.readouterr().err
+
+
+def test_no_input_is_a_usage_error(tool: ModuleType, tmp_path: Path, capsys) -> None:
+    (tmp_path / "empty").mkdir()
+    assert run(tool, tmp_path / "out", tmp_path / "empty", tmp_path / "absent*.png") == 2
+    assert "no image matches" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        tool.main(["--input", "a.png"])
+
+
+def test_an_output_that_is_a_file_is_a_usage_error(tool: ModuleType, photos: Path, tmp_path: Path, capsys) -> None:
+    (tmp_path / "out").touch()
+    assert run(tool, tmp_path / "out", photos) == 2
+    assert "--output" in capsys.readouterr().err

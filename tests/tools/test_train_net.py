@@ -1,0 +1,199 @@
+"""tools/train_net.py as a user starts it: killed and resumed, in two processes, and with what it cannot use."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import shutil
+import subprocess
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+TOOL = ROOT / "tools" / "train_net.py"
+MINI = ROOT / "configs" / "mini" / "escnet.yaml"
+# The mini model on 8x8 cells, learning from 2 pictures an iteration.
+SMALL = [
+    *("MODEL.CLIP.IMAGE_SIZE", "(64,64)", "INPUT.CROP.SIZE", "(64,64)", "INPUT.MIN_SIZE_TRAIN", "(64,)"),
+    *("DATASETS.TEST", "()", "DATALOADER.NUM_WORKERS", "0", "SOLVER.IMS_PER_BATCH", "2"),
+]
+
+
+@pytest.fixture
+def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """4 generated training pictures of 72x80 in CamVid's layout, without ignored pixels, and one thread."""
+    generator = np.random.default_rng(0)
+    for kind, shape, top in (("images", (72, 80, 3), 256), ("annotations", (72, 80), 11)):
+        folder = tmp_path / "data/camvid" / kind / "train"
+        folder.mkdir(parents=True)
+        for index in range(4):
+            Image.fromarray(generator.integers(0, top, shape, dtype=np.uint8)).save(folder / f"{index}.png")
+    for name, value in (("DETECTRON2_DATASETS", tmp_path / "data"), ("OMP_NUM_THREADS", 1), ("PYTHONPATH", ROOT)):
+        monkeypatch.setenv(name, str(value))
+
+
+@pytest.fixture(scope="module")
+def tool(load_script: Callable[[str], ModuleType]) -> ModuleType:
+    return load_script("tools/train_net.py")
+
+
+def start(folder: Path, *options: str, launcher: tuple[str, ...] = (), flags: tuple[str, ...] = ()) -> subprocess.Popen:
+    command = [sys.executable, *launcher, str(TOOL), "--config-file", str(MINI), *flags, *SMALL, *options]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with open(f"{folder}.log", "a") as log:
+        return subprocess.Popen([*command, "OUTPUT_DIR", str(folder)], stdout=log, stderr=subprocess.STDOUT)
+
+
+def finish(process: subprocess.Popen, folder: Path) -> dict[str, torch.Tensor]:
+    """The weights of a run that has to end well."""
+    assert process.wait(timeout=300) == 0, Path(f"{folder}.log").read_text()[-3000:]
+    return weights(folder / "model_final.pth")
+
+
+def weights(file: Path) -> dict[str, torch.Tensor]:
+    return torch.load(file, weights_only=True)["model"]
+
+
+@pytest.mark.slow
+def test_trains_and_evaluates_on_a_folder_of_the_user(environment: None, tmp_path: Path) -> None:
+    mine = tmp_path / "my data"
+    shutil.copytree(tmp_path / "data/camvid/images/train", mine / "images")
+    shutil.copytree(tmp_path / "data/camvid/annotations/train", mine / "labels")
+    (mine / "classes.txt").write_text("\n".join(f"thing {number}" for number in range(11)))
+    datasets = ("DATASETS.TRAIN", f"('folder:{mine}',)", "DATASETS.TEST", f"('folder:{mine}[:2]',)")
+    run = tmp_path / "run"
+    finish(start(run, *datasets, "SOLVER.MAX_ITER", "2"), run)
+    (scores,) = run.glob("inference/folder*my_data[[]:2]/semantic_metrics.json")
+    assert json.loads(scores.read_text())["images"] == 2
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_run_has_the_weights_of_an_undisturbed_one(environment: None, tmp_path: Path) -> None:
+    options = ("SOLVER.MAX_ITER", "10", "SOLVER.CHECKPOINT_PERIOD", "2")
+    calm, killed = tmp_path / "calm", tmp_path / "killed"
+    undisturbed = start(calm, *options)
+    victim = start(killed, *options)
+    deadline = time.monotonic() + 300
+    while not (killed / "model_0000003.pth").exists():
+        assert victim.poll() is None and time.monotonic() < deadline, Path(f"{killed}.log").read_text()[-3000:]
+        time.sleep(0.02)
+    victim.kill()
+    assert victim.wait() == -9
+    assert not (killed / "model_final.pth").exists()
+
+    resumed = start(killed, *options, flags=("--resume",))
+    expected, found = finish(undisturbed, calm), finish(resumed, killed)
+    starts = re.findall(r"Starting training from iteration (\d+)", Path(f"{killed}.log").read_text())
+    assert len(starts) == 2 and int(starts[0]) == 0 < int(starts[1])
+    assert expected.keys() == found.keys()
+    assert [key for key in expected if not torch.equal(expected[key], found[key])] == []
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_learns(environment: None, tmp_path: Path) -> None:
+    options = ("SOLVER.MAX_ITER", "2", "SOLVER.CHECKPOINT_PERIOD", "1", "SOLVER.BASE_LR", "1e-4")
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+    one, two = tmp_path / "one", tmp_path / "two"
+    processes = start(one, *options), start(two, *options, launcher=torchrun)
+    expected, found = finish(processes[0], one), finish(processes[1], two)
+    before = weights(one / "model_0000000.pth")
+    difference = torch.cat([(found[key] - expected[key]).flatten().float() for key in expected])
+    change = torch.cat([(expected[key] - before[key]).flatten().float() for key in expected])
+    # Adam divides a gradient by its own size: where it is zero but for rounding, as for the bias of all logits alike,
+    # the sign of the rounding moves the weight by the whole rate.
+    assert (difference.abs() > 1e-5).float().mean() < 1e-4
+    assert difference.norm() < 0.01 * change.norm()
+
+
+def call(
+    tool: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *arguments: str, config: Path = MINI
+) -> None:
+    """Run the tool in this process, without its loggers, which would stay."""
+    monkeypatch.setattr(tool, "default_setup", lambda cfg, args: None)
+    monkeypatch.setattr(tool, "setup_logger", lambda *args, **kwargs: logging.getLogger("escnet"))
+    arguments = ("--config-file", str(config), *arguments, "OUTPUT_DIR", str(tmp_path / "run"))
+    monkeypatch.setattr(sys, "argv", [str(TOOL), *arguments])
+    tool.main()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("MODEL.NOTHING", "1"), "KEY VALUE options: .*NOTHING"),
+        (("SOLVER.MAX_ITER",), "KEY VALUE options: .*odd length"),
+        (("SOLVER.MAX_ITER", "many"), "KEY VALUE options: .*MAX_ITER"),
+        (("MODEL.CLIP.WEIGHTS", "/nowhere/clip.pt"), "/nowhere/clip.pt"),
+        (("MODEL.WEIGHTS", "/nowhere/model.pth"), "/nowhere/model.pth: there is no such checkpoint"),
+        (("MODEL.META_ARCHITECTURE", "Nothing"), "'Nothing' is not registered"),
+        (("DATASETS.TRAIN", "('camvid_val',)"), "camvid_val: no image found"),
+        (("DATASETS.TRAIN", "('camwid',)"), "unknown dataset 'camwid'"),
+        (("--eval-only", "DATASETS.TEST", "()"), "DATASETS.TEST is empty"),
+        (("--num-machines", "2"), "--dist-url"),
+    ],
+)
+def test_what_cannot_be_used_is_one_message_and_exit_code_2(
+    tool: ModuleType,
+    environment: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    arguments: tuple[str, ...],
+    message: str,
+) -> None:
+    flags = arguments if arguments[0].startswith("--") else ()
+    with pytest.raises(SystemExit) as stop:
+        call(tool, monkeypatch, tmp_path, *flags, *SMALL, *(() if flags else arguments))
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("train_net.py: ")
+    assert re.search(message, line), line
+
+
+@pytest.mark.parametrize("text", [None, "MODEL: {NOTHING: 1}", "MODEL: [", "_BASE_: missing.yaml"])
+def test_config_file_that_cannot_be_used(
+    tool: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    text: str | None,
+) -> None:
+    config = tmp_path / "some.yaml"
+    if text is not None:
+        config.write_text(text)
+    with pytest.raises(SystemExit) as stop:
+        call(tool, monkeypatch, tmp_path, config=config)
+    assert stop.value.code == 2
+    assert "some.yaml" in capsys.readouterr().err
+
+
+def test_evaluation_alone(tool: ModuleType, environment: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    options = [*SMALL, "DATASETS.TEST", "('camvid_train[:2]',)"]
+    call(tool, monkeypatch, tmp_path, *options, "SOLVER.MAX_ITER", "1")
+    report = tmp_path / "run/inference/camvid_train[:2]/semantic_metrics.json"
+    expected = report.read_text()
+    report.unlink()
+    call(tool, monkeypatch, tmp_path, "--eval-only", *options, "MODEL.WEIGHTS", str(tmp_path / "run/model_final.pth"))
+    assert report.read_text() == expected
+    assert json.loads(expected)["images"] == 2
+
+
+def test_cuda_is_taken_where_it_is_unless_the_device_is_set(tool: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    def device(available: bool, *options: str) -> str:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
+        return tool.read_config(Namespace(config_file=str(MINI), opts=list(options))).MODEL.DEVICE
+
+    assert device(True) == "cuda"
+    assert device(False) == "cpu"
+    assert device(True, "MODEL.DEVICE", "cpu") == "cpu"
+    with pytest.raises(ValueError, match=r"MODEL\.DEVICE is cuda"):
+        device(False, "MODEL.DEVICE", "cuda")

@@ -1,0 +1,57 @@
+"""Answer one of the questions that the papers leave open, by experiments with the small ESC-Net on MojiScenes.
+
+    python tools/miniature/ablation.py sam_block
+    python tools/miniature/ablation.py --list
+
+Each variant is trained with each seed and judged on classes it has no masks of (novel) and on those it has (base).
+What an earlier call has found is used again, and a killed call goes on. Draw the pictures first:
+python datasets/prepare_mojiscenes.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from escnet.miniature.ablations import TABLES
+from escnet.miniature.experiments import run_table, write_up
+from escnet.pretrained.files import WeightsError
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("table", nargs="?", choices=TABLES, help="the question")
+    parser.add_argument("--list", action="store_true", help="list the questions")
+    parser.add_argument("--config-file", default="configs/mojiscenes/escnet.yaml")
+    parser.add_argument("--output", type=Path, default=Path("output/ablations"), help="folder of all experiments")
+    parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2))
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="experiments at a time, each on one thread")
+    parser.add_argument("--set", nargs="+", default=(), metavar="KEY VALUE", help="of the configuration, for all rows")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the script; returns the exit code."""
+    options = parse(arguments)
+    if options.list or not options.table:
+        print("\n".join(f"{table.name:12}  {table.question}" for table in TABLES.values()))
+        return 0
+    table, start = TABLES[options.table], time.perf_counter()
+    where = (options.config_file, options.output, options.seeds)
+    try:
+        for done, total, last in run_table(table, *where, options.jobs, tuple(options.set)):
+            print(f"{done}/{total} after {time.perf_counter() - start:.0f} s: {last}", file=sys.stderr, flush=True)
+    except (ValueError, WeightsError) as error:
+        print(f"ablation: {error}", file=sys.stderr)
+        return 1
+    print(f"\n{table.question}\n\n{write_up(table, *where, tuple(options.set))}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

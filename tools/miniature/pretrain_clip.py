@@ -1,0 +1,90 @@
+"""Train the small CLIP of MojiScenes from captions alone, and say what it has learned.
+
+    python tools/miniature/pretrain_clip.py --output output/clip.safetensors
+
+The pictures are drawn once, then the contrastive training runs with progress on the screen. Beside the weights comes a
+card, the same name with .json: recipe, command, seed, time, figures on new pictures, SHA-256.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from escnet.data.errors import DatasetError
+from escnet.layers.clip_image_encoder import DENSE_ATTENTION, ClipImageEncoder
+from escnet.layers.clip_text_encoder import ClipTextEncoder
+from escnet.miniature.cards import save_with_card
+from escnet.miniature.clip_evaluation import evaluate_clip
+from escnet.miniature.clip_recipe import MODEL, ClipRecipe, draw_captioned, train_clip
+from escnet.miniature.pretraining import progress
+from escnet.pretrained.clip import build_clip
+
+TEST_PICTURES, TEST_SEED = 1000, 999
+_LEAST_PICTURES = 10
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True, help="where the weights go, a .safetensors file")
+    parser.add_argument("--steps", type=int, default=ClipRecipe.steps)
+    parser.add_argument("--pictures", type=int, default=ClipRecipe.pictures, help="drawn to train on")
+    parser.add_argument("--seed", type=int, default=ClipRecipe.seed)
+    parser.add_argument("--threads", type=int, default=0, help="of PyTorch (default: one for each core)")
+    options = parser.parse_args(arguments)
+    if options.output.suffix != ".safetensors":
+        parser.error(f"--output has to end in .safetensors, got {options.output}")
+    if options.pictures < _LEAST_PICTURES:
+        parser.error(f"--pictures is {options.pictures}, but at least {_LEAST_PICTURES} are needed")
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the script; returns the exit code."""
+    options = parse(arguments)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    recipe = ClipRecipe(**{name: getattr(options, name) for name in ("steps", "pictures", "seed")})
+    start = time.perf_counter()
+    torch.manual_seed(recipe.seed)
+    model, tokenizer = build_clip(MODEL)
+    try:
+        train(model, tokenizer, recipe)
+        test = draw_captioned(replace(recipe, pictures=TEST_PICTURES), TEST_SEED)
+    except DatasetError as error:
+        print(f"pretrain_clip: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\npretrain_clip: stopped; nothing was written", file=sys.stderr)
+        return 130
+    # The figures are those of the weights as they are written, in half precision.
+    model.half().float()
+    text = ClipTextEncoder(model, tokenizer)
+    figures = {
+        dense: asdict(evaluate_clip(ClipImageEncoder(model.visual, dense), text, test)) for dense in DENSE_ATTENTION
+    }
+    print(json.dumps(figures, indent=1), flush=True)
+    save_with_card(options.output, model.state_dict(), asdict(recipe), figures, time.perf_counter() - start)
+    return 0
+
+
+def train(model: nn.Module, tokenizer: Callable[..., Tensor], recipe: ClipRecipe) -> None:
+    """Draw the pictures and train on them, with progress on the screen."""
+    start = time.perf_counter()
+    data = draw_captioned(recipe, seed=recipe.seed)
+    print(f"{recipe.pictures} pictures drawn in {time.perf_counter() - start:.0f} s", flush=True)
+    with progress(recipe.steps) as report:
+        train_clip(model, tokenizer, data, recipe, report)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,73 @@
+"""Train the small ESC-Net of MojiScenes and write it with a card, as it ships with the package.
+
+    python tools/miniature/train_esc_net.py --output output/esc_net.safetensors SOLVER.MAX_ITER 2000
+
+Training and checkpoints go to OUTPUT_DIR, and a stopped call goes on there. Beside the weights comes a card, the same
+name with .json: options, command, seed, time, SHA-256, and the figures of the weights as written, in half precision.
+Draw the pictures first: python datasets/prepare_mojiscenes.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from detectron2.utils.logger import setup_logger
+
+from escnet.config import load_config
+from escnet.miniature.cards import save_with_card
+from escnet.pretrained.files import WeightsError, load_checkpoint
+from escnet.training.trainer import EscTrainer, evaluate
+
+BENCHMARKS = ("mojiscenes_val_novel", "mojiscenes_val_base", "mojiscenes_val_all", "mojiscenes_val_847[:50]")
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True, help="where the weights go, a .safetensors file")
+    parser.add_argument("--config-file", default="configs/mojiscenes/escnet.yaml")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="over the configuration")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the script; returns the exit code."""
+    options, start = parse(arguments), time.perf_counter()
+    try:
+        cfg = load_config(options.config_file, options.opts)
+        setup_logger(cfg.OUTPUT_DIR, name="detectron2")
+        cfg.DATASETS.TEST = ()
+        trainer = EscTrainer(cfg)
+        trainer.resume_or_load(resume=True)
+        trainer.train()
+    except (ValueError, WeightsError) as error:
+        print(f"train_esc_net: {error}", file=sys.stderr)
+        return 1
+    seconds = time.perf_counter() - start
+    model = trainer.checkpointer.model.eval()
+    halves = {
+        name: value.half() if value.is_floating_point() else value
+        for name, value in load_checkpoint(Path(cfg.OUTPUT_DIR) / "model_final.pth").items()
+    }
+    model.load_state_dict(halves)
+    cfg.DATASETS.TEST = BENCHMARKS
+    scores = {name: result["sem_seg"]["mIoU"] / 100 for name, result in evaluate(cfg, model).items()}
+    recipe = {
+        "config": options.config_file,
+        "options": options.opts,
+        "seed": cfg.SEED,
+        "iterations": cfg.SOLVER.MAX_ITER,
+    }
+    figures = {"miou": {name: round(score, 4) for name, score in scores.items()}}
+    print(json.dumps(figures, indent=1))
+    save_with_card(options.output, halves, recipe, figures, seconds)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
