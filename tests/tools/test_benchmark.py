@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-MINI = ROOT / "configs" / "mini" / "escnet.yaml"
+MINI = ROOT / "configs" / "camvid" / "escnet.yaml"
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess:

@@ -21,7 +21,7 @@ from escnet.pretrained.shipped import shipped_weights
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / "tools" / "eval_zero_shot.py"
-MINI = ROOT / "configs" / "mini" / "escnet.yaml"
+MINI = ROOT / "configs" / "camvid" / "escnet.yaml"
 BENCHMARKS = ("stuff171", "a150", "a847", "pc59", "pc459", "pas20", "pas20b", "panoptic133")
 IMAGES = ("2007_000033", "2007_000042")
 # The mini model on 8x8 cells.

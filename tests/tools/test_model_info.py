@@ -13,7 +13,7 @@ from escnet.complexity import PartInfo, count_model, describe
 from escnet.vocabulary import Vocabulary
 
 ROOT = Path(__file__).parents[2]
-MINI = str(ROOT / "configs" / "mini" / "escnet.yaml")
+MINI = str(ROOT / "configs" / "camvid" / "escnet.yaml")
 SMALL = ["MODEL.CLIP.IMAGE_SIZE", "(64, 96)", "MODEL.ESC.NUM_BLOCKS", "1"]
 CLASSES = 7
 VOCABULARY = Vocabulary([f"word {i}" for i in range(CLASSES)])

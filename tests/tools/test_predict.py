@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
-MINI = str(ROOT / "configs" / "mini" / "escnet.yaml")
+MINI = str(ROOT / "configs" / "camvid" / "escnet.yaml")
 OPTS = ["MODEL.CLIP.IMAGE_SIZE", "(64, 64)", "MODEL.ESC.NUM_BLOCKS", "1"]
 
 

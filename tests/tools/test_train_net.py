@@ -21,7 +21,7 @@ from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / "tools" / "train_net.py"
-MINI = ROOT / "configs" / "mini" / "escnet.yaml"
+MINI = ROOT / "configs" / "camvid" / "escnet.yaml"
 # The mini model on 8x8 cells, learning from 2 pictures an iteration.
 SMALL = [
     *("MODEL.CLIP.IMAGE_SIZE", "(64,64)", "INPUT.CROP.SIZE", "(64,64)", "INPUT.MIN_SIZE_TRAIN", "(64,)"),
