@@ -26,7 +26,7 @@ Counted = tuple[CfgNode, OpenVocabularyModel, ModelFlops]
 def counted() -> Counted:
     cfg = get_cfg()
     add_escnet_config(cfg)
-    cfg.merge_from_file(str(CONFIGS / "mini" / "escnet.yaml"))
+    cfg.merge_from_file(str(CONFIGS / "camvid" / "escnet.yaml"))
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.ESC.NUM_BLOCKS = 1
     model = build_model(cfg).eval()

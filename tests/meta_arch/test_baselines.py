@@ -27,7 +27,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 def mini_config(architecture: str) -> CfgNode:
     cfg = get_cfg()
     add_escnet_config(cfg)
-    cfg.merge_from_file(str(CONFIGS / "mini" / "escnet.yaml"))
+    cfg.merge_from_file(str(CONFIGS / "camvid" / "escnet.yaml"))
     cfg.MODEL.META_ARCHITECTURE = architecture
     cfg.MODEL.CLIP.IMAGE_SIZE = (32, 48)
     cfg.MODEL.ESC.ALPHA = 0.3
