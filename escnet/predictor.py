@@ -24,7 +24,8 @@ from escnet.data.images import read_image, to_rgb, write_labels
 from escnet.drawing.overlay import overlay
 from escnet.drawing.prompt_sheets import draw_prompts
 from escnet.layers.pseudo_prompts import PseudoPrompts
-from escnet.meta_arch.base import OpenVocabularyModel, Segmentation
+from escnet.meta_arch.interfaces import SegmentingModel
+from escnet.meta_arch.segmentation import Segmentation
 from escnet.pretrained.files import WeightsError, load_checkpoint
 from escnet.pretrained.shipped import resolve_shipped
 from escnet.safe_files import replacing
@@ -134,7 +135,7 @@ class Segmenter:
         templates: prompt templates of the class names given as strings, as for `Vocabulary`.
     """
 
-    def __init__(self, model: OpenVocabularyModel, templates: str | Sequence[str] = "single") -> None:
+    def __init__(self, model: SegmentingModel, templates: str | Sequence[str] = "single") -> None:
         self.model = model.eval()
         self.templates = templates
 
@@ -192,9 +193,27 @@ class Segmenter:
             ValueError: for an array that is not an image.
             VocabularyError: for words that cannot be used.
         """
+        # A wrong word should be told before the image is encoded.
         vocabulary = self.vocabulary(vocabulary, background)
+        return self.encode(image)(vocabulary)
+
+    def encode(self, image: Picture) -> EncodedImage:
+        """Encode an image once, to be segmented by as many vocabularies as are wanted.
+
+            street = segmenter.encode("street.jpg")
+            result, other = street(["sky", "road"]), street("car, tree")
+
+        Args:
+            image: as for a call.
+
+        Raises:
+            ImageError, ValueError: as a call does.
+        """
         pixels = self.preprocess(image)
-        return self.postprocess(pixels, self.forward(pixels, vocabulary), vocabulary)
+        self.model.eval()
+        with torch.no_grad():
+            features = self.model.encode(torch.from_numpy(pixels).permute(2, 0, 1))
+        return EncodedImage(self, pixels, features)
 
     def vocabulary(
         self, vocabulary: Sequence[str] | str | Vocabulary, background: Sequence[str] | str = ()
@@ -218,14 +237,9 @@ class Segmenter:
         """Any picture to (H, W, 3) uint8 RGB."""
         return read_image(image) if isinstance(image, str | os.PathLike) else to_rgb(image)
 
-    def forward(self, pixels: np.ndarray, vocabulary: Vocabulary) -> Segmentation:
-        """Run the model on (H, W, 3) uint8 RGB pixels, without gradient."""
-        self.model.eval()
-        return self.model.segment_image(torch.from_numpy(pixels).permute(2, 0, 1), vocabulary)
-
     def postprocess(self, pixels: np.ndarray, segmentation: Segmentation, vocabulary: Vocabulary) -> SegmentationResult:
         """Bring a segmentation to the size of the image, and to the CPU."""
-        output = self.model.output(segmentation, vocabulary, pixels.shape[:2])
+        output = segmentation.at_image_size(vocabulary, pixels.shape[:2], self.model.inference.full_scores)
         return SegmentationResult(
             labels=output["labels"].cpu().numpy().astype(np.int32),
             scores=output["scores"].float().cpu().numpy(),
@@ -237,6 +251,34 @@ class Segmenter:
         )
 
 
+@dataclass(frozen=True)
+class EncodedImage:
+    """An image that `Segmenter.encode` has encoded: a call with words costs no further pass of the image encoder.
+
+    Attributes:
+        segmenter: by which.
+        pixels: (H, W, 3) uint8 RGB.
+        features: what the model has of it.
+    """
+
+    segmenter: Segmenter
+    pixels: np.ndarray = field(repr=False)
+    features: Any = field(repr=False)
+
+    def __call__(
+        self, vocabulary: Sequence[str] | str | Vocabulary, background: Sequence[str] | str = ()
+    ) -> SegmentationResult:
+        """Segment the image; words as for `Segmenter.__call__`.
+
+        Raises:
+            VocabularyError: for words that cannot be used.
+        """
+        words = self.segmenter.vocabulary(vocabulary, background)
+        with torch.no_grad():
+            segmentation = self.segmenter.model.segment(self.features, words)
+        return self.segmenter.postprocess(self.pixels, segmentation, words)
+
+
 def _usable_device(wanted: str | None, configured: str) -> str:
     device = wanted or configured
     if not device.startswith("cuda") or torch.cuda.is_available():
@@ -246,7 +288,7 @@ def _usable_device(wanted: str | None, configured: str) -> str:
     return "cpu"
 
 
-def _load_strictly(model: OpenVocabularyModel, state: dict[str, Tensor], path: str) -> None:
+def _load_strictly(model: SegmentingModel, state: dict[str, Tensor], path: str) -> None:
     try:
         model.load_state_dict(state)
     except RuntimeError as error:

@@ -14,12 +14,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from escnet.complexity import ModelFlops, count, count_model, describe, whole_model
 from escnet.config import add_escnet_config
-from escnet.meta_arch.base import OpenVocabularyModel
+from escnet.meta_arch.interfaces import SegmentingModel
 from escnet.vocabulary import Vocabulary
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 VOCABULARY = Vocabulary([f"word {i}" for i in range(7)])
-Counted = tuple[CfgNode, OpenVocabularyModel, ModelFlops]
+Counted = tuple[CfgNode, SegmentingModel, ModelFlops]
 
 
 @pytest.fixture(scope="module")

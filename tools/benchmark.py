@@ -117,15 +117,15 @@ def measure_inference(arguments: argparse.Namespace, classes: int, max_classes: 
     model.eval()
     words = vocabulary(classes)
     pixels = torch.rand(1, 3, *cfg.MODEL.CLIP.IMAGE_SIZE, device=model.device) * 255
-    image = model.normalise(pixels, cfg.MODEL.CLIP.IMAGE_SIZE)
+    image = model.normalise(pixels)
     with torch.inference_mode(), model.autocast():
         text = elapsed(lambda: model.clip_text.encode(words))
         clip_times, whole_times = [], []
-        model.segment(image, words)
+        model.segment(model.encode(pixels), words)
         with StageTimer(model) as timer:
             for _ in range(arguments.repeats):
                 clip_times.append(elapsed(lambda: model.clip_image(image, pooled=False)))
-                whole_times.append(timer.time(lambda: model.segment(image, words)))
+                whole_times.append(timer.time(lambda: model.segment(model.encode(pixels), words)))
     return {
         "text": text,
         "clip": statistics.median(clip_times),

@@ -18,7 +18,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from escnet.complexity import PartInfo, count, count_model, describe, whole_model
 from escnet.config import ConfigError, load_config
 from escnet.meta_arch import ESCNet
-from escnet.meta_arch.base import OpenVocabularyModel
+from escnet.meta_arch.interfaces import SegmentingModel
 from escnet.pretrained.sam import SAM_SIZES, build_sam_decoder
 from escnet.vocabulary import Vocabulary
 
@@ -42,7 +42,7 @@ def counting_config(path: str, overrides: Sequence[str]) -> CfgNode:
     return cfg
 
 
-def build(cfg: CfgNode) -> OpenVocabularyModel:
+def build(cfg: CfgNode) -> SegmentingModel:
     """The model of a configuration with random weights."""
     return META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg).eval()
 

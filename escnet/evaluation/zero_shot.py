@@ -25,7 +25,7 @@ from escnet.evaluation.runs.conditions import Conditions, conditions, difference
 from escnet.evaluation.runs.evaluation_data import EvaluationData, Run
 from escnet.evaluation.runs.image_results import ImageResult, ImageResults, ResultsError
 from escnet.evaluation.runs.run_summary import predict, summarise, write_json
-from escnet.meta_arch.base import OpenVocabularyModel
+from escnet.meta_arch.interfaces import SegmentingModel
 from escnet.predictor import Segmenter
 
 Record = dict[str, Any]
@@ -106,7 +106,7 @@ def _models(cfg: CfgNode, task: ZeroShotTask) -> list[tuple[str, CfgNode]]:
 
 
 def evaluate_run(
-    run: Run, cfg: CfgNode, model: OpenVocabularyModel, identity: Conditions, restart: bool = False
+    run: Run, cfg: CfgNode, model: SegmentingModel, identity: Conditions, restart: bool = False
 ) -> SemanticMetrics | None:
     """Evaluate a model on a dataset, in one process or many, and write all results to the folder of the run.
 
@@ -170,7 +170,7 @@ def _open_folder(run: Run, found: dict[str, Any]) -> None:
 
 def _count_images(
     run: Run,
-    model: OpenVocabularyModel,
+    model: SegmentingModel,
     records: Sequence[Record],
     results: ImageResults,
     cfg: CfgNode,
@@ -200,7 +200,7 @@ def _count_images(
         results.close()
 
 
-def _count_image(model: OpenVocabularyModel, sample: Record, space: LabelSpace) -> ImageResult:
+def _count_image(model: SegmentingModel, sample: Record, space: LabelSpace) -> ImageResult:
     truth = sample["sem_seg_truth"]
     start = time.perf_counter()
     labels = predict(model, sample["image"], space.vocabulary)

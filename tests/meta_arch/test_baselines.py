@@ -15,8 +15,9 @@ from torch.nn import functional as F
 from escnet.config import add_escnet_config
 from escnet.layers.clip_image_encoder import ClipFeatures
 from escnet.layers.pseudo_prompts import PseudoPromptGenerator
-from escnet.meta_arch.base import InferenceOptions, OpenVocabularyModel, SlidingWindow
 from escnet.meta_arch.clip_then_sam import ClipThenSam
+from escnet.meta_arch.interfaces import InferenceOptions, SegmentingModel
+from escnet.meta_arch.sliding_window import SlidingWindow
 from escnet.pretrained.sam import build_sam
 from escnet.vocabulary import Vocabulary
 
@@ -35,13 +36,13 @@ def mini_config(architecture: str) -> CfgNode:
     return cfg
 
 
-def mini_model(architecture: str, seed: int = 0) -> OpenVocabularyModel:
+def mini_model(architecture: str, seed: int = 0) -> SegmentingModel:
     torch.manual_seed(seed)
     return build_model(mini_config(architecture)).eval()
 
 
 @pytest.fixture(scope="module")
-def models() -> dict[str, OpenVocabularyModel]:
+def models() -> dict[str, SegmentingModel]:
     return {name: mini_model(name) for name in BASELINES}
 
 
@@ -51,7 +52,7 @@ def photograph() -> Tensor:
 
 
 @pytest.mark.parametrize("name", BASELINES)
-def test_nothing_trains(models: dict[str, OpenVocabularyModel], name: str, photograph: Tensor) -> None:
+def test_nothing_trains(models: dict[str, SegmentingModel], name: str, photograph: Tensor) -> None:
     assert not any(p.requires_grad for p in models[name].parameters())
     model = mini_model(name).train()
     inputs = {"image": photograph, "sem_seg": torch.zeros(40, 56, dtype=torch.long), "vocabulary": Vocabulary(["cat"])}
@@ -61,7 +62,7 @@ def test_nothing_trains(models: dict[str, OpenVocabularyModel], name: str, photo
 
 @pytest.mark.parametrize("name", BASELINES)
 def test_same_model_answers_two_vocabularies_in_turn(
-    models: dict[str, OpenVocabularyModel], name: str, photograph: Tensor
+    models: dict[str, SegmentingModel], name: str, photograph: Tensor
 ) -> None:
     first, second = Vocabulary(["cat", "grass", "sky"]), Vocabulary(["road", "sea, ocean"], background=["wall", "door"])
     turns = [models[name]([{"image": photograph, "vocabulary": v}])[0] for v in (first, second, first)]
@@ -73,7 +74,7 @@ def test_same_model_answers_two_vocabularies_in_turn(
     assert turns[1]["labels"].max() < second.num_classes
 
 
-def test_dense_clip_is_similarity_resized(models: dict[str, OpenVocabularyModel], photograph: Tensor) -> None:
+def test_dense_clip_is_similarity_resized(models: dict[str, SegmentingModel], photograph: Tensor) -> None:
     model, vocabulary = models["DenseClip"], Vocabulary(["cat", "grass", "sky", "a red car"])
     output = model([{"image": photograph, "vocabulary": vocabulary, "height": 30, "width": 70}])[0]
 
@@ -216,7 +217,7 @@ def test_prompts_stand_on_the_same_ground_in_both_grids() -> None:
     torch.testing.assert_close(decoder.dense[0][:1], encoder.mask_downscaling(mask))
 
 
-def test_sam_sees_the_image_itself(models: dict[str, OpenVocabularyModel]) -> None:
+def test_sam_sees_the_image_itself(models: dict[str, SegmentingModel]) -> None:
     model, seen = models["ClipThenSam"], []
     hook = model.sam.image_encoder.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     image = torch.randint(0, 256, (3, 128, 128)).float()
@@ -226,7 +227,7 @@ def test_sam_sees_the_image_itself(models: dict[str, OpenVocabularyModel]) -> No
     torch.testing.assert_close(seen[0][0], (image - mean.view(-1, 1, 1)) / deviation.view(-1, 1, 1))
 
 
-def test_batch_equals_images_alone(models: dict[str, OpenVocabularyModel]) -> None:
+def test_batch_equals_images_alone(models: dict[str, SegmentingModel]) -> None:
     model, vocabulary = models["ClipThenSam"], Vocabulary(["cat", "grass", "sky"])
     images = torch.randn(2, 3, 32, 48, generator=torch.Generator().manual_seed(2))
     together = model.segment(images, vocabulary).logits

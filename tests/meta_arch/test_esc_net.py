@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from escnet import Vocabulary
 from escnet.config import add_escnet_config
-from escnet.meta_arch.base import window_starts
 from escnet.meta_arch.esc_net import ESCNet
+from escnet.meta_arch.sliding_window import window_starts
 
 CONFIG = Path(__file__).parents[2] / "configs" / "camvid" / "escnet.yaml"
 WORDS = Vocabulary(["sky", "road", "tree", "car", "house"])
