@@ -10,7 +10,7 @@ from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from escnet.layers.fingerprint import weights_fingerprint
+from escnet.layers.weights_version import WeightsVersion
 from escnet.vocabulary import TextEmbeddingCache, Vocabulary, VocabularyError
 
 
@@ -39,6 +39,7 @@ class ClipTextEncoder(nn.Module):
         self.register_buffer("attn_mask", tower.attn_mask, persistent=False)
         self.context_length: int = tower.context_length
         self.tokenizer = tokenizer
+        self._weights = WeightsVersion()
         self.cache: TextEmbeddingCache[Tensor] = TextEmbeddingCache(cache_capacity)
 
     def forward(self, vocabulary: Vocabulary, chunk: int = 256) -> Tensor:
@@ -64,12 +65,19 @@ class ClipTextEncoder(nn.Module):
             return names
         return F.normalize(torch.stack([synonyms.mean(dim=0) for synonyms in names.split(sizes)]), dim=-1)
 
+    def train(self, mode: bool = True) -> ClipTextEncoder:
+        """Set the mode, as every module does; training forgets what is remembered, since fused optimizers change
+        weights without leaving a trace."""
+        if mode:
+            self.cache.clear()
+        return super().train(mode)
+
     def encode(self, vocabulary: Vocabulary) -> Tensor:
         """As `forward`, without gradient, in full precision whatever the autocast, and remembered.
 
-        What is remembered is used again only while the vocabulary and every weight are unchanged.
+        What is remembered is used again only while the vocabulary and every weight are unchanged (`WeightsVersion`).
         """
-        key = (weights_fingerprint(self), vocabulary)
+        key = (self._weights.of(self), vocabulary)
         # A copy, so that no caller can change what is remembered, nor get an inference tensor to train with.
         return self.cache.get(key, lambda: self._encode(vocabulary)).clone()
 

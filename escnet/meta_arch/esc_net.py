@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from escnet.ignore_label import IGNORE_LABEL
 from escnet.layers.clip_image_encoder import ClipFeatures, ClipImageEncoder
 from escnet.layers.clip_text_encoder import ClipTextEncoder
-from escnet.layers.esc_block import ESCBlock
+from escnet.layers.esc_block import ClassMaps, ESCBlock
 from escnet.layers.fusion import VisionLanguageFusion
 from escnet.layers.pixels import PixelNormalisation
 from escnet.layers.pseudo_prompts import PseudoPromptGenerator
@@ -183,26 +183,19 @@ class ESCNet(SegmentingModel):
         self, features: ClipFeatures, correlation: Tensor, text: Tensor, prompting: Tensor | None
     ) -> Segmentation:
         """Blocks and decoder; prompts are read from the maps `prompting`, or from those that each block is given."""
-        correlations, prompts, embedding = [correlation], [], None
+        maps = ClassMaps(correlation, None)
+        correlations, prompts = [correlation], []
         chunking = {"chunk": self.class_chunk, "recompute": self.recompute and self.training}
         for block in self.blocks:
-            out = block(
-                features.dense,
-                correlation,
-                embedding,
-                text,
-                self.logit_scale,
-                self.generator,
-                self.prompt_encoder,
-                prompting,
-                **chunking,
-            )
-            correlation, embedding = out.correlation, out.embedding
-            correlations.append(correlation)
-            prompts += [out.prompts] if out.prompts is not None else []
-        fine = self.decoder(embedding, features.levels, tuple(correlation.shape[-2:]), **chunking)
+            prompted = None
+            if self.prompt_encoder is not None:
+                prompts.append(self.generator(maps.correlation if prompting is None else prompting, self.logit_scale))
+                prompted = self.prompt_encoder(prompts[-1])
+            maps = block(features.dense, maps, text, self.logit_scale, prompted, **chunking)
+            correlations.append(maps.correlation)
+        fine = self.decoder(maps.embedding, features.levels, tuple(correlation.shape[-2:]), **chunking)
         # The decoder too only changes what the correlation map says.
-        coarse = self._correlation_logits(correlation)
+        coarse = self._correlation_logits(maps.correlation)
         logits = fine + F.interpolate(coarse, fine.shape[-2:], mode="bilinear", align_corners=False)
         return Segmentation(logits, None, correlations, prompts)
 
@@ -210,6 +203,7 @@ class ESCNet(SegmentingModel):
         """`loss_sem_seg` and, if configured, `loss_aux`, the mean over the blocks' correlation maps."""
         features = self.encode(images)
         out = self._segment(features, vocabulary, lambda correlation: self._training_rows(correlation, targets))
+        targets = targets.to(self.device)
         if out.rows is not None:
             targets = _positions(targets, out.rows, len(vocabulary.rows))
         losses = {"loss_sem_seg": segmentation_loss(out.logits, targets, self.loss)}
@@ -251,19 +245,29 @@ class ESCNet(SegmentingModel):
 
         M is `train_classes`, or the most that an image of the batch holds if that is more.
         """
-        batch, classes = correlation.shape[:2]
+        classes = correlation.shape[1]
         if not 0 < self.train_classes < classes:
             return None
-        counts = torch.zeros(batch, classes + 1, device=targets.device)
-        # Ignored pixels are counted in one place more, which is dropped.
-        counts.scatter_(1, torch.where(targets < 0, classes, targets).flatten(1), 1.0)
-        present = counts[:, :classes]
-        size = min(classes, max(self.train_classes, int(present.sum(dim=1).max())))
+        present, most = present_classes(targets, classes)
+        size = min(classes, max(self.train_classes, most))
+        present = present.to(correlation.device)
         return (present + torch.rand_like(present)).topk(size, dim=1).indices.sort(dim=1).values
 
     def _correlation_logits(self, correlation: Tensor) -> Tensor:
         """Correlation at the scale of logits, without the offset that CLIP gives to all similarities alike."""
         return (correlation - correlation.mean(dim=(1, 2, 3), keepdim=True)) * self.logit_scale
+
+
+def present_classes(targets: Tensor, classes: int) -> tuple[Tensor, int]:
+    """(B, N) 1.0 for the classes in (B, H, W) targets, and the most that an image holds.
+
+    Computed where the targets are: as they come from a loader, on the CPU, so that nothing waits for another device.
+    """
+    counts = torch.zeros(len(targets), classes + 1, device=targets.device)
+    # Ignored pixels are counted in one place more, which is dropped.
+    counts.scatter_(1, torch.where(targets < 0, classes, targets).flatten(1), 1.0)
+    present = counts[:, :classes]
+    return present, int(present.sum(dim=1).max())
 
 
 def _positions(targets: Tensor, rows: Tensor, classes: int) -> Tensor:

@@ -106,7 +106,10 @@ class SegmentingModel(nn.Module, ABC):
         """Segment what `encode_pixels` gave."""
 
     def losses(self, images: Tensor, targets: Tensor, vocabulary: Vocabulary) -> dict[str, Tensor]:
-        """Training losses of raw images (B, 3, H, W); `targets` (B, H, W) int64, -1 where ignored."""
+        """Training losses of raw images (B, 3, H, W) and targets (B, H, W), on any device.
+
+        Targets are int64 rows of the vocabulary, -1 where ignored.
+        """
         raise TypeError(f"{type(self).__name__} has nothing to train; use it with --eval-only")
 
     def prepare_training(self, cfg: Any, images: Callable[[int], Iterable[Tensor]]) -> None:
@@ -168,7 +171,7 @@ class SegmentingModel(nn.Module, ABC):
         vocabulary = vocabulary or common_vocabulary(batched_inputs)
         if self.training:
             images = torch.stack([x["image"].to(self.device) for x in batched_inputs])
-            targets = torch.stack([x["sem_seg"].to(self.device) for x in batched_inputs])
+            targets = torch.stack([x["sem_seg"] for x in batched_inputs])
             with self.autocast():
                 return self.losses(images, targets, vocabulary)
         with torch.no_grad():

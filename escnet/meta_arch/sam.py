@@ -6,6 +6,7 @@ import torch
 from segment_anything.modeling import Sam
 from torch import Tensor
 
+from escnet.layers.sam_prompt_encoder import full_precision
 from escnet.meta_arch.interfaces import MaskPrediction, PromptableModel, Prompts, resize
 from escnet.vocabulary import Vocabulary
 
@@ -59,8 +60,7 @@ def predict_masks(sam: Sam, features: Tensor, prompts: Prompts, multimask: bool)
         prompts: P of them.
         multimask: three masks each, or one.
     """
-    # Fourier features of positions need more digits than a lower precision has.
-    with torch.autocast(features.device.type, enabled=False):
+    with full_precision(sam.prompt_encoder):
         points = (prompts.points, prompts.labels) if prompts.labels.shape[1] else None
         sparse, dense = sam.prompt_encoder(points, prompts.boxes, prompts.masks)
         positions = sam.prompt_encoder.get_dense_pe()

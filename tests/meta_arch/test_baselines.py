@@ -201,9 +201,9 @@ def test_overlapping_masks_go_to_the_better_score() -> None:
     masks = torch.full((2, 64, 64), -4.0)
     masks[0] = 4.0  # class 0 everywhere: CLIP gives it (0.9 + 0.1) / 2 there
     masks[1, :, 32:] = 4.0  # class 1 in its own half, of which CLIP gives it more
-    logits = (
-        segment_image(planted_model(left_and_right(), masks), torch.zeros(3, 20, 20), Vocabulary(list("abc"))).logits
-    )
+    logits = segment_image(
+        planted_model(left_and_right(), masks), torch.zeros(3, 20, 20), Vocabulary(list("abc"))
+    ).logits
     assert torch.equal(logits[0].argmax(dim=0), (torch.arange(16) >= 8).long().expand(16, 16))
     torch.testing.assert_close(logits[0, 0, 0, 0].exp(), torch.tensor(0.5 / (1 + math.exp(-4))))
 
