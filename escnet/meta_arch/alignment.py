@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
 
 import torch
 from detectron2.config import CfgNode
@@ -19,26 +18,23 @@ from segment_anything.modeling import Sam
 from torch import Tensor
 from torch.nn import functional as F
 
-from escnet.meta_arch.interfaces import resize
+from escnet.meta_arch.interfaces import SegmentingModel, resize
 from escnet.meta_arch.sam import sam_features
 from escnet.pretrained.sam import build_sam
-
-if TYPE_CHECKING:
-    from escnet.meta_arch.esc_net import ESCNet
 
 logger = logging.getLogger(__name__)
 # Of the mean square of a feature: keeps the solution finite where features hardly vary.
 _RIDGE = 1e-4
 
 
-def align_from_config(cfg: CfgNode, model: ESCNet, images: Callable[[int], Iterable[Tensor]]) -> None:
+def align_from_config(cfg: CfgNode, model: SegmentingModel, images: Callable[[int], Iterable[Tensor]]) -> None:
     """Align the projections of an ESC-Net on MODEL.SAM.ALIGN_IMAGES images, unless a checkpoint brought them.
 
     One process computes, and all of them have its result. Nothing is done for a SAM block that is not pretrained.
 
     Args:
         cfg: the config of the training.
-        model: of that config; it is changed in place, and left in evaluation mode.
+        model: the ESC-Net of that config; it is changed in place, and left in evaluation mode.
         images: gives so many of the training images, raw (3, H, W).
 
     Raises:
@@ -57,13 +53,13 @@ def align_from_config(cfg: CfgNode, model: ESCNet, images: Callable[[int], Itera
 
 
 @torch.no_grad()
-def align_projections(model: ESCNet, sam: Sam, images: Iterable[Tensor]) -> float:
+def align_projections(model: SegmentingModel, sam: Sam, images: Iterable[Tensor]) -> float:
     """Set the projection of each ESC block to the linear map that best predicts SAM's image features from CLIP's.
 
     The norm after the projection becomes that of SAM's neck.
 
     Args:
-        model: with SAM blocks of the same number of channels as `sam`; it is changed in place.
+        model: an ESC-Net with SAM blocks of the same number of channels as `sam`; it is changed in place.
         sam: the whole SAM, of which the image encoder is used.
         images: (3, H, W) pixels in 0..255, each of any size.
 
@@ -101,7 +97,7 @@ def align_projections(model: ESCNet, sam: Sam, images: Iterable[Tensor]) -> floa
     return 1 - (error.sum() / total.sum()).item()
 
 
-def _features(model: ESCNet, sam: Sam, image: Tensor) -> tuple[Tensor, Tensor]:
+def _features(model: SegmentingModel, sam: Sam, image: Tensor) -> tuple[Tensor, Tensor]:
     """CLIP's dense features (cells, D) of an image (3, H, W), and SAM's (cells, C) on the same grid."""
     clip = model.encode_pixels(resize(image[None], model.inference.image_size)).dense[0]
     features = sam_features(sam, image[None])
