@@ -8,6 +8,7 @@ import struct
 import threading
 import zlib
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -219,7 +220,9 @@ def _decode(
     """
     name, file = _named(source)
     try:
-        with _open(file, max_pixels) as image:
+        # Of a path, Pillow maps the file into memory, and scrambles a grey TIFF whose orientation swaps its sides.
+        stream = file.open("rb") if isinstance(file, Path) else nullcontext(file)
+        with stream as opened, _open(opened, max_pixels) as image:
             return decode(image, name)
     except ImageError:
         raise
@@ -261,7 +264,7 @@ def _named(source: Source) -> tuple[str, Path | BinaryIO]:
     return str(path), path
 
 
-def _open(file: Path | BinaryIO, max_pixels: int | None) -> Image.Image:
+def _open(file: BinaryIO, max_pixels: int | None) -> Image.Image:
     """Open an image without decoding it, unless it has more pixels than allowed."""
     if max_pixels is None or max_pixels > MAX_PIXELS:
         with _limit_lifted:

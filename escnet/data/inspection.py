@@ -1,4 +1,4 @@
-"""Looking through a dataset on disk: what is there, what training or evaluation would refuse, a picture of some of it."""
+"""Looking through a dataset on disk: what is there, what training or evaluation refuses, a picture of some of it."""
 
 from __future__ import annotations
 
@@ -236,7 +236,7 @@ def _judge_images(found: Inspection) -> None:
         found.warnings.append(f"{found.available} images; the published split has {published}")
     if found.turned:
         found.warnings.append(
-            f"{len(found.turned)} photographs have an EXIF orientation, and their label maps none: {found.turned[0]} is "
-            f"the first. Photographs are read upright, and labels have to fit the upright photograph, not its pixels as "
-            f"stored. Look at some with a viewer: photograph and label map have to show the same way up"
+            f"{len(found.turned)} photographs have an EXIF orientation, and their label maps none; the first is "
+            f"{found.turned[0]}. Photographs are read upright, and labels have to fit the upright photograph, not its "
+            f"pixels as stored. Look at some with a viewer: photograph and label map have to show the same way up"
         )

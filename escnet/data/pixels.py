@@ -73,7 +73,8 @@ def tensor_to_rgb(tensor: torch.Tensor, value_range: ValueRange | None = None) -
     pixels = tensor.detach().cpu()
     # NumPy has no bfloat16.
     array = (pixels.float() if pixels.is_floating_point() else pixels).numpy()
-    if array.ndim == 3 and array.shape[0] in (1, 3, 4):
+    # A tensor of 3, first or last, is hardly a picture of 3 rows; where both are 3, the order is PyTorch's.
+    if array.ndim == 3 and (array.shape[0] == 3 or (array.shape[0] in (1, 4) and array.shape[2] != 3)):
         array = np.moveaxis(array, 0, -1)
     return array_to_rgb(array, "an image tensor", value_range)
 
