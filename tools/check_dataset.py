@@ -4,7 +4,7 @@
 python tools/check_dataset.py a150 [--limit 100] [--samples 4] [--picture FILE.jpg]
 
 NAME is a benchmark (a150, a847, pc59 ...), any dataset name (camvid_train) or folder:PATH. The exit code is 0 if the
-dataset can be used, 1 if it has faults, 2 if it is not there.
+dataset can be used, 1 if it has faults, 2 if it is not there or its classes cannot be used.
 """
 
 from __future__ import annotations

@@ -92,23 +92,7 @@ class ClipTextEncoder(nn.Module):
         Raises:
           VocabularyError: for a text that is longer than the context; the tokenizer would cut it off silently.
         """
-        names = [name for synonyms in vocabulary.rows for name in synonyms for _ in vocabulary.templates]
-        texts = [
-            template.replace("{}", name)
-            for synonyms in vocabulary.rows
-            for name in synonyms
-            for template in vocabulary.templates
-        ]
-        tokens = self.tokenizer(texts, context_length=self.context_length)
-        # Only a text that reaches the last position can have been cut off.
-        for index in tokens[:, -1].nonzero()[:, 0].tolist():
-            needed = _count_tokens(self.tokenizer, texts[index])
-            if needed > self.context_length:
-                raise VocabularyError(
-                    f'"{names[index]}" is too long: the text "{texts[index]}" needs {needed} tokens, and the text '
-                    f"encoder takes {self.context_length}; shorten the name or the template"
-                )
-        return tokens
+        return tokenize(vocabulary, self.tokenizer, self.context_length)
 
     def embed(self, tokens: Tensor, chunk: int) -> Tensor:
         """(texts, context length) -> (texts, D), normalised, a chunk of similar length at a time."""
@@ -144,6 +128,31 @@ class ClipTextEncoder(nn.Module):
         if self.pool_type == "last":
             return torch.full((len(tokens),), tokens.shape[1] - 1)
         return tokens.argmax(dim=-1) if self.pool_type == "argmax" else (tokens == self.end_id).int().argmax(dim=-1)
+
+
+def tokenize(vocabulary: Vocabulary, tokenizer: Callable[..., Tensor], context_length: int) -> Tensor:
+    """The tokens of each template of each synonym of each row, in this order, on the CPU: (texts, context length).
+
+    Raises:
+      VocabularyError: for a text that is longer than the context; the tokenizer would cut it off silently.
+    """
+    names = [name for synonyms in vocabulary.rows for name in synonyms for _ in vocabulary.templates]
+    texts = [
+        template.replace("{}", name)
+        for synonyms in vocabulary.rows
+        for name in synonyms
+        for template in vocabulary.templates
+    ]
+    tokens = tokenizer(texts, context_length=context_length)
+    # Only a text that reaches the last position can have been cut off.
+    for index in tokens[:, -1].nonzero()[:, 0].tolist():
+        needed = _count_tokens(tokenizer, texts[index])
+        if needed > context_length:
+            raise VocabularyError(
+                f'"{names[index]}" is too long: the text "{texts[index]}" needs {needed} tokens, and the text '
+                f"encoder takes {context_length}; shorten the name or the template"
+            )
+    return tokens
 
 
 def _text_tower(model: nn.Module) -> tuple[nn.Module, str, int]:
