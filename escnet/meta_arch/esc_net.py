@@ -25,7 +25,7 @@ from escnet.layers.unet_decoder import UNetDecoder
 from escnet.losses.segmentation import segmentation_loss
 from escnet.meta_arch.base import InferenceOptions, OpenVocabularyModel, Segmentation
 from escnet.pretrained.clip import build_clip
-from escnet.pretrained.sam import SAM_SIZES, build_sam_decoder
+from escnet.pretrained.sam import build_sam_decoder, read_sam, sam_size
 from escnet.vocabulary import Vocabulary
 
 SAM_INITS = ("pretrained", "random", "none")
@@ -235,8 +235,9 @@ def _build_blocks(cfg: Any, clip_dim: int, brings_all: bool) -> tuple[SamPromptE
     if sam.TRAIN not in SAM_TRAINED:
         raise ValueError(f"MODEL.SAM.TRAIN must be one of {SAM_TRAINED}, got {sam.TRAIN!r}")
     sam_weights = sam.WEIGHTS if sam.INIT == "pretrained" and not brings_all else ""
+    sam_weights = read_sam(sam.NAME, sam_weights) if sam_weights else ""
     blocks, encoder = [], None
-    sam_dim = SAM_SIZES[sam.NAME].channels
+    sam_dim = sam_size(sam.NAME).channels
     for _ in range(esc.NUM_BLOCKS):
         sam_block = None
         if sam.INIT != "none":
