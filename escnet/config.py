@@ -80,7 +80,7 @@ def _add_model(cfg: CN) -> None:
     cfg.MODEL.PRECISION = "fp32"
 
     cfg.MODEL.CLIP = CN()
-    # A ViT of open_clip, or one of escnet/model_configs.
+    # A ViT of open_clip, or one of escnet/pretrained/model_configs/clip.
     cfg.MODEL.CLIP.NAME = "ViT-B-16-quickgelu"
     # An open_clip tag ("openai"), the path of a checkpoint, "shipped:clip" (of MojiScenes), or "" for random weights.
     cfg.MODEL.CLIP.WEIGHTS = "openai"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import logging
 import os
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -26,16 +25,14 @@ from escnet.drawing.prompt_sheets import draw_prompts
 from escnet.layers.pseudo_prompts import PseudoPrompts
 from escnet.meta_arch.interfaces import SegmentingModel
 from escnet.meta_arch.segmentation import Segmentation
-from escnet.pretrained.files import WeightsError, load_checkpoint
-from escnet.pretrained.shipped import resolve_shipped
+from escnet.pretrained.loading import load_exactly
+from escnet.pretrained.reading import load_checkpoint
 from escnet.safe_files import replacing
 from escnet.vocabulary import Vocabulary, VocabularyError
 
 logger = logging.getLogger(__name__)
 
 Picture = str | os.PathLike | Image.Image | np.ndarray
-# Of a checkpoint that does not fit, so many faults are told.
-LISTED_FAULTS = 8
 
 
 @dataclass(frozen=True)
@@ -163,13 +160,13 @@ class Segmenter:
         """
         cfg = load_config(config, opts)
         if weights is not None:
-            cfg.MODEL.WEIGHTS = resolve_shipped(str(weights))
+            cfg.MODEL.WEIGHTS = str(weights)
         cfg.MODEL.DEVICE = _usable_device(device, cfg.MODEL.DEVICE)
         # Read before the model is built: a wrong path should not cost the user a minute.
         state = load_checkpoint(cfg.MODEL.WEIGHTS) if cfg.MODEL.WEIGHTS else None
         model = build_model(cfg)
         if state is not None:
-            _load_strictly(model, state, cfg.MODEL.WEIGHTS)
+            load_exactly(model, state, cfg.MODEL.WEIGHTS, "Use the configuration it was trained with")
         elif any(parameter.requires_grad for parameter in model.parameters()):
             logger.warning(
                 "no checkpoint was given: what %s has to learn is random, so expect noise", type(model).__name__
@@ -286,18 +283,6 @@ def _usable_device(wanted: str | None, configured: str) -> str:
     if wanted:
         raise ConfigError(f'the device "{wanted}" was asked for, but PyTorch sees no GPU; use "cpu"')
     return "cpu"
-
-
-def _load_strictly(model: SegmentingModel, state: dict[str, Tensor], path: str) -> None:
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        faults = [textwrap.shorten(line, 400, placeholder=" ...") for line in str(error).splitlines()[1:]]
-        more = f"; and {len(faults) - LISTED_FAULTS} more" if len(faults) > LISTED_FAULTS else ""
-        raise WeightsError(
-            f"{path}: does not fit this {type(model).__name__}; use the configuration it was trained with. "
-            f"{'; '.join(faults[:LISTED_FAULTS])}{more}"
-        ) from error
 
 
 def _save_picture(path: str | os.PathLike, picture: Image.Image) -> None:

@@ -27,6 +27,7 @@ from torch import nn
 
 from escnet import Vocabulary, meta_arch  # noqa: F401  (registers the models)
 from escnet.config import ConfigError, load_config
+from escnet.pretrained.random_weights import random_weights
 from escnet.training.optimizer import build_optimizer
 
 MIB = 1 << 20
@@ -102,9 +103,7 @@ def build(arguments: argparse.Namespace, opts: list[Any]) -> tuple[CfgNode, nn.M
     """The configured model with random weights, which cost what trained ones cost."""
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
-    cfg = load_config(arguments.config_file, [*arguments.opts, *opts])
-    # Said to bring all weights, yet never loaded: so the public ones are not read.
-    cfg.MODEL.WEIGHTS = "not loaded"
+    cfg = random_weights(load_config(arguments.config_file, [*arguments.opts, *opts]))
     return cfg, build_model(cfg)
 
 

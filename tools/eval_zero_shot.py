@@ -24,7 +24,6 @@ from escnet.data.benchmarks import BENCHMARKS, full_dataset_name, split_dataset_
 from escnet.data.label_spaces import CLASS_NAMES
 from escnet.evaluation.zero_shot import ZeroShotTask, evaluate_zero_shot
 from escnet.pretrained.files import WeightsError
-from escnet.pretrained.shipped import resolve_shipped
 from escnet.training.launch import check_processes, launch
 
 SHORT_NAMES = [benchmark.short for benchmark in BENCHMARKS if benchmark.short]
@@ -64,9 +63,9 @@ def read_config(args: argparse.Namespace) -> CfgNode:
     Raises:
         ConfigError: a file, key or value is wrong, or CUDA is asked for and missing.
     """
-    cfg = load_config(args.config_file, args.opts)
-    if args.weights:
-        cfg.MODEL.WEIGHTS = resolve_shipped(args.weights)
+    # In quotes, since a file may be called 1e5, which is a number as an option.
+    weights = ("MODEL.WEIGHTS", repr(args.weights)) if args.weights else ()
+    cfg = load_config(args.config_file, [*args.opts, *weights])
     if args.class_names:
         cfg.TEST.CLASS_NAMES = args.class_names
     check_device(cfg)

@@ -19,7 +19,8 @@ from escnet.complexity import PartInfo, count, count_model, describe, whole_mode
 from escnet.config import ConfigError, load_config
 from escnet.meta_arch import ESCNet
 from escnet.meta_arch.interfaces import SegmentingModel
-from escnet.pretrained.sam import SAM_SIZES, build_sam_decoder
+from escnet.pretrained.random_weights import random_weights
+from escnet.pretrained.sam import build_sam_decoder, sam_size
 from escnet.vocabulary import Vocabulary
 
 LITERATURE_CLIP = "ViT-L-14"
@@ -33,10 +34,8 @@ TRACED_CHUNK = 64
 
 def counting_config(path: str, overrides: Sequence[str]) -> CfgNode:
     """A configuration on the CPU for which no weights are read."""
-    cfg = load_config(path, overrides)
+    cfg = random_weights(load_config(path, overrides))
     cfg.MODEL.DEVICE = "cpu"
-    # Said to bring all weights, yet never loaded: so the public ones are not read, and what trains stays as configured.
-    cfg.MODEL.WEIGHTS = "not loaded"
     # Larger chunks leave fewer operators to trace.
     cfg.MODEL.ESC.CLASS_CHUNK = TRACED_CHUNK
     return cfg
@@ -62,7 +61,7 @@ def other_ways_to_count(cfg: CfgNode, model: ESCNet, infos: Sequence[PartInfo], 
 
     if model.prompt_encoder is not None:
         _, transformer = build_sam_decoder(cfg.MODEL.SAM.NAME, "")
-        dim = SAM_SIZES[cfg.MODEL.SAM.NAME].channels
+        dim = sam_size(cfg.MODEL.SAM.NAME).channels
         image = torch.zeros(1, dim, *grid)
         per_class = count(transformer, image, image, torch.zeros(1, esc.NUM_PROMPTS, dim)).total()
         as_written = len(model.blocks) * classes * per_class

@@ -29,7 +29,7 @@ from escnet.meta_arch.dense_clip import CLIP_KEYS, CLIP_PARTS
 from escnet.meta_arch.interfaces import InferenceOptions, LearningPart, SegmentingModel
 from escnet.meta_arch.segmentation import Segmentation
 from escnet.pretrained.clip import build_clip
-from escnet.pretrained.sam import SAM_SIZES, build_sam_decoder
+from escnet.pretrained.sam import build_sam_decoder, read_sam, sam_size
 from escnet.vocabulary import Vocabulary
 
 SAM_INITS = ("pretrained", "random", "none")
@@ -286,8 +286,9 @@ def _build_blocks(cfg: Any, clip_dim: int, brings_all: bool) -> tuple[SamPromptE
     if sam.TRAIN not in SAM_TRAINED:
         raise ValueError(f"MODEL.SAM.TRAIN must be one of {SAM_TRAINED}, got {sam.TRAIN!r}")
     sam_weights = sam.WEIGHTS if sam.INIT == "pretrained" and not brings_all else ""
+    sam_weights = read_sam(sam.NAME, sam_weights) if sam_weights else ""
     blocks, encoder = [], None
-    sam_dim = SAM_SIZES[sam.NAME].channels
+    sam_dim = sam_size(sam.NAME).channels
     for _ in range(esc.NUM_BLOCKS):
         sam_block = None
         if sam.INIT != "none":

@@ -193,3 +193,13 @@ def test_what_is_missing_ends_with_code_2_before_anything_is_evaluated(data: Pat
     process = start(data, tmp_path / "out", "--benchmarks", "a150", "camvid_val")
     assert process.wait(timeout=120) == 2 and not (tmp_path / "out").exists()
     assert "prepare_camvid.py" in (tmp_path / "out.log").read_text()
+
+
+def test_shipped_weights_that_are_not_there_are_told_at_once(tool, monkeypatch, capsys):
+    arguments = ["--config-file", str(MINI), "--benchmarks", "a150", "--weights", "shipped:absent"]
+    monkeypatch.setattr("sys.argv", ["eval_zero_shot.py", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        tool.main()
+    assert stop.value.code == 2 and 'no weights "absent" ship with escnet' in capsys.readouterr().err
+    arguments[-1] = "1e5"  # a file's name, not a number
+    assert tool.read_config(tool.parse_arguments(arguments)).MODEL.WEIGHTS == "1e5"

@@ -20,7 +20,8 @@ from detectron2.utils.logger import setup_logger
 
 from escnet.config import load_config
 from escnet.miniature.cards import save_with_card
-from escnet.pretrained.files import WeightsError, load_checkpoint
+from escnet.pretrained.files import WeightsError
+from escnet.pretrained.reading import load_checkpoint
 from escnet.training.trainer import EscTrainer, evaluate
 
 BENCHMARKS = ("mojiscenes_val_novel", "mojiscenes_val_base", "mojiscenes_val_all", "mojiscenes_val_847[:50]")
