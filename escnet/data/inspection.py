@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from escnet.data.benchmarks import find_benchmark
 from escnet.data.errors import listed
 from escnet.data.images import ImageError, label_bits, read_image, read_labels
 from escnet.data.registration import dataset_metadata, dataset_records
 from escnet.drawing.overlay import overlay
+from escnet.progress import progress_bar
 
 NOT_LABELLED = "(not labelled)"
 # A split in which more than this share of the pixels is ignored was hardly meant so.
@@ -83,7 +83,7 @@ def inspect_dataset(name: str, limit: int | None = None, workers: int = 1) -> In
     inspect = partial(inspect_record, num_classes=len(found.class_names), ignore_label=found.ignore_label)
     with ProcessPoolExecutor(workers) as pool:
         reports = pool.map(inspect, chosen, chunksize=8) if workers > 1 else map(inspect, chosen)
-        for report in tqdm(reports, total=len(chosen), unit="image", desc=name):
+        for report in progress_bar(reports, total=len(chosen), unit="image", desc=name):
             found.images += 1
             if report.size and report.bits:
                 found.sizes[report.size] += 1
