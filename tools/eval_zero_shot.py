@@ -129,6 +129,7 @@ def refuse(error: Exception | str) -> NoReturn:
 def main() -> None:
     args = parse_arguments()
     from escnet.pretrained.files import WeightsError
+    from escnet.training.config_checks import small_memory_warning
     from escnet.training.launch import check_processes, launch
 
     try:
@@ -137,6 +138,9 @@ def main() -> None:
         check_processes(args, cfg.MODEL.DEVICE)
     except (ValueError, WeightsError) as error:
         refuse(error)
+    warning = small_memory_warning(cfg)
+    if warning:
+        print(f"eval_zero_shot.py: warning: {warning}", file=sys.stderr, flush=True)
     try:
         launch(run, args, cfg.MODEL.DEVICE, (cfg, task))
     except KeyboardInterrupt:

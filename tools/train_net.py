@@ -59,7 +59,7 @@ def check_run(cfg: CfgNode, args: argparse.Namespace) -> None:
     Raises:
         ValueError: it cannot be started.
     """
-    from escnet.training.config_checks import check_batch, check_shared_memory
+    from escnet.training.config_checks import check_batch, check_shared_memory, small_memory_warning
     from escnet.training.launch import check_processes, count_processes
 
     check_processes(args, cfg.MODEL.DEVICE)
@@ -67,6 +67,9 @@ def check_run(cfg: CfgNode, args: argparse.Namespace) -> None:
         processes, local_processes = count_processes(args)
         check_batch(cfg, processes)
         check_shared_memory(cfg, processes, local_processes)
+    warning = small_memory_warning(cfg) if cfg.DATASETS.TEST else None
+    if warning:
+        print(f"train_net.py: warning: {warning}", file=sys.stderr, flush=True)
 
 
 def run(cfg: CfgNode, args: argparse.Namespace) -> None:

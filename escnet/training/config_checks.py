@@ -8,6 +8,8 @@ from pathlib import Path
 from detectron2.config import CfgNode
 
 SHARED_MEMORY = Path("/dev/shm")
+# Less than this is soon filled by the images of an evaluation, whose sizes are not known beforehand.
+SMALL_MEMORY = 256 << 20
 # torch's DataLoader lets each of its processes prepare so many batches ahead.
 PREFETCHED = 2
 # Of a pixel of a training sample: uint8 RGB and an int64 id.
@@ -58,6 +60,22 @@ def check_shared_memory(cfg: CfgNode, processes: int, local_processes: int) -> N
             f"DATALOADER.NUM_WORKERS is {workers}, whose batches take up to {mebibytes(needed)}, but "
             f"{SHARED_MEMORY} has {mebibytes(free)} free; {REMEDY}"
         )
+
+
+def small_memory_warning(cfg: CfgNode) -> str | None:
+    """What to tell a user whose evaluation may wait forever for images that do not fit into shared memory; else None.
+
+    PyTorch drops a tensor that its loader's process cannot hand over, and then waits for it.
+    """
+    if not cfg.DATALOADER.NUM_WORKERS or not SHARED_MEMORY.is_dir():
+        return None
+    free = shutil.disk_usage(SHARED_MEMORY).free
+    if free >= SMALL_MEMORY:
+        return None
+    return (
+        f"{SHARED_MEMORY} has {mebibytes(free)} free, and an evaluation whose images do not fit stands still; in that "
+        f"case {REMEDY}"
+    )
 
 
 def mebibytes(size: float) -> str:

@@ -9,7 +9,7 @@ import pytest
 from detectron2.config import CfgNode
 
 from escnet.training import config_checks
-from escnet.training.config_checks import check_batch, check_shared_memory
+from escnet.training.config_checks import check_batch, check_shared_memory, small_memory_warning
 from escnet.training.failures import explain_failure
 
 
@@ -41,6 +41,18 @@ def test_small_shared_memory_is_refused_unless_no_process_reads(
         check_shared_memory(cfg, processes=4, local_processes=2)
     cfg.DATALOADER.NUM_WORKERS = 0
     check_shared_memory(cfg, processes=4, local_processes=2)
+
+
+def test_an_evaluation_that_may_stand_still_is_warned_of(cfg: CfgNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = SimpleNamespace(free=64 << 20)
+    monkeypatch.setattr(config_checks, "SHARED_MEMORY", Path.cwd())
+    monkeypatch.setattr(config_checks.shutil, "disk_usage", lambda path: memory)
+    cfg.DATALOADER.NUM_WORKERS = 2
+    assert "64 MiB free" in small_memory_warning(cfg) and "NUM_WORKERS 0" in small_memory_warning(cfg)
+    memory.free = 1 << 30
+    assert small_memory_warning(cfg) is None
+    memory.free, cfg.DATALOADER.NUM_WORKERS = 0, 0
+    assert small_memory_warning(cfg) is None
 
 
 def test_only_what_is_no_fault_of_the_program_is_explained() -> None:
