@@ -18,8 +18,9 @@ from PIL import Image
 from torch import Tensor
 
 import escnet.meta_arch  # noqa: F401  (registers the systems)
-from escnet.config import ConfigError, load_config
+from escnet.config import load_config
 from escnet.data.images import read_image, to_rgb, write_labels
+from escnet.devices import usable_device
 from escnet.drawing.overlay import overlay
 from escnet.drawing.prompt_sheets import draw_prompts
 from escnet.layers.pseudo_prompts import PseudoPrompts
@@ -142,7 +143,7 @@ class Segmenter:
         config: str | os.PathLike | CfgNode,
         weights: str | os.PathLike | None = None,
         opts: Sequence[str] = (),
-        device: str | None = None,
+        device: str | torch.device | None = None,
     ) -> Segmenter:
         """Build a model from a configuration and a checkpoint.
 
@@ -152,7 +153,8 @@ class Segmenter:
                 else MODEL.WEIGHTS of the config. Without either, CLIP and SAM are loaded as configured and what lies
                 between them is random.
             opts: KEY, VALUE, KEY, VALUE ... to set in the config.
-            device: "cpu", "cuda", "cuda:1" ...; else MODEL.DEVICE, or the CPU where that is a GPU that is not there.
+            device: "cpu", "cuda", "cuda:1", "mps", a torch.device ...; else MODEL.DEVICE, or the CPU where that is a
+                GPU that is not there.
 
         Raises:
             ConfigError: for a missing file, an unknown key or a value of the wrong kind.
@@ -161,7 +163,7 @@ class Segmenter:
         cfg = load_config(config, opts)
         if weights is not None:
             cfg.MODEL.WEIGHTS = str(weights)
-        cfg.MODEL.DEVICE = _usable_device(device, cfg.MODEL.DEVICE)
+        cfg.MODEL.DEVICE = usable_device(device, cfg.MODEL.DEVICE)
         # Read before the model is built: a wrong path should not cost the user a minute.
         state = load_checkpoint(cfg.MODEL.WEIGHTS) if cfg.MODEL.WEIGHTS else None
         model = build_model(cfg)
@@ -274,15 +276,6 @@ class EncodedImage:
         with torch.no_grad():
             segmentation = self.segmenter.model.segment(self.features, words)
         return self.segmenter.postprocess(self.pixels, segmentation, words)
-
-
-def _usable_device(wanted: str | None, configured: str) -> str:
-    device = wanted or configured
-    if not device.startswith("cuda") or torch.cuda.is_available():
-        return device
-    if wanted:
-        raise ConfigError(f'the device "{wanted}" was asked for, but PyTorch sees no GPU; use "cpu"')
-    return "cpu"
 
 
 def _save_picture(path: str | os.PathLike, picture: Image.Image) -> None:

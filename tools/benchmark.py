@@ -17,19 +17,17 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from detectron2.config import CfgNode
-from detectron2.modeling import build_model
 from tabulate import tabulate
-from torch import nn
 
-from escnet import Vocabulary, meta_arch  # noqa: F401  (registers the models)
-from escnet.config import ConfigError, load_config
-from escnet.pretrained.random_weights import random_weights
-from escnet.training.optimizer import build_optimizer
+from escnet import Vocabulary
 
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
+    from torch import nn
+
+# What is imported in functions takes seconds, and --help and mistyped options should not.
 MIB = 1 << 20
 STAGES = ("CLIP image", "prompts", "SAM block", "fusion", "decoder", "other")
 
@@ -40,7 +38,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--classes", type=int, nargs="+", default=[21, 150, 171, 847], help="vocabulary sizes")
     parser.add_argument("--max-classes", type=int, default=256, help="MODEL.ESC.MAX_CLASSES of an extra last row")
     parser.add_argument("--repeats", type=int, default=5, help="timed runs; the median is printed")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=int, help="of PyTorch (default: as it chooses)")
     parser.add_argument("--training", action="store_true", help="measure training steps instead of inference")
     parser.add_argument("--memory-limit", type=float, default=20.0, help="GiB a training step may take")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="configuration KEY VALUE pairs")
@@ -49,6 +47,11 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> int:
     arguments = parse_arguments()
+    import torch
+
+    from escnet.config import ConfigError, load_config
+
+    arguments.threads = arguments.threads or torch.get_num_threads()
     try:
         load_config(arguments.config_file, arguments.opts)
     except ConfigError as error:
@@ -101,6 +104,13 @@ def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
 
 def build(arguments: argparse.Namespace, opts: list[Any]) -> tuple[CfgNode, nn.Module]:
     """The configured model with random weights, which cost what trained ones cost."""
+    import torch
+    from detectron2.modeling import build_model
+
+    import escnet.meta_arch  # noqa: F401  (registers the models)
+    from escnet.config import load_config
+    from escnet.pretrained.random_weights import random_weights
+
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     cfg = random_weights(load_config(arguments.config_file, [*arguments.opts, *opts]))
@@ -112,6 +122,8 @@ def vocabulary(classes: int) -> Vocabulary:
 
 
 def measure_inference(arguments: argparse.Namespace, classes: int, max_classes: int) -> dict[str, Any]:
+    import torch
+
     cfg, model = build(arguments, ["MODEL.ESC.MAX_CLASSES", max_classes])
     model.eval()
     words = vocabulary(classes)
@@ -137,6 +149,10 @@ def measure_inference(arguments: argparse.Namespace, classes: int, max_classes: 
 
 def measure_training(arguments: argparse.Namespace, classes: int, recompute: bool) -> dict[str, float] | None:
     """Seconds and peak memory of a training step of one image, the optimizer included; None beyond the limit."""
+    import torch
+
+    from escnet.training.optimizer import build_optimizer
+
     limit = int(arguments.memory_limit * 1024 * MIB)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     cfg, model = build(arguments, ["MODEL.ESC.CHECKPOINT", recompute])
@@ -215,6 +231,8 @@ def elapsed(function: Callable[[], Any]) -> float:
 
 
 def now() -> float:
+    import torch
+
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
@@ -222,6 +240,8 @@ def now() -> float:
 
 def peak_memory() -> float:
     """MiB: of the GPU where there is one, else of this process."""
+    import torch
+
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / MIB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

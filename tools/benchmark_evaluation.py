@@ -17,16 +17,15 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from tabulate import tabulate
-from torch.nn import functional as F
 
-from escnet.evaluation.confusion import ConfusionMatrix
-from escnet.evaluation.runs.image_results import ImageResult, ImageResults
-from escnet.meta_arch.label_map import label_map
+if TYPE_CHECKING:
+    from escnet.evaluation.runs.image_results import ImageResult
 
+# What is imported in functions takes seconds, and --help and mistyped options should not.
 IGNORE_LABEL = 65535
 MIB = 1 << 20
 STATUS = Path("/proc/self/status")
@@ -39,6 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--size", type=int, nargs=2, default=[640, 640], metavar=("H", "W"), help="of an image")
     parser.add_argument("--repeats", type=int, default=20, metavar="R", help="timed runs; the median is printed")
     options = parser.parse_args(arguments)
+    import torch
+
     size = tuple(options.size)
     print(f"{size[0]}x{size[1]} pixels, {torch.get_num_threads()} threads")
     rows = [time_steps(classes, size, options.repeats) for classes in options.classes]
@@ -60,6 +61,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 def time_steps(classes: int, size: tuple[int, int], repeats: int) -> dict[str, float]:
     """Median milliseconds of the steps that follow the model."""
+    import torch
+
+    from escnet.evaluation.confusion import ConfusionMatrix
+    from escnet.evaluation.runs.image_results import ImageResult, ImageResults
+    from escnet.meta_arch.label_map import label_map
+
     prediction, truth = random_maps(classes, size, seed=0)
     confusion = ConfusionMatrix(classes, IGNORE_LABEL)
     logits = torch.randn(classes, 96, 96, generator=torch.Generator().manual_seed(0))
@@ -81,6 +88,8 @@ def time_steps(classes: int, size: tuple[int, int], repeats: int) -> dict[str, f
 
 def peak_of_images(classes: int, size: tuple[int, int]) -> dict[str, float]:
     """Peak memory, in MiB, after 10 images and after 200 more, with the sum over all read back at the end."""
+    from escnet.evaluation.runs.image_results import ImageResult, ImageResults
+
     forget_peak()
     with tempfile.TemporaryDirectory() as folder:
         results, peaks = ImageResults(folder), []
@@ -95,6 +104,11 @@ def peak_of_images(classes: int, size: tuple[int, int]) -> dict[str, float]:
 
 def peak_of_argmax(classes: int, size: tuple[int, int], in_strips: bool) -> float:
     """By how many MiB the peak memory grows while logits become a label map."""
+    import torch
+    from torch.nn import functional as F
+
+    from escnet.meta_arch.label_map import label_map
+
     logits = torch.randn(classes, 96, 96)
     label_map(logits[:2], (64, 64))
     forget_peak()

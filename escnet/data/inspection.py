@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from open_clip.tokenizer import SimpleTokenizer
 from PIL import Image
-from tqdm import tqdm
 
 from escnet.data.benchmarks import find_benchmark, split_dataset_name
 from escnet.data.errors import DatasetError, listed
@@ -22,6 +21,7 @@ from escnet.data.mappers import label_space_of
 from escnet.data.registration import dataset_metadata, dataset_records
 from escnet.drawing.overlay import overlay
 from escnet.layers.clip_text_encoder import tokenize
+from escnet.progress import progress_bar
 from escnet.vocabulary import VocabularyError
 
 NOT_LABELLED = "(not labelled)"
@@ -101,7 +101,7 @@ def inspect_dataset(name: str, limit: int | None = None, workers: int = 1) -> In
     inspect = partial(inspect_record, spaces=spaces)
     with ProcessPoolExecutor(workers) as pool:
         reports = pool.map(inspect, chosen, chunksize=8) if workers > 1 else map(inspect, chosen)
-        for report in tqdm(reports, total=len(chosen), unit="image", desc=name):
+        for report in progress_bar(reports, total=len(chosen), unit="image", desc=name):
             found.images += 1
             if report.size and report.bits:
                 found.sizes[report.size] += 1

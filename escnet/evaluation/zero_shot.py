@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.utils import comm
-from tqdm import tqdm
 
 from escnet.data.label_spaces import LabelSpace
 from escnet.data.mappers import EvaluationMapper
@@ -27,6 +26,7 @@ from escnet.evaluation.runs.image_results import ImageResult, ImageResults, Resu
 from escnet.evaluation.runs.run_summary import predict, summarise, write_json
 from escnet.meta_arch.interfaces import SegmentingModel
 from escnet.predictor import Segmenter
+from escnet.progress import progress_bar
 
 Record = dict[str, Any]
 
@@ -184,13 +184,12 @@ def _count_images(
     # A sampler knows its process's share; the loader's length would count all.
     share = len(list(iter(loader.sampler)))
     processes = f" ({comm.get_world_size()} processes)" if comm.get_world_size() > 1 else ""
-    bar = tqdm(
+    bar = progress_bar(
         loader,
         total=share,
         desc=f"{run.model} on {run.data.title}{processes}",
         unit="image",
         disable=not comm.is_main_process(),
-        dynamic_ncols=True,
     )
     model.eval()
     try:

@@ -14,11 +14,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from detectron2.utils.logger import setup_logger
-
-from escnet.miniature.demo import DemoTask, run_demo
 from escnet.miniature.world.writing import World
-from escnet.pretrained.files import WeightsError
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -28,12 +24,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=Path("output/demo"))
     parser.add_argument("--train", type=int, default=World.train, help="training pictures (default: %(default)s)")
     parser.add_argument("--val", type=int, default=100, help="pictures of each other split (default: %(default)s)")
-    parser.add_argument(
-        "--large", type=int, default=DemoTask.large_limit, help="pictures among 847 words (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--examples", type=int, default=DemoTask.examples, help="pictures on the page (default: %(default)s)"
-    )
+    parser.add_argument("--large", type=int, default=15, help="pictures among 847 words (default: %(default)s)")
+    parser.add_argument("--examples", type=int, default=12, help="pictures on the page (default: %(default)s)")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="over the configuration")
     return parser.parse_args(arguments)
 
@@ -41,6 +33,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the script; returns the exit code."""
     options, start = parse(arguments), time.perf_counter()
+    # Takes seconds, and --help and mistyped options should not.
+    from detectron2.utils.logger import setup_logger
+
+    from escnet.miniature.demo import DemoTask, run_demo
+    from escnet.pretrained.files import WeightsError
 
     def say(text: str) -> None:
         print(f"[{time.perf_counter() - start:4.0f} s] {text}", flush=True)
