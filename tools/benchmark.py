@@ -185,7 +185,7 @@ class StageTimer:
     def __init__(self, model: nn.Module) -> None:
         self.total: dict[str, float] = defaultdict(float)
         self.started: dict[str, float] = {}
-        parts = {"CLIP image": [model.clip_image], "prompts": [model.generator], "decoder": [model.decoder]}
+        parts = {"CLIP image": [model.clip_image], "prompts": [model.generator, model.prompt_encoder], "decoder": [model.decoder]}
         parts |= {"blocks": list(model.blocks), "fusion": [block.fusion for block in model.blocks]}
         self.parts = parts
         self.handles: list[Any] = []
@@ -212,7 +212,7 @@ class StageTimer:
     def stages(self) -> dict[str, float]:
         """Seconds of each stage, and of the whole."""
         total = dict(self.total)
-        total["SAM block"] = total.pop("blocks") - total["prompts"] - total["fusion"]
+        total["SAM block"] = total.pop("blocks") - total["fusion"]
         total["other"] = 2 * total["whole"] - sum(total.values())
         return total
 
