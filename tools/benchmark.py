@@ -185,7 +185,11 @@ class StageTimer:
     def __init__(self, model: nn.Module) -> None:
         self.total: dict[str, float] = defaultdict(float)
         self.started: dict[str, float] = {}
-        parts = {"CLIP image": [model.clip_image], "prompts": [model.generator, model.prompt_encoder], "decoder": [model.decoder]}
+        parts = {
+            "CLIP image": [model.clip_image],
+            "prompts": [model.generator, model.prompt_encoder],
+            "decoder": [model.decoder],
+        }
         parts |= {"blocks": list(model.blocks), "fusion": [block.fusion for block in model.blocks]}
         self.parts = parts
         self.handles: list[Any] = []
