@@ -9,19 +9,18 @@ The text embeddings are computed once for a vocabulary, as in use, and are timed
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import resource
 import statistics
 import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 
 from escnet import Vocabulary
+from escnet.own_process import in_own_process, peak_memory
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
@@ -97,11 +96,6 @@ def print_training(arguments: argparse.Namespace) -> None:
     print(tabulate(rows, ["classes", "checkpointing", "s / iteration", "peak MiB"], tablefmt="github"))
 
 
-def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(function, *arguments).result()
-
-
 def build(arguments: argparse.Namespace, opts: list[Any]) -> tuple[CfgNode, nn.Module]:
     """The configured model with random weights, which cost what trained ones cost."""
     import torch
@@ -143,7 +137,7 @@ def measure_inference(arguments: argparse.Namespace, classes: int, max_classes: 
         "whole": statistics.median(whole_times),
         "ratio": statistics.median(w / c for w, c in zip(whole_times, clip_times, strict=True)),
         "stages": timer.stages(),
-        "memory": peak_memory(),
+        "memory": most_memory(),
     }
 
 
@@ -176,7 +170,7 @@ def measure_training(arguments: argparse.Namespace, classes: int, recompute: boo
         if "alloc" not in str(error) and "out of memory" not in str(error):
             raise
         return None
-    return {"step": times[-1], "memory": peak_memory()}
+    return {"step": times[-1], "memory": most_memory()}
 
 
 class StageTimer:
@@ -242,13 +236,11 @@ def now() -> float:
     return time.perf_counter()
 
 
-def peak_memory() -> float:
+def most_memory() -> float:
     """MiB: of the GPU where there is one, else of this process."""
     import torch
 
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / MIB
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return torch.cuda.max_memory_allocated() / MIB if torch.cuda.is_available() else peak_memory()
 
 
 if __name__ == "__main__":

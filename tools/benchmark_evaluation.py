@@ -9,18 +9,17 @@ Label maps are random blocks of 64 pixels; logits are as the decoder gives them,
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-import resource
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from tabulate import tabulate
+
+from escnet.own_process import forget_peak, in_own_process, peak_memory
 
 if TYPE_CHECKING:
     from escnet.evaluation.runs.image_results import ImageResult
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 # What is imported in functions takes seconds, and --help and mistyped options should not.
 IGNORE_LABEL = 65535
 MIB = 1 << 20
-STATUS = Path("/proc/self/status")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -44,14 +42,14 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"{size[0]}x{size[1]} pixels, {torch.get_num_threads()} threads")
     rows = [time_steps(classes, size, options.repeats) for classes in options.classes]
     print(tabulate(rows, headers="keys", floatfmt=".2f"))
-    rows = [in_new_process(peak_of_images, classes, size) for classes in options.classes]
+    rows = [in_own_process(peak_of_images, classes, size) for classes in options.classes]
     print(tabulate(rows, headers="keys", floatfmt=".0f"))
     rows = [
         {
             "classes": classes,
             "N x H x W floats, MiB": classes * size[0] * size[1] * 4 / MIB,
-            "argmax in strips, MiB": in_new_process(peak_of_argmax, classes, size, True),
-            "argmax of all at once, MiB": in_new_process(peak_of_argmax, classes, size, False),
+            "argmax in strips, MiB": in_own_process(peak_of_argmax, classes, size, True),
+            "argmax of all at once, MiB": in_own_process(peak_of_argmax, classes, size, False),
         }
         for classes in options.classes
     ]
@@ -138,28 +136,6 @@ def median_milliseconds(step: Callable[[], object], repeats: int) -> float:
         step()
         times.append(time.perf_counter() - start)
     return 1e3 * statistics.median(times)
-
-
-def in_new_process(function: Callable, *arguments: object) -> object:
-    """Call a function in a process of its own, so that its peak memory is its own."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(function, arguments)
-
-
-def peak_memory() -> float:
-    """The peak memory of this process in MiB, since `forget_peak` where there is a /proc."""
-    if STATUS.exists():
-        (line,) = (line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
-        return int(line.split()[1]) / 1024
-    # ru_maxrss counts KiB, but bytes on macOS.
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / MIB
-
-
-def forget_peak() -> None:
-    """Make Linux take the present memory for the peak: importing torch needs more than what is measured here."""
-    if STATUS.exists():
-        Path("/proc/self/clear_refs").write_text("5")
 
 
 if __name__ == "__main__":
