@@ -21,7 +21,7 @@ from escnet.config import check_device, load_config
 from escnet.pretrained.files import WeightsError
 from escnet.training.checkpoint import SafeCheckpointer
 from escnet.training.launch import check_processes, launch
-from escnet.training.trainer import EscTrainer, check_config, evaluate
+from escnet.training.tasks.segmentation import check_config, evaluate, segmentation_trainer
 
 
 def read_config(args: Namespace) -> CfgNode:
@@ -50,7 +50,7 @@ def run(cfg: CfgNode, args: Namespace) -> None:
             model = build_model(cfg)
             SafeCheckpointer(model, cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
         else:
-            trainer = EscTrainer(cfg)
+            trainer = segmentation_trainer(cfg)
             trainer.resume_or_load(resume=args.resume)
     except (ValueError, WeightsError) as error:
         refuse(error)

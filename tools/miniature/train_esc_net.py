@@ -21,7 +21,7 @@ from detectron2.utils.logger import setup_logger
 from escnet.config import load_config
 from escnet.miniature.cards import save_with_card
 from escnet.pretrained.files import WeightsError, load_checkpoint
-from escnet.training.trainer import EscTrainer, evaluate
+from escnet.training.tasks.segmentation import evaluate, segmentation_trainer
 
 BENCHMARKS = ("mojiscenes_val_novel", "mojiscenes_val_base", "mojiscenes_val_all", "mojiscenes_val_847[:50]")
 
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         cfg = load_config(options.config_file, options.opts)
         setup_logger(cfg.OUTPUT_DIR, name="detectron2")
         cfg.DATASETS.TEST = ()
-        trainer = EscTrainer(cfg)
+        trainer = segmentation_trainer(cfg)
         trainer.resume_or_load(resume=True)
         trainer.train()
     except (ValueError, WeightsError) as error:
