@@ -114,10 +114,10 @@ def _prepare(cfg: CfgNode, args: argparse.Namespace) -> Callable[[], object]:
         ValueError, WeightsError: something cannot be used.
     """
     import escnet.meta_arch  # noqa: F401  registers the systems
-    from escnet.training.trainer import EscTrainer, check_config, evaluate
+    from escnet.training.tasks.segmentation import check_config, evaluate, segmentation_trainer
 
     if not args.eval_only:
-        trainer = EscTrainer(cfg)
+        trainer = segmentation_trainer(cfg)
         trainer.resume_or_load(resume=args.resume)
         return trainer.train
     from detectron2.modeling import build_model

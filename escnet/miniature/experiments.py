@@ -24,7 +24,7 @@ from escnet.config import load_config
 from escnet.pretrained.files import file_sha256
 from escnet.safe_files import replacing
 from escnet.training.checkpoint import SafeCheckpointer
-from escnet.training.trainer import EscTrainer, evaluate
+from escnet.training.tasks.segmentation import evaluate, segmentation_trainer
 
 NOVEL_BASE = ("mojiscenes_val_novel[:100]", "mojiscenes_val_base[:100]")
 Options = tuple[str, ...]
@@ -253,7 +253,7 @@ def _train(experiment: Experiment, folder: Path) -> float:
     timing = folder / "seconds.json"
     if not timing.is_file():
         start = time.perf_counter()
-        trainer = EscTrainer(cfg)
+        trainer = segmentation_trainer(cfg)
         trainer.resume_or_load(resume=True)
         trainer.train()
         seconds = (time.perf_counter() - start) / cfg.SOLVER.MAX_ITER

@@ -38,13 +38,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from escnet.miniature.cards import save_with_card
     from escnet.pretrained.files import WeightsError
     from escnet.pretrained.reading import load_checkpoint
-    from escnet.training.trainer import EscTrainer, evaluate
+    from escnet.training.trainer import evaluate
 
     try:
         cfg = load_config(options.config_file, options.opts)
         setup_logger(cfg.OUTPUT_DIR, name="detectron2")
         cfg.DATASETS.TEST = ()
-        trainer = EscTrainer(cfg)
+        trainer = segmentation_trainer(cfg)
         trainer.resume_or_load(resume=True)
         trainer.train()
     except (ValueError, WeightsError) as error:
