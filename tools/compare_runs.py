@@ -18,8 +18,8 @@ from typing import Any
 
 from tabulate import tabulate
 
+from escnet.evaluation.runs.comparable import paired_runs
 from escnet.evaluation.runs.comparison import Comparison, Difference, compare_runs, write_csv
-from escnet.evaluation.runs.run_folder import paired_runs
 
 # Conditions longer than this (templates, say) are cut in the terminal; run.json has them in full.
 LONGEST = 60

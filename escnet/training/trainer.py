@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, SimpleTrainer, TrainerBase, create_ddp_model, hooks
-from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from detectron2.solver import build_lr_scheduler
@@ -21,12 +20,12 @@ from detectron2.utils import comm
 from detectron2.utils.events import CommonMetricPrinter, JSONWriter, TensorboardXWriter
 from torch import Tensor, nn
 
-from escnet.data.benchmarks import dataset_folder_name
 from escnet.data.errors import DatasetError
-from escnet.data.mappers import EvaluationMapper, TrainingMapper
+from escnet.data.mappers import TrainingMapper
 from escnet.data.registration import dataset_records
-from escnet.data.stream import build_evaluation_loader, build_training_loader
-from escnet.evaluation.semantic import SemanticEvaluator
+from escnet.data.stream import build_training_loader
+from escnet.evaluation.loop import Results
+from escnet.evaluation.loop import evaluate_datasets as evaluate
 from escnet.meta_arch.alignment import align_from_config
 from escnet.training.checkpoint import LAST_CHECKPOINT, SafeCheckpointer
 from escnet.training.optimizer import build_optimizer, group_table, parameter_groups
@@ -36,7 +35,6 @@ from escnet.training.writers import TimedWriter, repair_metrics
 logger = logging.getLogger(__name__)
 
 MAX_CHECKPOINTS = 3
-Results = dict[str, dict[str, dict[str, float]]]
 
 
 class EscTrainer(TrainerBase):
@@ -238,25 +236,6 @@ class _Evaluation(hooks.EvalHook):
         # Detectron2's evaluates also after a failure in the last iteration.
         if self.trainer.iter >= self.trainer.max_iter:
             super().after_train()
-
-
-def evaluate(cfg: CfgNode, model: nn.Module) -> Results:
-    """Evaluate a model on each of DATASETS.TEST; writes OUTPUT_DIR/inference/<dataset>/semantic_metrics.json.
-
-    Returns:
-        {dataset: {"sem_seg": {metric: percent}}}; empty inner dicts in all processes but the first.
-    """
-    mapper = EvaluationMapper(cfg)
-    results = {}
-    for name in cfg.DATASETS.TEST:
-        loader = build_evaluation_loader(dataset_records(name), mapper, cfg.DATALOADER.NUM_WORKERS)
-        evaluator = SemanticEvaluator(
-            name, output_dir=os.path.join(cfg.OUTPUT_DIR, "inference", dataset_folder_name(name))
-        )
-        results[name] = inference_on_dataset(model, loader, evaluator)
-        if comm.is_main_process():
-            print_csv_format(results[name])
-    return results
 
 
 def check_config(cfg: CfgNode, training: bool) -> None:

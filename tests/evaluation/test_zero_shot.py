@@ -17,11 +17,13 @@ from escnet.config import load_config
 from escnet.data.errors import DatasetError
 from escnet.data.images import read_image, read_labels, write_labels
 from escnet.evaluation.report.html_report import write_report
-from escnet.evaluation.report.result_table import PUBLISHED, measured_row, write_table
+from escnet.evaluation.report.published import PUBLISHED
+from escnet.evaluation.report.result_table import measured_row, write_table
 from escnet.evaluation.runs.comparison import compare_runs
 from escnet.evaluation.runs.conditions import SCORED, model_identity
-from escnet.evaluation.runs.evaluation_data import EvaluationData, Run
+from escnet.evaluation.runs.evaluation_data import EvaluationData
 from escnet.evaluation.runs.image_results import ImageResults, ResultsError
+from escnet.evaluation.runs.run_folder import Run
 from escnet.evaluation.semantic import SemanticEvaluator
 from escnet.evaluation.zero_shot import ZeroShotTask, evaluate_zero_shot
 from escnet.evaluation.zero_shot import evaluate_run as evaluate_identified_run
@@ -39,13 +41,16 @@ class RedModel(SegmentingModel):
         self.weight = torch.nn.Parameter(torch.zeros(1))
         self.calls = 0
 
-    def segment_image(self, image, vocabulary):
-        self.calls += 1
-        one_hot = torch.nn.functional.one_hot(image[0].long(), len(vocabulary.rows)).permute(2, 0, 1)
-        return Segmentation(100 * one_hot[None].float())
-
-    def segment(self, images, vocabulary):
+    def encode_pixels(self, pixels):
         raise NotImplementedError
+
+    def encode(self, images):
+        return images[0].long()
+
+    def segment_features(self, features, vocabulary):
+        self.calls += 1
+        one_hot = torch.nn.functional.one_hot(features, len(vocabulary.rows)).permute(2, 0, 1)
+        return Segmentation(100 * one_hot[None].float())
 
 
 def evaluate_run(run: Run, cfg, model: RedModel, weights: str = "", restart: bool = False):
@@ -201,10 +206,8 @@ def test_conditions_say_what_the_number_depends_on(run, cfg):
     assert conditions["vocabulary"]["class names"] == "original" and conditions["vocabulary"]["classes"] == 21
     assert conditions["vocabulary"]["words of the background"] == 39
     assert conditions["vocabulary"]["templates"] == ["a photo of a {}"]
-    assert conditions["inference"] == {
-        "image size": [4, 4], "sliding window": "off: whole image", "MAX_CLASSES": "off: all classes",
-        "precision": "fp32", "device": "cpu",
-    }  # fmt: skip
+    assert conditions["model"]["architecture"] == "RedModel"
+    assert conditions["model"]["settings"] == {"MODEL.PRECISION": "fp32"} and conditions["device"] == "cpu"
     assert conditions["data"]["images"] == 2 and conditions["data"]["images of the published split"] == [1449]
     assert len(conditions["model"]["all weights sha256"]) == 64 and conditions["versions"]["torch"] == torch.__version__
 
