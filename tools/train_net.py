@@ -114,7 +114,8 @@ def _prepare(cfg: CfgNode, args: argparse.Namespace) -> Callable[[], object]:
         ValueError, WeightsError: something cannot be used.
     """
     import escnet.meta_arch  # noqa: F401  registers the systems
-    from escnet.training.tasks.segmentation import check_config, evaluate, segmentation_trainer
+    from escnet.evaluation.loop import evaluate_datasets
+    from escnet.training.tasks.segmentation import check_config, segmentation_trainer
 
     if not args.eval_only:
         trainer = segmentation_trainer(cfg)
@@ -127,7 +128,7 @@ def _prepare(cfg: CfgNode, args: argparse.Namespace) -> Callable[[], object]:
     check_config(cfg, training=False)
     model = build_model(cfg)
     SafeCheckpointer(model, cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
-    return partial(evaluate, cfg, model)
+    return partial(evaluate_datasets, cfg, model)
 
 
 def refuse(error: Exception | str) -> NoReturn:

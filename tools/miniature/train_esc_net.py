@@ -35,10 +35,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from detectron2.utils.logger import setup_logger
 
     from escnet.config import load_config
+    from escnet.evaluation.loop import evaluate_datasets
     from escnet.miniature.cards import save_with_card
     from escnet.pretrained.files import WeightsError
     from escnet.pretrained.reading import load_checkpoint
-    from escnet.training.trainer import evaluate
+    from escnet.training.tasks.segmentation import segmentation_trainer
 
     try:
         cfg = load_config(options.config_file, options.opts)
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     model.load_state_dict(halves)
     cfg.DATASETS.TEST = BENCHMARKS
-    scores = {name: result["sem_seg"]["mIoU"] / 100 for name, result in evaluate(cfg, model).items()}
+    scores = {name: result["sem_seg"]["mIoU"] / 100 for name, result in evaluate_datasets(cfg, model).items()}
     recipe = {
         "config": options.config_file,
         "options": options.opts,

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer
-from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from detectron2.solver import build_lr_scheduler
 from detectron2.utils import comm
-from torch import Tensor, nn
+from torch import Tensor
 
-from escnet.data.benchmarks import dataset_folder_name
+from escnet.config_ranges import check_ranges
 from escnet.data.errors import DatasetError
 from escnet.data.images import read_image
-from escnet.data.mappers import EvaluationMapper, TrainingMapper
+from escnet.data.mappers import TrainingMapper
 from escnet.data.registration import dataset_records
-from escnet.data.stream import build_evaluation_loader, build_training_loader
-from escnet.evaluation.semantic import SemanticEvaluator
+from escnet.data.stream import build_training_loader
+from escnet.evaluation.loop import evaluate_datasets
 from escnet.training.optimizer import build_optimizer, group_table, parameter_groups
 from escnet.training.tasks.interface import Results, TrainingTask
 from escnet.training.trainer import Trainer, TrainingSettings
@@ -115,7 +113,7 @@ class SegmentationTask(TrainingTask):
             yield torch.from_numpy(read_image(record["file_name"]).transpose(2, 0, 1).copy())
 
     def evaluate(self) -> Results:
-        return evaluate(self.cfg, self.model)
+        return evaluate_datasets(self.cfg, self.model)
 
     def summary(self, results: Results) -> dict[str, float]:
         # Scores of single classes stay in their own file.
@@ -123,25 +121,6 @@ class SegmentationTask(TrainingTask):
 
     def describe(self, batch: list[Sample]) -> list[str]:
         return [sample.get("file_name", "(no file name)") for sample in batch]
-
-
-def evaluate(cfg: CfgNode, model: nn.Module) -> Results:
-    """Evaluate a model on each of DATASETS.TEST; writes OUTPUT_DIR/inference/<dataset>/semantic_metrics.json.
-
-    Returns:
-        {dataset: {"sem_seg": {metric: percent}}}; empty inner dicts in all processes but the first.
-    """
-    mapper = EvaluationMapper(cfg)
-    results = {}
-    for name in cfg.DATASETS.TEST:
-        loader = build_evaluation_loader(dataset_records(name), mapper, cfg.DATALOADER.NUM_WORKERS)
-        evaluator = SemanticEvaluator(
-            name, output_dir=os.path.join(cfg.OUTPUT_DIR, "inference", dataset_folder_name(name))
-        )
-        results[name] = inference_on_dataset(model, loader, evaluator)
-        if comm.is_main_process():
-            print_csv_format(results[name])
-    return results
 
 
 def check_config(cfg: CfgNode, training: bool) -> list[Record]:
@@ -155,6 +134,7 @@ def check_config(cfg: CfgNode, training: bool) -> list[Record]:
     """
     if cfg.MODEL.META_ARCHITECTURE not in META_ARCH_REGISTRY:
         raise ValueError(f"MODEL.META_ARCHITECTURE '{cfg.MODEL.META_ARCHITECTURE}' is not registered")
+    check_ranges(cfg)
     if training:
         _check_training(cfg)
     needed = "TRAIN" if training else "TEST"
