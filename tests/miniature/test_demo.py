@@ -15,7 +15,6 @@ from PIL import Image
 from escnet.config import ConfigError
 from escnet.drawing.prompt_sheets import Example, draw_examples
 from escnet.layers.pseudo_prompts import PseudoPromptGenerator
-from escnet.miniature import demo as demo_module
 from escnet.miniature.demo import DemoTask, run_demo
 from escnet.miniature.demo_page import training_losses
 from escnet.miniature.world.writing import World
@@ -41,7 +40,7 @@ def test_the_demo_from_nothing_to_the_page(
     assert f">{100 * esc:.1f}<" in html
     assert [line[:3] for line in said if line[1:2] == "/"] == ["1/4", "2/4", "3/4", "4/4"]
 
-    monkeypatch.setattr(demo_module.EscTrainer, "run_step", lambda self: pytest.fail("trained again"))
+    monkeypatch.setattr("escnet.training.trainer.Trainer.run_step", lambda self: pytest.fail("trained again"))
     assert run_demo(task, said.append) == page
 
 
