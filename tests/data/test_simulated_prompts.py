@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 
 from escnet.data.simulated_prompts import centre_clicks, exact_boxes, loose_boxes, random_clicks, shrink_masks
 
@@ -89,3 +90,11 @@ def test_boxes_go_through_the_outer_edges() -> None:
     assert loose.abs().max() == pytest.approx(0.7)
     assert loose[:, 1].std().item() == pytest.approx(0.3, rel=0.1)
     assert loose.mean(dim=0).abs().max() < 0.05
+
+
+def test_clicks_are_where_the_masks_are_and_not_where_they_are_drawn() -> None:
+    chance = generator()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        masks = torch.zeros(2, 8, 8, dtype=torch.bool, device="cuda")
+        points, labels = random_clicks(masks, shrink_masks(masks, (8, 8)), 16, chance)
+    assert points.device.type == labels.device.type == "cuda"

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 
 from escnet.losses.contrastive import contrastive_loss
 
@@ -20,3 +21,10 @@ def test_contrastive_loss_by_hand() -> None:
     by_text = [-math.log(math.exp(columns[i][i]) / sum(map(math.exp, columns[i]))) for i in (0, 1)]
     expected = (sum(by_image) / 2 + sum(by_text) / 2) / 2
     assert contrastive_loss(images, texts, scale).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_targets_are_where_the_features_are() -> None:
+    with FakeTensorMode():
+        features = torch.randn(4, 8, device="cuda")
+        loss = contrastive_loss(features, features, torch.zeros((), device="cuda"))
+    assert loss.device.type == "cuda"

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 
 from escnet.losses.masks import mask_dice_loss, mask_iou, prediction_loss
 
@@ -34,3 +35,10 @@ def test_only_the_best_mask_counts_and_all_expectations(alpha: float) -> None:
     loss.sum().backward()
     assert not masks.grad[0, 0].any()
     assert masks.grad[0, 1].all()
+
+
+def test_losses_are_where_the_masks_are() -> None:
+    with FakeTensorMode():
+        masks, quality = torch.randn(2, 3, 8, 8, device="cuda"), torch.randn(2, 3, device="cuda")
+        loss = prediction_loss(masks, quality, torch.zeros(2, 8, 8, dtype=torch.bool, device="cuda"), 20.0, 0.75)
+    assert loss.device.type == "cuda"
