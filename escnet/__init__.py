@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from escnet.detectron2_import import silence_scripting
 from escnet.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = ["Segmenter", "Vocabulary", "__version__"]
+
+silence_scripting()
 
 
 def __getattr__(name: str) -> Any:

@@ -14,24 +14,9 @@ from fvcore.nn import FlopCountAnalysis
 from fvcore.nn.jit_handles import get_shape
 from torch import Tensor, nn
 
-from escnet.layers.clip_text_encoder import ClipTextEncoder
-from escnet.layers.pseudo_prompts import PseudoPrompts
-from escnet.meta_arch.base import OpenVocabularyModel
+from escnet.meta_arch.interfaces import SegmentingModel
 from escnet.vocabulary import Vocabulary
 
-# Part -> pattern of the names of the modules that it consists of.
-PARTS = {
-    "CLIP image encoder": r"clip_image",
-    "CLIP text encoder": r"clip_text",
-    "SAM image encoder": r"sam\.image_encoder",
-    "SAM prompt encoder": r"(sam\.)?prompt_encoder",
-    "SAM mask decoder": r"sam\.mask_decoder",
-    "SAM blocks": r"blocks\.\d+\.sam_block",
-    "projection, unification": r"blocks\.\d+\.(project|unify)",
-    "fusion: Swin": r"blocks\.\d+\.fusion\.swin",
-    "fusion: class attention": r"blocks\.\d+\.fusion\.class_attention",
-    "decoder": r"decoder",
-}
 REST = "the rest"
 
 
@@ -61,9 +46,9 @@ class ModelFlops:
 
 
 class EmbedVocabulary(nn.Module):
-    """The text encoder with its vocabulary given: a module of a tensor, which is what fvcore can trace."""
+    """A text encoder with its vocabulary given: a module of a tensor, which is what fvcore can trace."""
 
-    def __init__(self, encoder: ClipTextEncoder, vocabulary: Vocabulary) -> None:
+    def __init__(self, encoder: nn.Module, vocabulary: Vocabulary) -> None:
         super().__init__()
         self.encoder = encoder
         self.vocabulary = vocabulary
@@ -85,14 +70,14 @@ class GivenText(nn.Module):
         return self.features
 
 
-class GivenPrompts(nn.Module):
-    """Stands in for a prompt generator with what that has answered: k-means cannot be traced."""
+class Replay(nn.Module):
+    """Stands in for a module that cannot be traced, with what that has answered."""
 
-    def __init__(self, answers: Sequence[PseudoPrompts]) -> None:
+    def __init__(self, answers: Sequence[Any]) -> None:
         super().__init__()
         self.answers = iter(answers)
 
-    def forward(self, correlation: Tensor, logit_scale: Tensor) -> PseudoPrompts:
+    def forward(self, *inputs: Any) -> Any:
         """The next of the answers."""
         return next(self.answers)
 
@@ -100,14 +85,14 @@ class GivenPrompts(nn.Module):
 class SegmentImage(nn.Module):
     """A model with its vocabulary given."""
 
-    def __init__(self, model: OpenVocabularyModel, vocabulary: Vocabulary) -> None:
+    def __init__(self, model: SegmentingModel, vocabulary: Vocabulary) -> None:
         super().__init__()
         self.model = model
         self.vocabulary = vocabulary
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, R1, R2) normalised images to logits."""
-        return self.model.segment(images, self.vocabulary).logits
+        """(B, 3, R1, R2) raw pixels to logits."""
+        return self.model.segment(self.model.encode(images), self.vocabulary).logits
 
 
 def count(model: nn.Module, *inputs: Tensor) -> FlopCountAnalysis:
@@ -127,31 +112,47 @@ def count(model: nn.Module, *inputs: Tensor) -> FlopCountAnalysis:
     return analysis
 
 
-def count_model(model: OpenVocabularyModel, vocabulary: Vocabulary, images: Tensor) -> ModelFlops:
-    """Count the text encoder, then the segmentation of images (B, 3, R1, R2) with its result."""
-    text = count(EmbedVocabulary(model.clip_text, vocabulary), images)
-    with torch.no_grad():
-        prompts = model.segment(images, vocabulary).prompts
-    stand_ins = {"clip_text": GivenText(model.clip_text.encode(vocabulary)), "generator": GivenPrompts(prompts)}
-    originals = {name: getattr(model, name) for name in stand_ins if hasattr(model, name)}
+def count_model(model: SegmentingModel, vocabulary: Vocabulary, images: Tensor) -> ModelFlops:
+    """Count the text encoder, then the segmentation of raw images (B, 3, R1, R2) with its result."""
+    encoder = getattr(model, model.text_encoder)
+    text = count(EmbedVocabulary(encoder, vocabulary), images)
+    stand_ins = {name: Replay(answers) for name, answers in _answers(model, vocabulary, images).items()}
+    stand_ins[model.text_encoder] = GivenText(encoder.encode(vocabulary))
+    originals = {name: getattr(model, name) for name in stand_ins}
     try:
-        for name in originals:
-            setattr(model, name, stand_ins[name])
+        for name, stand_in in stand_ins.items():
+            setattr(model, name, stand_in)
         image = count(SegmentImage(model, vocabulary), images)
     finally:
         for name, original in originals.items():
             setattr(model, name, original)
     by_module = {name.removeprefix("model."): flops for name, flops in image.by_module().items() if name != "model"}
-    by_module |= {"clip_text": text.total(), "": image.total() + text.total()}
+    by_module |= {model.text_encoder: text.total(), "": image.total() + text.total()}
     unsupported = text.unsupported_ops() + image.unsupported_ops()
     uncounted = [name.removeprefix("aten::") for name, _ in unsupported.most_common()]
     return ModelFlops(by_module, text.by_operator() + image.by_operator(), uncounted)
 
 
-def describe(model: OpenVocabularyModel, flops_by_module: dict[str, float]) -> list[PartInfo]:
+@torch.no_grad()
+def _answers(model: SegmentingModel, vocabulary: Vocabulary, images: Tensor) -> dict[str, list[Any]]:
+    """What the modules of `untraceable` answer, call by call, while images are segmented."""
+    answers: dict[str, list[Any]] = {name: [] for name in model.untraceable}
+    handles = [
+        model.get_submodule(name).register_forward_hook(lambda _, __, output, name=name: answers[name].append(output))
+        for name in answers
+    ]
+    try:
+        SegmentImage(model, vocabulary)(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return answers
+
+
+def describe(model: SegmentingModel, flops_by_module: dict[str, float]) -> list[PartInfo]:
     """The parts that a model has; "the rest" is what belongs to none, so the sum is that of the model."""
     infos = []
-    for part, pattern in PARTS.items():
+    for part, pattern in model.cost_parts.items():
         names = [name for name, _ in model.named_modules() if re.fullmatch(pattern, name)]
         if names:
             parameters = [p for name in names for p in model.get_submodule(name).parameters()]

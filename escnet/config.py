@@ -8,63 +8,88 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
 from detectron2.config import CfgNode as CN
 from detectron2.config import get_cfg
 
+from escnet.config_ranges import check_ranges
+from escnet.config_values import ConfigError, merge_file, merge_options
+from escnet.devices import existing_device
 from escnet.pretrained.files import WeightsError
 from escnet.pretrained.shipped import resolve_shipped
 
+# The folder configs/ of the source tree, which travels with the package.
+SHIPPED_CONFIGS = Path(__file__).parent / "configs"
 
-class ConfigError(ValueError):
-    """A configuration that cannot be used; the message names the file or the key."""
 
-
-def load_config(config: str | os.PathLike | CN, opts: Sequence[str] = ()) -> CN:
+def load_config(config: str | os.PathLike | CN, opts: Sequence[Any] = ()) -> CN:
     """A copy of a config, or the contents of a .yaml file over escnet's defaults, with KEY VALUE pairs set in it.
 
     A file that does not set MODEL.DEVICE gets `cuda` where there is one, else `cpu`. Weights that ship with the package
     ("shipped:clip") become the path of their file.
 
+    Args:
+        config: the path of a file, as for `find_config`, or a Detectron2 config that has escnet's keys.
+        opts: KEY, VALUE, KEY, VALUE ..., each value as such or spelled.
+
     Raises:
-        ConfigError: for a missing file, an unknown key or a value of the wrong kind; for weights that do not ship with
-            the package, or whose file was changed.
+        ConfigError: for a missing file, an unknown key, a value of the wrong kind or out of its range; for weights that
+            do not ship with the package, or whose file was changed.
     """
     if isinstance(config, CN):
         cfg, source = config.clone(), "config"
         cfg.defrost()
     else:
-        cfg, source = get_cfg(), str(config)
+        source = str(find_config(config))
+        cfg = get_cfg()
         add_escnet_config(cfg)
         cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-        if not Path(config).is_file():
-            raise ConfigError(f"{source!r}: there is no such file; the configurations are .yaml files under configs/")
     try:
         if not isinstance(config, CN):
-            cfg.merge_from_file(source, allow_unsafe=False)
+            merge_file(cfg, source)
         source = "KEY VALUE options"
-        cfg.merge_from_list(list(opts))
-    # Detectron2 raises all of these for faulty keys, values and files.
+        merge_options(cfg, opts)
+    # What faulty keys, values and files raise; an AssertionError or TypeError is Detectron2's, of a faulty _BASE_.
     except (AssertionError, KeyError, ValueError, TypeError, AttributeError, OSError, yaml.YAMLError) as error:
         raise ConfigError(f"{source}: {_one_line(error)}") from error
-    for node in (cfg.MODEL, cfg.MODEL.CLIP, cfg.MODEL.SAM):
-        try:
+    try:
+        check_ranges(cfg)
+        for node in (cfg.MODEL, cfg.MODEL.CLIP, cfg.MODEL.SAM):
             node.WEIGHTS = resolve_shipped(node.WEIGHTS)
-        except WeightsError as error:
-            raise ConfigError(str(error)) from error
+    except (ValueError, WeightsError) as error:
+        raise ConfigError(str(error)) from error
     return cfg
 
 
-def check_device(cfg: CN) -> None:
-    """Refuse a configuration that asks for CUDA where there is none.
+def find_config(path: str | os.PathLike) -> Path:
+    """The file of a configuration: `path` itself or, where there is none, the one that ships with the package.
+
+    Args:
+        path: of a .yaml file; of those that ship "configs/escnet/vitb16.yaml", with or without "configs/".
 
     Raises:
-        ConfigError: MODEL.DEVICE is a CUDA device, and PyTorch sees none.
+        ConfigError: there is no such file.
     """
-    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"MODEL.DEVICE is {cfg.MODEL.DEVICE}, but there is no CUDA device; leave it out, or set cpu")
+    path = Path(path)
+    if path.is_file():
+        return path
+    name = path.relative_to("configs") if path.parts[:1] == ("configs",) else path
+    shipped = sorted(file.relative_to(SHIPPED_CONFIGS) for file in SHIPPED_CONFIGS.rglob("*.yaml"))
+    if name in shipped:
+        return SHIPPED_CONFIGS / name
+    raise ConfigError(f"'{path}': there is no such file; with escnet come {', '.join(map(str, shipped))}")
+
+
+def check_device(cfg: CN) -> None:
+    """Refuse a configuration whose MODEL.DEVICE is not there.
+
+    Raises:
+        ConfigError: the device is not there, or is none; the message lists those that are.
+    """
+    existing_device(cfg.MODEL.DEVICE, f"MODEL.DEVICE is {cfg.MODEL.DEVICE}")
 
 
 def add_escnet_config(cfg: CN) -> None:
@@ -80,7 +105,7 @@ def _add_model(cfg: CN) -> None:
     cfg.MODEL.PRECISION = "fp32"
 
     cfg.MODEL.CLIP = CN()
-    # A ViT of open_clip, or one of escnet/model_configs.
+    # A ViT of open_clip, or one of escnet/pretrained/model_configs/clip.
     cfg.MODEL.CLIP.NAME = "ViT-B-16-quickgelu"
     # An open_clip tag ("openai"), the path of a checkpoint, "shipped:clip" (of MojiScenes), or "" for random weights.
     cfg.MODEL.CLIP.WEIGHTS = "openai"
@@ -185,7 +210,7 @@ def _add_training(cfg: CN) -> None:
     # Brightness, contrast, saturation and hue.
     cfg.INPUT.COLOR_AUG_SSD = True
     cfg.INPUT.RANDOM_FLIP = "horizontal"
-    # Prompt templates of the class names while training: single, imagenet (80) or a list.
+    # Prompt templates of the class names while training: single, imagenet (80), a template or a list of them.
     cfg.INPUT.TEMPLATES = "single"
     # Class names while training: original (as published, of synonyms the first) or clean (plain English, synonyms).
     cfg.INPUT.CLASS_NAMES = "original"
@@ -193,13 +218,14 @@ def _add_training(cfg: CN) -> None:
 
 
 def _add_inference(cfg: CN) -> None:
-    # Prompt templates of the class names at evaluation and prediction.
+    # Prompt templates of the class names at evaluation and prediction, likewise.
     cfg.TEST.TEMPLATES = "single"
     # Class names at evaluation: original (the literature's numbers) or clean.
     cfg.TEST.CLASS_NAMES = "original"
     # Return the (N, H, W) scores as well as the labels; they need N·H·W·4 bytes an image.
     cfg.TEST.FULL_SCORES = False
-    # Sliding window: the image is resized to SIZE, cut into WINDOWs that overlap, and averaged with a whole-image pass.
+    # Sliding window: the image is resized to SIZE, cut into WINDOWs that overlap by at least this share, below 1, and
+    # averaged with a whole-image pass.
     cfg.TEST.SLIDING = CN()
     cfg.TEST.SLIDING.ENABLED = False
     cfg.TEST.SLIDING.SIZE = (640, 640)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import logging
 import os
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -19,22 +18,22 @@ from PIL import Image
 from torch import Tensor
 
 import escnet.meta_arch  # noqa: F401  (registers the systems)
-from escnet.config import ConfigError, load_config
+from escnet.config import load_config
 from escnet.data.images import read_image, to_rgb, write_labels
+from escnet.devices import usable_device
 from escnet.drawing.overlay import overlay
 from escnet.drawing.prompt_sheets import draw_prompts
 from escnet.layers.pseudo_prompts import PseudoPrompts
-from escnet.meta_arch.base import OpenVocabularyModel, Segmentation
-from escnet.pretrained.files import WeightsError, load_checkpoint
-from escnet.pretrained.shipped import resolve_shipped
+from escnet.meta_arch.interfaces import SegmentingModel
+from escnet.meta_arch.segmentation import Segmentation
+from escnet.pretrained.loading import load_exactly
+from escnet.pretrained.reading import load_checkpoint
 from escnet.safe_files import replacing
 from escnet.vocabulary import Vocabulary, VocabularyError
 
 logger = logging.getLogger(__name__)
 
 Picture = str | os.PathLike | Image.Image | np.ndarray
-# Of a checkpoint that does not fit, so many faults are told.
-LISTED_FAULTS = 8
 
 
 @dataclass(frozen=True)
@@ -134,7 +133,7 @@ class Segmenter:
         templates: prompt templates of the class names given as strings, as for `Vocabulary`.
     """
 
-    def __init__(self, model: OpenVocabularyModel, templates: str | Sequence[str] = "single") -> None:
+    def __init__(self, model: SegmentingModel, templates: str | Sequence[str] = "single") -> None:
         self.model = model.eval()
         self.templates = templates
 
@@ -144,7 +143,7 @@ class Segmenter:
         config: str | os.PathLike | CfgNode,
         weights: str | os.PathLike | None = None,
         opts: Sequence[str] = (),
-        device: str | None = None,
+        device: str | torch.device | None = None,
     ) -> Segmenter:
         """Build a model from a configuration and a checkpoint.
 
@@ -154,7 +153,8 @@ class Segmenter:
                 else MODEL.WEIGHTS of the config. Without either, CLIP and SAM are loaded as configured and what lies
                 between them is random.
             opts: KEY, VALUE, KEY, VALUE ... to set in the config.
-            device: "cpu", "cuda", "cuda:1" ...; else MODEL.DEVICE, or the CPU where that is a GPU that is not there.
+            device: "cpu", "cuda", "cuda:1", "mps", a torch.device ...; else MODEL.DEVICE, or the CPU where that is a
+                GPU that is not there.
 
         Raises:
             ConfigError: for a missing file, an unknown key or a value of the wrong kind.
@@ -162,13 +162,13 @@ class Segmenter:
         """
         cfg = load_config(config, opts)
         if weights is not None:
-            cfg.MODEL.WEIGHTS = resolve_shipped(str(weights))
-        cfg.MODEL.DEVICE = _usable_device(device, cfg.MODEL.DEVICE)
+            cfg.MODEL.WEIGHTS = str(weights)
+        cfg.MODEL.DEVICE = usable_device(device, cfg.MODEL.DEVICE)
         # Read before the model is built: a wrong path should not cost the user a minute.
         state = load_checkpoint(cfg.MODEL.WEIGHTS) if cfg.MODEL.WEIGHTS else None
         model = build_model(cfg)
         if state is not None:
-            _load_strictly(model, state, cfg.MODEL.WEIGHTS)
+            load_exactly(model, state, cfg.MODEL.WEIGHTS, "Use the configuration it was trained with")
         elif any(parameter.requires_grad for parameter in model.parameters()):
             logger.warning(
                 "no checkpoint was given: what %s has to learn is random, so expect noise", type(model).__name__
@@ -192,9 +192,27 @@ class Segmenter:
             ValueError: for an array that is not an image.
             VocabularyError: for words that cannot be used.
         """
+        # A wrong word should be told before the image is encoded.
         vocabulary = self.vocabulary(vocabulary, background)
+        return self.encode(image)(vocabulary)
+
+    def encode(self, image: Picture) -> EncodedImage:
+        """Encode an image once, to be segmented by as many vocabularies as are wanted.
+
+            street = segmenter.encode("street.jpg")
+            result, other = street(["sky", "road"]), street("car, tree")
+
+        Args:
+            image: as for a call.
+
+        Raises:
+            ImageError, ValueError: as a call does.
+        """
         pixels = self.preprocess(image)
-        return self.postprocess(pixels, self.forward(pixels, vocabulary), vocabulary)
+        self.model.eval()
+        with torch.no_grad():
+            features = self.model.encode(torch.from_numpy(pixels).permute(2, 0, 1))
+        return EncodedImage(self, pixels, features)
 
     def vocabulary(
         self, vocabulary: Sequence[str] | str | Vocabulary, background: Sequence[str] | str = ()
@@ -218,14 +236,9 @@ class Segmenter:
         """Any picture to (H, W, 3) uint8 RGB."""
         return read_image(image) if isinstance(image, str | os.PathLike) else to_rgb(image)
 
-    def forward(self, pixels: np.ndarray, vocabulary: Vocabulary) -> Segmentation:
-        """Run the model on (H, W, 3) uint8 RGB pixels, without gradient."""
-        self.model.eval()
-        return self.model.segment_image(torch.from_numpy(pixels).permute(2, 0, 1), vocabulary)
-
     def postprocess(self, pixels: np.ndarray, segmentation: Segmentation, vocabulary: Vocabulary) -> SegmentationResult:
         """Bring a segmentation to the size of the image, and to the CPU."""
-        output = self.model.output(segmentation, vocabulary, pixels.shape[:2])
+        output = segmentation.at_image_size(vocabulary, pixels.shape[:2], self.model.inference.full_scores)
         return SegmentationResult(
             labels=output["labels"].cpu().numpy().astype(np.int32),
             scores=output["scores"].float().cpu().numpy(),
@@ -237,25 +250,32 @@ class Segmenter:
         )
 
 
-def _usable_device(wanted: str | None, configured: str) -> str:
-    device = wanted or configured
-    if not device.startswith("cuda") or torch.cuda.is_available():
-        return device
-    if wanted:
-        raise ConfigError(f'the device "{wanted}" was asked for, but PyTorch sees no GPU; use "cpu"')
-    return "cpu"
+@dataclass(frozen=True)
+class EncodedImage:
+    """An image that `Segmenter.encode` has encoded: a call with words costs no further pass of the image encoder.
 
+    Attributes:
+        segmenter: by which.
+        pixels: (H, W, 3) uint8 RGB.
+        features: what the model has of it.
+    """
 
-def _load_strictly(model: OpenVocabularyModel, state: dict[str, Tensor], path: str) -> None:
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        faults = [textwrap.shorten(line, 400, placeholder=" ...") for line in str(error).splitlines()[1:]]
-        more = f"; and {len(faults) - LISTED_FAULTS} more" if len(faults) > LISTED_FAULTS else ""
-        raise WeightsError(
-            f"{path}: does not fit this {type(model).__name__}; use the configuration it was trained with. "
-            f"{'; '.join(faults[:LISTED_FAULTS])}{more}"
-        ) from error
+    segmenter: Segmenter
+    pixels: np.ndarray = field(repr=False)
+    features: Any = field(repr=False)
+
+    def __call__(
+        self, vocabulary: Sequence[str] | str | Vocabulary, background: Sequence[str] | str = ()
+    ) -> SegmentationResult:
+        """Segment the image; words as for `Segmenter.__call__`.
+
+        Raises:
+            VocabularyError: for words that cannot be used.
+        """
+        words = self.segmenter.vocabulary(vocabulary, background)
+        with torch.no_grad():
+            segmentation = self.segmenter.model.segment(self.features, words)
+        return self.segmenter.postprocess(self.pixels, segmentation, words)
 
 
 def _save_picture(path: str | os.PathLike, picture: Image.Image) -> None:

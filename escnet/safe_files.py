@@ -1,12 +1,40 @@
-"""Files that are never half-written: a temporary name first, then a rename."""
+"""Files that are never half-written, a temporary name first, then a rename; and what is said when the disk is full."""
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+# Writers that go past Python's own files say it in words: safetensors and others; NumPy; PyTorch's zip writer, which
+# finds fewer bytes in the file than it wrote.
+_FULL_WORDS = re.compile(
+    r"No space left on device|Disk quota exceeded|Not enough free space to write|\d+ requested and \d+ written"
+)
+_ZIP_WRITER_WORDS = re.compile("unexpected pos|PytorchStreamWriter failed writing|file write failed")
+
+
+class DiskFullError(OSError):
+    """A file could not be written for want of space; the message names it, what stands and what to do."""
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error, or one that led to it, says that the disk or the quota is used up."""
+    chain = [error]
+    while (before := chain[-1].__cause__ or chain[-1].__context__) and before not in chain:
+        chain.append(before)
+    if any(isinstance(link, OSError) and link.errno in _FULL for link in chain):
+        return True
+    if any(_FULL_WORDS.search(str(link)) for link in chain):
+        return True
+    # PyTorch says the same of any failure; where Python knows another reason, that one counts.
+    is_unexplained = not any(isinstance(link, OSError) for link in chain)
+    return is_unexplained and any(_ZIP_WRITER_WORDS.search(str(link)) for link in chain)
 
 
 @contextmanager
@@ -15,12 +43,22 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     A reader, and a process killed at any moment, sees the old file or the complete new one. The folder is made if
     it is missing.
+
+    Raises:
+        DiskFullError: there is no space left for the file; the old one, if any, stands.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         os.replace(temporary, path)
+    except Exception as error:
+        if isinstance(error, DiskFullError) or not is_disk_full(error):
+            raise
+        what = "what was there before stands" if path.exists() else "there is no such file now"
+        raise DiskFullError(
+            f"{path}: not written, No space left on device; {what}. Free some space and run the same command again"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)

@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 
-import torch
-
 
 @contextmanager
 def worker_pool(workers: int, preload: str) -> Iterator[ProcessPoolExecutor | None]:
@@ -38,6 +36,8 @@ def worker_pool(workers: int, preload: str) -> Iterator[ProcessPoolExecutor | No
 
 def _start_worker() -> None:
     """Leave Ctrl-C to the parent process, end with it, and use one core."""
+    import torch  # takes seconds, which a script that only prints its options need not wait for
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     torch.set_num_threads(1)

@@ -14,20 +14,20 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from escnet.complexity import ModelFlops, count, count_model, describe, whole_model
 from escnet.config import add_escnet_config
-from escnet.meta_arch.base import OpenVocabularyModel
+from escnet.meta_arch.interfaces import SegmentingModel
 from escnet.vocabulary import Vocabulary
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 VOCABULARY = Vocabulary([f"word {i}" for i in range(7)])
-Counted = tuple[CfgNode, OpenVocabularyModel, ModelFlops]
+Counted = tuple[CfgNode, SegmentingModel, ModelFlops]
 
 
 @pytest.fixture(scope="module")
 def counted() -> Counted:
     cfg = get_cfg()
     add_escnet_config(cfg)
-    cfg.merge_from_file(str(CONFIGS / "mini" / "escnet.yaml"))
-    cfg.MODEL.DEVICE = "cpu"
+    cfg.merge_from_file(str(CONFIGS / "camvid" / "escnet.yaml"))
+    cfg.MODEL.DEVICE, cfg.MODEL.CLIP.IMAGE_SIZE = "cpu", (64, 96)
     cfg.MODEL.ESC.NUM_BLOCKS = 1
     model = build_model(cfg).eval()
     return cfg, model, count_model(model, VOCABULARY, torch.randn(1, 3, 64, 96))
@@ -61,7 +61,7 @@ def test_no_product_is_missed(counted: Counted, monkeypatch: pytest.MonkeyPatch)
     # torch's counter does not see into fused attention.
     monkeypatch.setattr(torch.backends.mha, "get_fastpath_enabled", lambda: False)
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        model.segment(torch.randn(1, 3, 64, 96), VOCABULARY)
+        model.segment(model.encode(torch.randn(1, 3, 64, 96)), VOCABULARY)
     products = flops.by_module[""] - sum(
         flops.by_operator[name] for name in ("layer_norm", "group_norm", "upsample_bilinear2d")
     )

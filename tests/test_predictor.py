@@ -196,7 +196,7 @@ def test_absent_weights_are_named() -> None:
 
 
 def test_shipped_weights(photo: np.ndarray) -> None:
-    segmenter = Segmenter.from_config(MINI.with_name("mojiscenes.yaml"), "shipped:esc_net", device="cpu")
+    segmenter = Segmenter.from_config(MINI.parents[1] / "mojiscenes/escnet.yaml", "shipped:esc_net", device="cpu")
     assert segmenter(photo, ["duck", "castle", "grass"]).labels.shape == photo.shape[:2]
 
 

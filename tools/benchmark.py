@@ -9,26 +9,24 @@ The text embeddings are computed once for a vocabulary, as in use, and are timed
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import resource
 import statistics
 import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from detectron2.config import CfgNode
-from detectron2.modeling import build_model
 from tabulate import tabulate
-from torch import nn
 
-from escnet import Vocabulary, meta_arch  # noqa: F401  (registers the models)
-from escnet.config import ConfigError, load_config
-from escnet.training.optimizer import build_optimizer
+from escnet import Vocabulary
+from escnet.own_process import in_own_process, peak_memory
 
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
+    from torch import nn
+
+# What is imported in functions takes seconds, and --help and mistyped options should not.
 MIB = 1 << 20
 STAGES = ("CLIP image", "prompts", "SAM block", "fusion", "decoder", "other")
 
@@ -39,7 +37,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--classes", type=int, nargs="+", default=[21, 150, 171, 847], help="vocabulary sizes")
     parser.add_argument("--max-classes", type=int, default=256, help="MODEL.ESC.MAX_CLASSES of an extra last row")
     parser.add_argument("--repeats", type=int, default=5, help="timed runs; the median is printed")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=int, help="of PyTorch (default: as it chooses)")
     parser.add_argument("--training", action="store_true", help="measure training steps instead of inference")
     parser.add_argument("--memory-limit", type=float, default=20.0, help="GiB a training step may take")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="configuration KEY VALUE pairs")
@@ -48,6 +46,11 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> int:
     arguments = parse_arguments()
+    import torch
+
+    from escnet.config import ConfigError, load_config
+
+    arguments.threads = arguments.threads or torch.get_num_threads()
     try:
         load_config(arguments.config_file, arguments.opts)
     except ConfigError as error:
@@ -93,18 +96,18 @@ def print_training(arguments: argparse.Namespace) -> None:
     print(tabulate(rows, ["classes", "checkpointing", "s / iteration", "peak MiB"], tablefmt="github"))
 
 
-def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(function, *arguments).result()
-
-
 def build(arguments: argparse.Namespace, opts: list[Any]) -> tuple[CfgNode, nn.Module]:
     """The configured model with random weights, which cost what trained ones cost."""
+    import torch
+    from detectron2.modeling import build_model
+
+    import escnet.meta_arch  # noqa: F401  (registers the models)
+    from escnet.config import load_config
+    from escnet.pretrained.random_weights import random_weights
+
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
-    cfg = load_config(arguments.config_file, [*arguments.opts, *opts])
-    # Said to bring all weights, yet never loaded: so the public ones are not read.
-    cfg.MODEL.WEIGHTS = "not loaded"
+    cfg = random_weights(load_config(arguments.config_file, [*arguments.opts, *opts]))
     return cfg, build_model(cfg)
 
 
@@ -113,31 +116,37 @@ def vocabulary(classes: int) -> Vocabulary:
 
 
 def measure_inference(arguments: argparse.Namespace, classes: int, max_classes: int) -> dict[str, Any]:
+    import torch
+
     cfg, model = build(arguments, ["MODEL.ESC.MAX_CLASSES", max_classes])
     model.eval()
     words = vocabulary(classes)
     pixels = torch.rand(1, 3, *cfg.MODEL.CLIP.IMAGE_SIZE, device=model.device) * 255
-    image = model.normalise(pixels, cfg.MODEL.CLIP.IMAGE_SIZE)
+    image = model.normalise(pixels)
     with torch.inference_mode(), model.autocast():
         text = elapsed(lambda: model.clip_text.encode(words))
         clip_times, whole_times = [], []
-        model.segment(image, words)
+        model.segment(model.encode(pixels), words)
         with StageTimer(model) as timer:
             for _ in range(arguments.repeats):
                 clip_times.append(elapsed(lambda: model.clip_image(image, pooled=False)))
-                whole_times.append(timer.time(lambda: model.segment(image, words)))
+                whole_times.append(timer.time(lambda: model.segment(model.encode(pixels), words)))
     return {
         "text": text,
         "clip": statistics.median(clip_times),
         "whole": statistics.median(whole_times),
         "ratio": statistics.median(w / c for w, c in zip(whole_times, clip_times, strict=True)),
         "stages": timer.stages(),
-        "memory": peak_memory(),
+        "memory": most_memory(),
     }
 
 
 def measure_training(arguments: argparse.Namespace, classes: int, recompute: bool) -> dict[str, float] | None:
     """Seconds and peak memory of a training step of one image, the optimizer included; None beyond the limit."""
+    import torch
+
+    from escnet.training.optimizer import build_optimizer
+
     limit = int(arguments.memory_limit * 1024 * MIB)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     cfg, model = build(arguments, ["MODEL.ESC.CHECKPOINT", recompute])
@@ -161,7 +170,7 @@ def measure_training(arguments: argparse.Namespace, classes: int, recompute: boo
         if "alloc" not in str(error) and "out of memory" not in str(error):
             raise
         return None
-    return {"step": times[-1], "memory": peak_memory()}
+    return {"step": times[-1], "memory": most_memory()}
 
 
 class StageTimer:
@@ -170,7 +179,11 @@ class StageTimer:
     def __init__(self, model: nn.Module) -> None:
         self.total: dict[str, float] = defaultdict(float)
         self.started: dict[str, float] = {}
-        parts = {"CLIP image": [model.clip_image], "prompts": [model.generator], "decoder": [model.decoder]}
+        parts = {
+            "CLIP image": [model.clip_image],
+            "prompts": [model.generator, model.prompt_encoder],
+            "decoder": [model.decoder],
+        }
         parts |= {"blocks": list(model.blocks), "fusion": [block.fusion for block in model.blocks]}
         self.parts = parts
         self.handles: list[Any] = []
@@ -197,7 +210,7 @@ class StageTimer:
     def stages(self) -> dict[str, float]:
         """Seconds of each stage, and of the whole."""
         total = dict(self.total)
-        total["SAM block"] = total.pop("blocks") - total["prompts"] - total["fusion"]
+        total["SAM block"] = total.pop("blocks") - total["fusion"]
         total["other"] = 2 * total["whole"] - sum(total.values())
         return total
 
@@ -216,16 +229,18 @@ def elapsed(function: Callable[[], Any]) -> float:
 
 
 def now() -> float:
+    import torch
+
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
-def peak_memory() -> float:
+def most_memory() -> float:
     """MiB: of the GPU where there is one, else of this process."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / MIB
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    import torch
+
+    return torch.cuda.max_memory_allocated() / MIB if torch.cuda.is_available() else peak_memory()
 
 
 if __name__ == "__main__":

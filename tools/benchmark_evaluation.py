@@ -9,27 +9,24 @@ Label maps are random blocks of 64 pixels; logits are as the decoder gives them,
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-import resource
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from tabulate import tabulate
-from torch.nn import functional as F
 
-from escnet.evaluation.confusion import ConfusionMatrix
-from escnet.evaluation.runs.image_results import ImageResult, ImageResults
-from escnet.meta_arch.label_map import label_map
+from escnet.own_process import forget_peak, in_own_process, peak_memory
 
+if TYPE_CHECKING:
+    from escnet.evaluation.runs.image_results import ImageResult
+
+# What is imported in functions takes seconds, and --help and mistyped options should not.
 IGNORE_LABEL = 65535
 MIB = 1 << 20
-STATUS = Path("/proc/self/status")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -39,18 +36,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--size", type=int, nargs=2, default=[640, 640], metavar=("H", "W"), help="of an image")
     parser.add_argument("--repeats", type=int, default=20, metavar="R", help="timed runs; the median is printed")
     options = parser.parse_args(arguments)
+    import torch
+
     size = tuple(options.size)
     print(f"{size[0]}x{size[1]} pixels, {torch.get_num_threads()} threads")
     rows = [time_steps(classes, size, options.repeats) for classes in options.classes]
     print(tabulate(rows, headers="keys", floatfmt=".2f"))
-    rows = [in_new_process(peak_of_images, classes, size) for classes in options.classes]
+    rows = [in_own_process(peak_of_images, classes, size) for classes in options.classes]
     print(tabulate(rows, headers="keys", floatfmt=".0f"))
     rows = [
         {
             "classes": classes,
             "N x H x W floats, MiB": classes * size[0] * size[1] * 4 / MIB,
-            "argmax in strips, MiB": in_new_process(peak_of_argmax, classes, size, True),
-            "argmax of all at once, MiB": in_new_process(peak_of_argmax, classes, size, False),
+            "argmax in strips, MiB": in_own_process(peak_of_argmax, classes, size, True),
+            "argmax of all at once, MiB": in_own_process(peak_of_argmax, classes, size, False),
         }
         for classes in options.classes
     ]
@@ -60,6 +59,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 def time_steps(classes: int, size: tuple[int, int], repeats: int) -> dict[str, float]:
     """Median milliseconds of the steps that follow the model."""
+    import torch
+
+    from escnet.evaluation.confusion import ConfusionMatrix
+    from escnet.evaluation.runs.image_results import ImageResult, ImageResults
+    from escnet.meta_arch.label_map import label_map
+
     prediction, truth = random_maps(classes, size, seed=0)
     confusion = ConfusionMatrix(classes, IGNORE_LABEL)
     logits = torch.randn(classes, 96, 96, generator=torch.Generator().manual_seed(0))
@@ -81,6 +86,8 @@ def time_steps(classes: int, size: tuple[int, int], repeats: int) -> dict[str, f
 
 def peak_of_images(classes: int, size: tuple[int, int]) -> dict[str, float]:
     """Peak memory, in MiB, after 10 images and after 200 more, with the sum over all read back at the end."""
+    from escnet.evaluation.runs.image_results import ImageResult, ImageResults
+
     forget_peak()
     with tempfile.TemporaryDirectory() as folder:
         results, peaks = ImageResults(folder), []
@@ -95,6 +102,11 @@ def peak_of_images(classes: int, size: tuple[int, int]) -> dict[str, float]:
 
 def peak_of_argmax(classes: int, size: tuple[int, int], in_strips: bool) -> float:
     """By how many MiB the peak memory grows while logits become a label map."""
+    import torch
+    from torch.nn import functional as F
+
+    from escnet.meta_arch.label_map import label_map
+
     logits = torch.randn(classes, 96, 96)
     label_map(logits[:2], (64, 64))
     forget_peak()
@@ -124,28 +136,6 @@ def median_milliseconds(step: Callable[[], object], repeats: int) -> float:
         step()
         times.append(time.perf_counter() - start)
     return 1e3 * statistics.median(times)
-
-
-def in_new_process(function: Callable, *arguments: object) -> object:
-    """Call a function in a process of its own, so that its peak memory is its own."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(function, arguments)
-
-
-def peak_memory() -> float:
-    """The peak memory of this process in MiB, since `forget_peak` where there is a /proc."""
-    if STATUS.exists():
-        (line,) = (line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
-        return int(line.split()[1]) / 1024
-    # ru_maxrss counts KiB, but bytes on macOS.
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / MIB
-
-
-def forget_peak() -> None:
-    """Make Linux take the present memory for the peak: importing torch needs more than what is measured here."""
-    if STATUS.exists():
-        Path("/proc/self/clear_refs").write_text("5")
 
 
 if __name__ == "__main__":

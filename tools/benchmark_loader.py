@@ -15,20 +15,14 @@ import sys
 import time
 from collections import defaultdict
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from detectron2.config import CfgNode
-from detectron2.data import transforms as T
 from tabulate import tabulate
 
-from escnet.config import ConfigError, load_config
-from escnet.data.errors import DatasetError
-from escnet.data.images import read_image
-from escnet.data.label_spaces import label_spaces, read_training_labels
-from escnet.data.mappers import TrainingMapper
-from escnet.data.registration import dataset_records
-from escnet.data.stream import build_training_loader
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
+
+# What is imported in functions takes seconds, and --help and mistyped options should not.
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -42,6 +36,12 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if min(*options.workers, options.images, options.repeats) < 1:
         parser.error("--workers, --images and --repeats have to be at least 1")
+    import torch
+
+    from escnet.config import ConfigError, load_config
+    from escnet.data.errors import DatasetError
+    from escnet.data.registration import dataset_records
+
     torch.set_num_threads(1)
     try:
         cfg = load_config(options.config_file, options.opts)
@@ -66,6 +66,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 def time_stages(cfg: CfgNode, records: list[dict[str, Any]], images: int) -> dict[str, float]:
     """Mean seconds of CPU time that each stage of the mapper takes for an image, in this process."""
+    from detectron2.data import transforms as T
+
+    from escnet.data.images import read_image
+    from escnet.data.label_spaces import label_spaces, read_training_labels
+    from escnet.data.mappers import TrainingMapper
+
     spaces = label_spaces(cfg.DATASETS.TRAIN, cfg.INPUT.TEMPLATES, cfg.INPUT.CLASS_NAMES)
     augmentations = TrainingMapper(cfg).augmentations
     seconds: dict[str, float] = defaultdict(float)
@@ -87,6 +93,9 @@ def time_stages(cfg: CfgNode, records: list[dict[str, Any]], images: int) -> dic
 
 def loader_rate(cfg: CfgNode, records: list[dict[str, Any]], workers: int, images: int) -> float:
     """Images a second that come out of the training loader, after its start."""
+    from escnet.data.mappers import TrainingMapper
+    from escnet.data.stream import build_training_loader
+
     loader = build_training_loader(records, TrainingMapper(cfg), batch_size=4, seed=0, num_workers=workers)
     batches = iter(loader)
     # What the workers have prepared ahead would count as made in no time.

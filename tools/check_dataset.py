@@ -4,7 +4,7 @@
 python tools/check_dataset.py a150 [--limit 100] [--samples 4] [--picture FILE.jpg]
 
 NAME is a benchmark (a150, a847, pc59 ...), any dataset name (camvid_train) or folder:PATH. The exit code is 0 if the
-dataset can be used, 1 if it has faults, 2 if it is not there.
+dataset can be used, 1 if it has faults, 2 if it is not there or its classes cannot be used.
 """
 
 from __future__ import annotations
@@ -13,15 +13,19 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tabulate import tabulate
 
 from escnet.data.benchmarks import dataset_folder_name, full_dataset_name
 from escnet.data.errors import DatasetError
 from escnet.data.images import ImageError
-from escnet.data.inspection import NOT_LABELLED, Inspection, draw_samples, inspect_dataset
 from escnet.safe_files import replacing
 
+if TYPE_CHECKING:
+    from escnet.data.inspection import Inspection
+
+# What is imported in functions takes seconds, and --help and mistyped options should not.
 SHOWN_FAULTS = 10
 SHOWN_SIZES = 5
 
@@ -37,6 +41,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if (options.limit is not None and options.limit < 1) or options.samples < 0 or options.workers < 1:
         parser.error("--limit and --workers have to be at least 1, --samples at least 0")
+
+    from escnet.data.inspection import draw_samples, inspect_dataset
 
     name = full_dataset_name(options.name)
     try:
@@ -69,6 +75,8 @@ def print_report(found: Inspection) -> None:
 
 def class_name(found: Inspection, value: int) -> str:
     """What an id stands for."""
+    from escnet.data.inspection import NOT_LABELLED
+
     if value == found.ignore_label:
         return NOT_LABELLED
     return found.class_names[value] if 0 <= value < len(found.class_names) else "UNKNOWN"

@@ -14,12 +14,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 
-from escnet.evaluation.runs.comparison import Comparison, Difference, compare_runs, write_csv
-from escnet.evaluation.runs.run_folder import paired_runs
+if TYPE_CHECKING:
+    from escnet.evaluation.runs.comparison import Comparison, Difference
 
 # Conditions longer than this (templates, say) are cut in the terminal; run.json has them in full.
 LONGEST = 60
@@ -28,6 +28,10 @@ LONGEST = 60
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the tool; returns the exit code."""
     args = _parse(arguments)
+    # Takes seconds, and --help and mistyped options should not.
+    from escnet.evaluation.runs.comparison import compare_runs, write_csv
+    from escnet.evaluation.runs.run_folder import paired_runs
+
     try:
         pairs, alone = paired_runs(args.a, args.b)
         compared = [compare_runs(a, b, args.samples, args.seed, args.confidence) for a, b in pairs]

@@ -14,19 +14,17 @@ import argparse
 import logging
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
-from detectron2.config import CfgNode
-from detectron2.utils import comm
-from detectron2.utils.logger import setup_logger
-
-from escnet.config import check_device, load_config
 from escnet.data.benchmarks import BENCHMARKS, full_dataset_name, split_dataset_name
-from escnet.data.label_spaces import CLASS_NAMES
-from escnet.evaluation.zero_shot import ZeroShotTask, evaluate_zero_shot
-from escnet.pretrained.files import WeightsError
-from escnet.pretrained.shipped import resolve_shipped
-from escnet.training.launch import check_processes, launch
 
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
+
+    from escnet.evaluation.zero_shot import ZeroShotTask
+
+# What is imported in functions takes seconds, and --help and mistyped options should not.
+CLASS_NAMES = ("original", "clean")
 SHORT_NAMES = [benchmark.short for benchmark in BENCHMARKS if benchmark.short]
 
 
@@ -64,9 +62,11 @@ def read_config(args: argparse.Namespace) -> CfgNode:
     Raises:
         ConfigError: a file, key or value is wrong, or CUDA is asked for and missing.
     """
-    cfg = load_config(args.config_file, args.opts)
-    if args.weights:
-        cfg.MODEL.WEIGHTS = resolve_shipped(args.weights)
+    from escnet.config import check_device, load_config
+
+    # In quotes, since a file may be called 1e5, which is a number as an option.
+    weights = ("MODEL.WEIGHTS", repr(args.weights)) if args.weights else ()
+    cfg = load_config(args.config_file, [*args.opts, *weights])
     if args.class_names:
         cfg.TEST.CLASS_NAMES = args.class_names
     check_device(cfg)
@@ -80,6 +80,8 @@ def read_task(args: argparse.Namespace, cfg: CfgNode) -> ZeroShotTask:
     Raises:
         ValueError: a limit that is not positive or stands beside a slice, or a benchmark that is named twice.
     """
+    from escnet.evaluation.zero_shot import ZeroShotTask
+
     datasets = [full_dataset_name(name) for name in args.benchmarks]
     if args.limit is not None:
         if args.limit < 1:
@@ -96,17 +98,28 @@ def read_task(args: argparse.Namespace, cfg: CfgNode) -> ZeroShotTask:
 
 
 def run(cfg: CfgNode, task: ZeroShotTask) -> None:
-    """Evaluate, as one process of several; what cannot be used ends it with exit code 2."""
+    """Evaluate, as one process of several; what cannot be used, or written, ends it with exit code 2."""
+    from detectron2.utils import comm
+    from detectron2.utils.logger import setup_logger
+
+    from escnet.evaluation.zero_shot import evaluate_zero_shot
+    from escnet.training.failures import explain_failure, plain_message
+
     setup_logger(name="escnet", distributed_rank=comm.get_rank()).setLevel(logging.WARNING)
     try:
         table = evaluate_zero_shot(cfg, task)
-    except (ValueError, WeightsError) as error:
-        refuse(error)
+    except ValueError as error:
+        refuse(plain_message(error))
+    except Exception as error:
+        explanation = explain_failure(error)
+        if explanation is None:
+            raise
+        refuse(explanation)
     if table is not None:
         print(f"\n{table}\n\ntables and report.html are in {task.output}", flush=True)
 
 
-def refuse(error: Exception) -> None:
+def refuse(error: Exception | str) -> NoReturn:
     """Say what is wrong and exit with code 2."""
     print(f"eval_zero_shot.py: {error}", file=sys.stderr, flush=True)
     sys.exit(2)
@@ -114,12 +127,19 @@ def refuse(error: Exception) -> None:
 
 def main() -> None:
     args = parse_arguments()
+    from escnet.pretrained.files import WeightsError
+    from escnet.training.config_checks import small_memory_warning
+    from escnet.training.launch import check_processes, launch
+
     try:
         cfg = read_config(args)
         task = read_task(args, cfg)
         check_processes(args, cfg.MODEL.DEVICE)
-    except ValueError as error:
+    except (ValueError, WeightsError) as error:
         refuse(error)
+    warning = small_memory_warning(cfg)
+    if warning:
+        print(f"eval_zero_shot.py: warning: {warning}", file=sys.stderr, flush=True)
     try:
         launch(run, args, cfg.MODEL.DEVICE, (cfg, task))
     except KeyboardInterrupt:

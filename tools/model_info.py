@@ -10,18 +10,16 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import torch
-from detectron2.config import CfgNode
-from detectron2.modeling import META_ARCH_REGISTRY
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
 
-from escnet.complexity import PartInfo, count, count_model, describe, whole_model
-from escnet.config import ConfigError, load_config
-from escnet.meta_arch import ESCNet
-from escnet.meta_arch.base import OpenVocabularyModel
-from escnet.pretrained.sam import SAM_SIZES, build_sam_decoder
-from escnet.vocabulary import Vocabulary
+    from escnet.complexity import PartInfo
+    from escnet.meta_arch import ESCNet
+    from escnet.meta_arch.interfaces import SegmentingModel
 
+# What is imported in functions takes seconds, and --help and mistyped options should not.
 LITERATURE_CLIP = "ViT-L-14"
 LITERATURE_PARAMETERS = 451e6
 LITERATURE_FLOPS = 2203.5e9
@@ -33,22 +31,32 @@ TRACED_CHUNK = 64
 
 def counting_config(path: str, overrides: Sequence[str]) -> CfgNode:
     """A configuration on the CPU for which no weights are read."""
-    cfg = load_config(path, overrides)
+    from escnet.config import load_config
+    from escnet.pretrained.random_weights import random_weights
+
+    cfg = random_weights(load_config(path, overrides))
     cfg.MODEL.DEVICE = "cpu"
-    # Said to bring all weights, yet never loaded: so the public ones are not read, and what trains stays as configured.
-    cfg.MODEL.WEIGHTS = "not loaded"
     # Larger chunks leave fewer operators to trace.
     cfg.MODEL.ESC.CLASS_CHUNK = TRACED_CHUNK
     return cfg
 
 
-def build(cfg: CfgNode) -> OpenVocabularyModel:
+def build(cfg: CfgNode) -> SegmentingModel:
     """The model of a configuration with random weights."""
+    from detectron2.modeling import META_ARCH_REGISTRY
+
+    import escnet.meta_arch  # noqa: F401  (registers the systems)
+
     return META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg).eval()
 
 
 def other_ways_to_count(cfg: CfgNode, model: ESCNet, infos: Sequence[PartInfo], classes: int) -> dict[str, float]:
     """What a plain implementation spends beyond ours, in multiply-adds, by what is done plainly."""
+    import torch
+
+    from escnet.complexity import count
+    from escnet.pretrained.sam import build_sam_decoder, sam_size
+
     flops = {info.name: info.flops for info in infos}
     esc, grid = cfg.MODEL.ESC, [side // model.clip_image.patch_size for side in cfg.MODEL.CLIP.IMAGE_SIZE]
     extra = {}
@@ -62,7 +70,7 @@ def other_ways_to_count(cfg: CfgNode, model: ESCNet, infos: Sequence[PartInfo], 
 
     if model.prompt_encoder is not None:
         _, transformer = build_sam_decoder(cfg.MODEL.SAM.NAME, "")
-        dim = SAM_SIZES[cfg.MODEL.SAM.NAME].channels
+        dim = sam_size(cfg.MODEL.SAM.NAME).channels
         image = torch.zeros(1, dim, *grid)
         per_class = count(transformer, image, image, torch.zeros(1, esc.NUM_PROMPTS, dim)).total()
         as_written = len(model.blocks) * classes * per_class
@@ -127,6 +135,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     if args.num_classes < 1:
         parser.error(f"--num-classes must be at least 1, got {args.num_classes}")
+
+    import torch
+
+    from escnet.complexity import count_model, describe, whole_model
+    from escnet.config import ConfigError
+    from escnet.meta_arch import ESCNet
+    from escnet.vocabulary import Vocabulary
 
     try:
         cfg = counting_config(args.config_file, args.overrides)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from escnet.data.errors import DatasetError
 from escnet.data.images import label_bits
 from escnet.data.pairing import Pair, pair_files
+from escnet.vocabulary import Vocabulary, VocabularyError
 
 FOLDER_PREFIX = "folder:"
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
@@ -21,12 +22,14 @@ class Folder(NamedTuple):
 
     Attributes:
         classes: the line of each id in classes.txt, with synonyms after commas.
+        bits: of the first label map, which all have to have.
         ignore_label: 255 with 8-bit label maps, 65535 with 16-bit ones.
         image_root, label_root: where the files are.
         pairs: photographs and label maps.
     """
 
     classes: tuple[str, ...]
+    bits: int
     ignore_label: int
     image_root: Path
     label_root: Path
@@ -58,7 +61,7 @@ def read_folder(name: str) -> Folder:
             f"{pairs[0].labels}: 8-bit, which cannot hold the {len(classes)} classes of {root / 'classes.txt'} "
             f"and {IGNORE_LABELS[bits]} = not labelled; save the label maps as 16-bit PNG"
         )
-    return Folder(classes, IGNORE_LABELS[bits], root / "images", root / "labels", pairs)
+    return Folder(classes, bits, IGNORE_LABELS[bits], root / "images", root / "labels", pairs)
 
 
 def _read_classes(path: Path, expected: str) -> tuple[str, ...]:
@@ -73,4 +76,8 @@ def _read_classes(path: Path, expected: str) -> tuple[str, ...]:
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise DatasetError(f"{path}: '{twice}' occurs twice; each class needs a name of its own")
+    try:
+        Vocabulary(names)
+    except VocabularyError as error:
+        raise DatasetError(f"{path}: {error}; class i is line i + 1, with synonyms after commas") from error
     return names

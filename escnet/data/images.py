@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import io
 import os
 import struct
+import threading
 import zlib
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 import numpy as np
+import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from escnet.data.pixels import ACCEPTED, WIDE_MODES, array_to_rgb, pil_to_rgb, tensor_to_rgb
+from escnet.data.value_range import ValueRange, ValueRangeError
 from escnet.safe_files import replacing
 
 Decoded = TypeVar("Decoded")
+Source = str | os.PathLike[str] | bytes | BinaryIO
 
+# Pillow's own limit, beyond which a small file may be made to fill the memory.
+MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
 # What Pillow's decoders and its reader of EXIF raise on damaged data, besides its own exceptions.
 _DECODING_ERRORS = (
     OSError,
@@ -29,75 +38,107 @@ _DECODING_ERRORS = (
     zlib.error,
 )
 _ORIENTATION_TAG = 0x0112
-_WIDE_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
-_ACCEPTED = (
-    "accepted are a PIL image, or an array of shape (H,W), (H,W,1), (H,W,3) RGB or (H,W,4) RGBA with H, W >= 1 "
-    "and values uint8, uint16 (full range) or floating point in 0..1"
-)
+# Held while Pillow's limit, which is of the whole process, is lifted.
+_limit_lifted = threading.Lock()
 
 
 class ImageError(ValueError):
     """A file that cannot serve as an image or as a label map. The message names the file, the fault and the remedy."""
 
 
-def read_image(path: str | os.PathLike[str]) -> np.ndarray:
+def read_image(
+    source: Source, value_range: ValueRange | None = None, max_pixels: int | None = MAX_PIXELS
+) -> np.ndarray:
     """Read a photograph as an (H,W,3) uint8 RGB array, upright by its EXIF orientation.
 
     Every Pillow mode is converted as by :func:`to_rgb`. Of an animation the first frame is read.
 
+    Args:
+        source: path, contents of an image file, or the file opened in binary mode, which stays open.
+        value_range: the values of black and of white; by default what :func:`to_rgb` says.
+        max_pixels: the most pixels that are decoded; None for no limit, by default Pillow's, 179 million.
+
     Raises:
-        ImageError: the file is missing, empty, truncated, not an image, or too large to be safe to decode.
+        ImageError: the file is missing, empty, truncated, not an image, or too large to be safe to decode; or its
+            values may mean more than one range.
     """
+    remedy = (
+        "shrink it, or allow more if the file can be trusted: --max-pixels on the command line of tools/predict.py, in "
+        "Python read_image(..., max_pixels=N) or None for no limit, or PIL.Image.MAX_IMAGE_PIXELS for all files"
+    )
+    return _decode(source, lambda image, name: pil_to_rgb(image, name, value_range), max_pixels, remedy)
 
-    def decode(image: Image.Image) -> np.ndarray:
-        ImageOps.exif_transpose(image, in_place=True)
-        return _pil_to_rgb(image)
 
-    return _decode(Path(path), decode)
-
-
-def to_rgb(image: Image.Image | np.ndarray) -> np.ndarray:
+def to_rgb(
+    image: Image.Image | np.ndarray | torch.Tensor | bytes | BinaryIO, value_range: ValueRange | None = None
+) -> np.ndarray:
     """Convert a picture in memory to an (H,W,3) uint8 RGB array.
 
-    Transparent pixels are composited on white. 16-bit values are scaled by the full 16-bit range (65535 is white),
-    floating point by the range 0..1; a floating-point PIL image that exceeds 1 is taken to use the 16-bit range.
-    A PIL image with an EXIF orientation is turned upright, so that it gives the same pixels as its file.
+    Transparent pixels are composited on white. White is 65535 for 16 bits and 1 for floating point; values that do not
+    fit that, such as 12 bits in 16, or 0..255 in floating point, are scaled by the range that a TIFF declares or that
+    :func:`~escnet.data.value_range.to_uint8` finds, with a warning. A PIL image with an EXIF orientation is turned
+    upright, so that it gives the same pixels as its file.
 
     Args:
-        image: PIL image, or array (H,W), (H,W,1), (H,W,3) or (H,W,4) of uint8, uint16 or floating point in 0..1.
+        image: PIL image; array (H,W), (H,W,1), (H,W,3) or (H,W,4) of uint8, uint16 or floating point; tensor of such
+            values, with the channels first (which a tensor that may be both is taken to have) or last; contents of an
+            image file, or the file opened in binary mode.
+        value_range: the values of black and of white, which hold for pictures of 8 bits too. With it, arrays may be of
+            any real type. Transparency is not scaled by it.
 
     Raises:
         ValueError: another type, shape, data type or value range; the message says what is accepted.
     """
     if isinstance(image, Image.Image):
-        return _pil_to_rgb(ImageOps.exif_transpose(image))
+        return pil_to_rgb(image, f"an image of the mode {image.mode}", value_range)
+    if isinstance(image, torch.Tensor):
+        return tensor_to_rgb(image, value_range)
     if isinstance(image, np.ndarray):
-        return _array_to_rgb(image)
-    raise ValueError(f"an image cannot be of type {type(image).__name__}; {_ACCEPTED}")
+        return array_to_rgb(image, "an image array", value_range)
+    if isinstance(image, bytes | bytearray | memoryview) or hasattr(image, "read"):
+        return read_image(image, value_range)
+    raise ValueError(f"an image cannot be of type {type(image).__name__}; {ACCEPTED}")
 
 
-def read_labels(path: str | os.PathLike[str]) -> np.ndarray:
+def read_labels(path: str | os.PathLike[str], bits: int | None = None) -> np.ndarray:
     """Read a label map as an (H,W) integer array of the ids as they stand in the file.
 
-    8-bit grey, palette (the indices, not their colours), 16-bit and 32-bit integer PNG or TIFF are read. An EXIF
-    orientation is not applied.
+    8-bit grey, palette (the indices, not their colours), 16-bit and 32-bit integer PNG or TIFF are read. Like a
+    photograph, it is turned upright by its own EXIF orientation, if it has one.
+
+    Args:
+        bits: those of the label maps of the dataset, 8 or 16; None accepts either.
 
     Raises:
-        ImageError: the file cannot be decoded, or is not a single-channel map of integers.
+        ImageError: the file cannot be decoded, is not a single-channel map of integers, or has other bits.
     """
     path = Path(path)
 
-    def decode(image: Image.Image) -> np.ndarray:
-        if image.mode not in ("L", "P", *_WIDE_MODES) or image.mode == "F":
+    def decode(image: Image.Image, name: str) -> np.ndarray:
+        image.load()
+        if image.mode not in ("L", "P", *WIDE_MODES) or image.mode == "F":
             raise ImageError(
                 f"{path}: a label file has to be a single-channel map of class ids (8-bit grey or palette, or 16-bit "
                 f"grey), but this one has the mode {image.mode}; convert colours to class ids first, with the "
                 f"prepare script of the dataset"
             )
+        ImageOps.exif_transpose(image, in_place=True)
         labels = np.array(image)
         return labels.astype(labels.dtype.newbyteorder("="), copy=False)
 
-    return _decode(path, decode)
+    labels = _decode(path, decode, MAX_PIXELS, "shrink it, or raise PIL.Image.MAX_IMAGE_PIXELS if it can be trusted")
+    if bits is not None and bits_of(labels) != bits:
+        raise ImageError(
+            f"{path}: has {bits_of(labels)} bits a pixel, but the label maps of its dataset have {bits}, where another "
+            f"id means not labelled; make it again with the prepare script of the dataset, or save it with {bits} bits "
+            f"and that id"
+        )
+    return labels
+
+
+def bits_of(labels: np.ndarray) -> int:
+    """The bits of the file that labels were read from, 8 or 16 (32-bit integers hold 16-bit ids)."""
+    return 8 if labels.dtype.itemsize == 1 else 16
 
 
 def label_bits(path: str | os.PathLike[str]) -> int:
@@ -166,79 +207,76 @@ def _read_header(path: str | os.PathLike[str], with_orientation: bool = False) -
         with Image.open(path) as image:
             orientation = image.getexif().get(_ORIENTATION_TAG, 1) if with_orientation else 1
             return image.mode, (image.height, image.width), orientation
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ImageError(f"{path}: cannot be read as an image ({error}); unpack or download it again") from error
 
 
-def _decode(path: Path, decode: Callable[[Image.Image], Decoded]) -> Decoded:
-    """Open `path`, load its pixels and apply `decode`, turning everything that can go wrong into an ImageError."""
+def _decode(
+    source: Source, decode: Callable[[Image.Image, str], Decoded], max_pixels: int | None, too_large: str
+) -> Decoded:
+    """Open `source` and apply `decode` to it and its name, turning everything that can go wrong into an ImageError.
+
+    `too_large` is the remedy for a file of too many pixels.
+    """
+    name, file = _named(source)
+    try:
+        # Of a path, Pillow maps the file into memory, and scrambles a grey TIFF whose orientation swaps its sides.
+        stream = file.open("rb") if isinstance(file, Path) else nullcontext(file)
+        with stream as opened, _open(opened, max_pixels) as image:
+            return decode(image, name)
+    except ImageError:
+        raise
+    except ValueRangeError as error:
+        raise ImageError(str(error)) from error
+    except PermissionError as error:
+        raise ImageError(f"{name}: may not be read ({error.strerror}); change its permissions") from error
+    except UnidentifiedImageError as error:
+        raise ImageError(
+            f"{name}: is not an image of a known format; remove the file, or save it as PNG or JPEG"
+        ) from error
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{name}: too large to be decoded safely ({error}); {too_large}") from error
+    except _DECODING_ERRORS as error:
+        raise ImageError(
+            f"{name}: is truncated, damaged, or of a kind that cannot be converted ({error}); "
+            f"copy or download it again, or save it as PNG or JPEG"
+        ) from error
+
+
+def _named(source: Source) -> tuple[str, Path | BinaryIO]:
+    """The name of a picture in messages, and what Pillow opens."""
+    if isinstance(source, bytes | bytearray | memoryview):
+        name = f"a picture of {len(source)} bytes"
+        if not len(source):
+            raise ImageError(f"{name}: there is nothing to decode; read the file again")
+        return name, io.BytesIO(source)
+    if hasattr(source, "read"):
+        name = str(getattr(source, "name", None) or "a file object")
+        if isinstance(source, io.TextIOBase):
+            raise ImageError(f"{name}: is opened as text; open it in binary mode, 'rb'")
+        return name, source
+    path = Path(source)
     if not path.is_file():
         what = "is a folder, not a file" if path.is_dir() else "does not exist"
         raise ImageError(f"{path}: {what}; check the path, and that the dataset is unpacked and its links are intact")
     if path.stat().st_size == 0:
         raise ImageError(f"{path}: the file is empty (0 bytes); copy or download it again")
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return decode(image)
-    except ImageError:
-        raise
-    except PermissionError as error:
-        raise ImageError(f"{path}: may not be read ({error.strerror}); change its permissions") from error
-    except UnidentifiedImageError as error:
-        raise ImageError(
-            f"{path}: is not an image of a known format; remove the file, or save it as PNG or JPEG"
-        ) from error
-    except Image.DecompressionBombError as error:
-        raise ImageError(
-            f"{path}: too large to be decoded safely ({error}); shrink it, or raise PIL.Image.MAX_IMAGE_PIXELS "
-            f"if the file can be trusted"
-        ) from error
-    except _DECODING_ERRORS as error:
-        raise ImageError(
-            f"{path}: is truncated, damaged, or of a kind that cannot be converted ({error}); "
-            f"copy or download it again, or save it as PNG or JPEG"
-        ) from error
+    return str(path), path
 
 
-def _pil_to_rgb(image: Image.Image) -> np.ndarray:
-    if image.mode in _WIDE_MODES:
-        return _array_to_rgb(_wide_to_array(image))
-    if image.has_transparency_data:
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image.convert("RGBA"))
-    return np.array(image.convert("RGB"))
-
-
-def _wide_to_array(image: Image.Image) -> np.ndarray:
-    """The pixels of a 16- or 32-bit PIL image as uint16, or as floating point in 0..1."""
-    values = np.asarray(image)
-    lowest, highest = values.min(), values.max()
-    if not (lowest >= 0 and highest <= 65535):  # written so that NaN is refused too
-        raise ValueError(f"a {image.mode} image with values {lowest}..{highest}; expected 0..65535")
-    if image.mode == "F" and highest <= 1:
-        return values
-    return np.rint(values).astype(np.uint16)
-
-
-def _array_to_rgb(array: np.ndarray) -> np.ndarray:
-    pixels = array[..., None] if array.ndim == 2 else array
-    if pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4) or pixels.size == 0:
-        raise ValueError(f"an image array cannot have the shape {array.shape}; {_ACCEPTED}")
-    pixels = _to_uint8(pixels)
-    if pixels.shape[2] == 4:
-        return _pil_to_rgb(Image.fromarray(np.ascontiguousarray(pixels)))
-    return np.array(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
-
-
-def _to_uint8(values: np.ndarray) -> np.ndarray:
-    if values.dtype == np.uint8:
-        return values
-    if values.dtype == np.uint16:
-        return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    if np.issubdtype(values.dtype, np.floating):
-        lowest, highest = values.min(), values.max()
-        if not (lowest >= 0 and highest <= 1):
-            raise ValueError(f"an image array of {values.dtype} cannot have values {lowest}..{highest}; {_ACCEPTED}")
-        return np.rint(values.astype(np.float32) * 255).astype(np.uint8)
-    raise ValueError(f"an image array cannot be of {values.dtype}; {_ACCEPTED}")
+def _open(file: BinaryIO, max_pixels: int | None) -> Image.Image:
+    """Open an image without decoding it, unless it has more pixels than allowed."""
+    if max_pixels is None or max_pixels > MAX_PIXELS:
+        with _limit_lifted:
+            limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            try:
+                image = Image.open(file)
+            finally:
+                Image.MAX_IMAGE_PIXELS = limit
+    else:
+        image = Image.open(file)
+    pixels = image.width * image.height
+    if max_pixels is not None and pixels > max_pixels:
+        image.close()
+        raise Image.DecompressionBombError(f"{pixels} pixels, where {max_pixels} are allowed")
+    return image

@@ -22,10 +22,17 @@ _IDS = 1 << 16
 
 @dataclass(frozen=True)
 class LabelSpace:
-    """The classes of ids 0..N-1, and the id of ignored pixels."""
+    """What the label files of a dataset hold.
+
+    Attributes:
+        vocabulary: the classes of the ids 0..N-1.
+        ignore_label: the id of ignored pixels.
+        bits: of a pixel, 8 or 16; None if the dataset does not say.
+    """
 
     vocabulary: Vocabulary
     ignore_label: int
+    bits: int | None = None
 
 
 def label_spaces(
@@ -38,16 +45,21 @@ def label_spaces(
         templates, class_names: as for `dataset_vocabulary`.
 
     Raises:
-        DatasetError: a dataset is unknown, or lacks classes or an ignored id.
+        DatasetError: a dataset is unknown, lacks classes or an ignored id, or has label_bits other than 8 and 16.
     """
     spaces = {}
     for dataset in datasets:
         vocabulary = dataset_vocabulary(dataset, templates, class_names)
-        ignore_label = dataset_metadata(dataset).get("ignore_label")
+        metadata = dataset_metadata(dataset)
+        ignore_label, bits = metadata.get("ignore_label"), metadata.get("label_bits")
         if ignore_label is None:
             raise DatasetError(f"'{dataset}': set ignore_label in its MetadataCatalog entry")
+        if bits not in (None, 8, 16):
+            raise DatasetError(
+                f"'{dataset}': label_bits in its MetadataCatalog entry is {bits!r}; it has to be 8 or 16"
+            )
         name, _ = split_dataset_name(dataset)
-        spaces[name] = LabelSpace(vocabulary, ignore_label)
+        spaces[name] = LabelSpace(vocabulary, ignore_label, bits)
     return spaces
 
 
@@ -93,15 +105,16 @@ def read_training_labels(path: str, space: LabelSpace) -> np.ndarray:
     """Read a label file as (H,W) int32 train ids, with :data:`IGNORE_LABEL` at ignored pixels.
 
     Raises:
-        ImageError: the file cannot be read, or holds an id that is neither a class nor the ignored one.
+        ImageError: the file cannot be read, has not the bits of the dataset, or holds an id that is neither a class nor
+            the ignored one.
     """
-    labels, num_classes = read_labels(path), space.vocabulary.num_classes
+    labels, num_classes = read_labels(path, space.bits), space.vocabulary.num_classes
     lowest, highest = int(labels.min()), int(labels.max())
     if lowest < 0 or highest >= _IDS:
         raise ImageError(f"{path}: has ids {lowest}..{highest}; a label map holds ids 0..{_IDS - 1}")
     # A table of all ids is several times as fast as comparing every pixel.
     ids = np.arange(highest + 1)
-    table = np.where(ids < num_classes, ids, _UNKNOWN).astype(np.int32)
+    table = np.where(is_unknown(ids, num_classes, space.ignore_label), _UNKNOWN, ids).astype(np.int32)
     table[ids == space.ignore_label] = IGNORE_LABEL
     train_ids = table.take(labels)
     if (table == _UNKNOWN).any() and (train_ids == _UNKNOWN).any():
@@ -111,6 +124,12 @@ def read_training_labels(path: str, space: LabelSpace) -> np.ndarray:
             f"nor the ignored id {space.ignore_label}; prepare the labels with the prepare script of the dataset"
         )
     return train_ids
+
+
+def is_unknown(ids: np.ndarray, num_classes: int, ignore_label: int) -> np.ndarray:
+    """Which ids of label files neither training nor evaluation takes: no class, and not ignored; or not of 16 bits."""
+    named = (ids >= 0) & (ids < num_classes) | (ids == ignore_label)
+    return ~named | (ids < 0) | (ids >= _IDS)
 
 
 def _words(row: ClassRow, class_names: str) -> str:

@@ -90,7 +90,7 @@ class TrainingMapper:
             ImageError: a file that cannot be read, image and labels of different sizes, or an id without a class.
             DatasetError: a record of a dataset that the mapper was not made for.
         """
-        space = _space_of(record, self._label_spaces)
+        space = label_space_of(record, self._label_spaces)
         image = read_image(record["file_name"])
         labels = read_training_labels(record["sem_seg_file_name"], space)
         if labels.shape != image.shape[:2]:
@@ -137,12 +137,12 @@ class EvaluationMapper:
         as they stand in the file.
 
         Raises:
-            ImageError: a file cannot be read.
+            ImageError: a file cannot be read, or the truth has not the bits of the dataset.
             DatasetError: a record of a dataset that the mapper was not made for.
         """
-        space = _space_of(record, self._label_spaces)
+        space = label_space_of(record, self._label_spaces)
         image = read_image(record["file_name"])
-        truth = {"sem_seg_truth": read_labels(record["sem_seg_file_name"])} if self._with_truth else {}
+        truth = {"sem_seg_truth": read_labels(record["sem_seg_file_name"], space.bits)} if self._with_truth else {}
         return truth | {
             "image": _to_tensor(image),
             "height": image.shape[0],
@@ -174,12 +174,17 @@ def _to_tensor(image: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
 
 
-def _space_of(record: Mapping[str, Any], spaces: Mapping[str, LabelSpace]) -> LabelSpace:
+def label_space_of(record: Mapping[str, Any], spaces: Mapping[str, LabelSpace]) -> LabelSpace:
+    """The label space of the dataset that a record names.
+
+    Raises:
+        DatasetError: it names none of them.
+    """
     dataset = record.get("dataset")
     if dataset not in spaces:
         raise DatasetError(
             f"{record.get('file_name')}: the record is of the dataset {dataset!r}, the mapper is for {sorted(spaces)}; "
-            f"take records from escnet.data.benchmarks.dataset_records"
+            f"take records from escnet.data.registration.dataset_records, or set 'dataset' in your own"
         )
     return spaces[dataset]
 

@@ -66,7 +66,10 @@ def _register(name: str) -> None:
         folder = read_folder(name)
         DatasetCatalog.register(name, partial(_load_folder, name))
         MetadataCatalog.get(name).set(
-            stuff_classes=list(folder.classes), ignore_label=folder.ignore_label, evaluator_type="sem_seg"
+            stuff_classes=list(folder.classes),
+            ignore_label=folder.ignore_label,
+            label_bits=folder.bits,
+            evaluator_type="sem_seg",
         )
     for benchmark in BENCHMARKS:
         if name == benchmark.name:
@@ -74,6 +77,7 @@ def _register(name: str) -> None:
             MetadataCatalog.get(name).set(
                 stuff_classes=benchmark.class_names,
                 ignore_label=benchmark.ignored,
+                label_bits=benchmark.bits,
                 evaluator_type="sem_seg",
                 scored_classes=benchmark.scored,
             )

@@ -43,7 +43,8 @@ class SemanticEvaluator(DatasetEvaluator):
     ) -> None:
         """
         Args:
-            dataset_name: registered dataset whose metadata supply what is not given here.
+            dataset_name: registered dataset whose metadata supply what is not given here, and the bits of its label
+                files, `label_bits`, if they say so.
             class_names: N different names; default: the dataset's `stuff_classes`.
             ignore_label: truth id that is not scored; default: the dataset's `ignore_label`.
             scored: first id and end of the classes that mIoU and mean accuracy are the means of; default: the
@@ -79,6 +80,7 @@ class SemanticEvaluator(DatasetEvaluator):
         self._dataset_name = dataset_name
         self._class_names = tuple(names)
         self._ignore_label = int(ignore)
+        self._label_bits = metadata.get("label_bits")
         self._output_dir = None if output_dir is None else Path(output_dir)
         self._distributed = distributed
         self.reset()
@@ -96,11 +98,12 @@ class SemanticEvaluator(DatasetEvaluator):
             outputs: per image, `labels` (H, W) integer class ids, or else detectron2's `sem_seg` (N, H, W) scores.
 
         Raises:
-            ValueError: a record lacks both keys, sizes differ, or ids are out of range; names the image.
+            ValueError: a record lacks both keys, sizes differ, ids are out of range, or a label file has not the bits
+                of the dataset; names the image.
         """
         for record, output in zip(inputs, outputs, strict=True):
             try:
-                self._confusion.update(_predicted_labels(output, len(self._class_names)), _true_labels(record))
+                self._confusion.update(_predicted_labels(output, len(self._class_names)), self._true_labels(record))
             except ValueError as error:
                 raise ValueError(f"{_image_name(record, self._num_images)}: {error}") from error
             self._num_images += 1
@@ -131,6 +134,14 @@ class SemanticEvaluator(DatasetEvaluator):
                 temporary.write_text(json.dumps(report | metrics.to_dict(), indent=1, allow_nan=False) + "\n")
         return OrderedDict(sem_seg=metrics.percentages())
 
+    def _true_labels(self, record: Mapping[str, Any]) -> np.ndarray | torch.Tensor:
+        """The (H, W) ground truth of a dataset record."""
+        if "sem_seg_truth" in record:
+            return record["sem_seg_truth"]
+        if "sem_seg_file_name" not in record:
+            raise ValueError(f"the input has neither 'sem_seg_truth' nor 'sem_seg_file_name', only {sorted(record)}")
+        return read_labels(record["sem_seg_file_name"], self._label_bits)
+
     def _gather(self) -> tuple[ConfusionMatrix | None, int]:
         """Sum over the processes; (None, 0) in all but the first."""
         comm.synchronize()
@@ -160,15 +171,6 @@ def _predicted_labels(output: Mapping[str, Any], num_classes: int) -> np.ndarray
     if best.isnan().any():
         raise ValueError("'sem_seg' holds NaN; the model's output cannot be scored")
     return labels
-
-
-def _true_labels(record: Mapping[str, Any]) -> np.ndarray | torch.Tensor:
-    """The (H, W) ground truth of a dataset record."""
-    if "sem_seg_truth" in record:
-        return record["sem_seg_truth"]
-    if "sem_seg_file_name" not in record:
-        raise ValueError(f"the input has neither 'sem_seg_truth' nor 'sem_seg_file_name', only {sorted(record)}")
-    return read_labels(record["sem_seg_file_name"])
 
 
 def _image_name(record: Mapping[str, Any], position: int) -> str:

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.utils import comm
-from tqdm import tqdm
 
 from escnet.data.label_spaces import LabelSpace
 from escnet.data.mappers import EvaluationMapper
@@ -25,8 +24,9 @@ from escnet.evaluation.runs.conditions import Conditions, conditions, difference
 from escnet.evaluation.runs.evaluation_data import EvaluationData, Run
 from escnet.evaluation.runs.image_results import ImageResult, ImageResults, ResultsError
 from escnet.evaluation.runs.run_summary import predict, summarise, write_json
-from escnet.meta_arch.base import OpenVocabularyModel
+from escnet.meta_arch.interfaces import SegmentingModel
 from escnet.predictor import Segmenter
+from escnet.progress import progress_bar
 
 Record = dict[str, Any]
 
@@ -106,7 +106,7 @@ def _models(cfg: CfgNode, task: ZeroShotTask) -> list[tuple[str, CfgNode]]:
 
 
 def evaluate_run(
-    run: Run, cfg: CfgNode, model: OpenVocabularyModel, identity: Conditions, restart: bool = False
+    run: Run, cfg: CfgNode, model: SegmentingModel, identity: Conditions, restart: bool = False
 ) -> SemanticMetrics | None:
     """Evaluate a model on a dataset, in one process or many, and write all results to the folder of the run.
 
@@ -170,7 +170,7 @@ def _open_folder(run: Run, found: dict[str, Any]) -> None:
 
 def _count_images(
     run: Run,
-    model: OpenVocabularyModel,
+    model: SegmentingModel,
     records: Sequence[Record],
     results: ImageResults,
     cfg: CfgNode,
@@ -184,13 +184,12 @@ def _count_images(
     # A sampler knows its process's share; the loader's length would count all.
     share = len(list(iter(loader.sampler)))
     processes = f" ({comm.get_world_size()} processes)" if comm.get_world_size() > 1 else ""
-    bar = tqdm(
+    bar = progress_bar(
         loader,
         total=share,
         desc=f"{run.model} on {run.data.title}{processes}",
         unit="image",
         disable=not comm.is_main_process(),
-        dynamic_ncols=True,
     )
     model.eval()
     try:
@@ -200,7 +199,7 @@ def _count_images(
         results.close()
 
 
-def _count_image(model: OpenVocabularyModel, sample: Record, space: LabelSpace) -> ImageResult:
+def _count_image(model: SegmentingModel, sample: Record, space: LabelSpace) -> ImageResult:
     truth = sample["sem_seg_truth"]
     start = time.perf_counter()
     labels = predict(model, sample["image"], space.vocabulary)

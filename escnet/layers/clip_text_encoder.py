@@ -10,7 +10,7 @@ from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from escnet.layers.fingerprint import weights_fingerprint
+from escnet.layers.weights_version import WeightsVersion
 from escnet.vocabulary import TextEmbeddingCache, Vocabulary, VocabularyError
 
 
@@ -39,6 +39,7 @@ class ClipTextEncoder(nn.Module):
         self.register_buffer("attn_mask", tower.attn_mask, persistent=False)
         self.context_length: int = tower.context_length
         self.tokenizer = tokenizer
+        self._weights = WeightsVersion()
         self.cache: TextEmbeddingCache[Tensor] = TextEmbeddingCache(cache_capacity)
 
     def forward(self, vocabulary: Vocabulary, chunk: int = 256) -> Tensor:
@@ -64,12 +65,19 @@ class ClipTextEncoder(nn.Module):
             return names
         return F.normalize(torch.stack([synonyms.mean(dim=0) for synonyms in names.split(sizes)]), dim=-1)
 
+    def train(self, mode: bool = True) -> ClipTextEncoder:
+        """Set the mode, as every module does; training forgets what is remembered, since fused optimizers change
+        weights without leaving a trace."""
+        if mode:
+            self.cache.clear()
+        return super().train(mode)
+
     def encode(self, vocabulary: Vocabulary) -> Tensor:
         """As `forward`, without gradient, in full precision whatever the autocast, and remembered.
 
-        What is remembered is used again only while the vocabulary and every weight are unchanged.
+        What is remembered is used again only while the vocabulary and every weight are unchanged (`WeightsVersion`).
         """
-        key = (weights_fingerprint(self), vocabulary)
+        key = (self._weights.of(self), vocabulary)
         # A copy, so that no caller can change what is remembered, nor get an inference tensor to train with.
         return self.cache.get(key, lambda: self._encode(vocabulary)).clone()
 
@@ -84,23 +92,7 @@ class ClipTextEncoder(nn.Module):
         Raises:
           VocabularyError: for a text that is longer than the context; the tokenizer would cut it off silently.
         """
-        names = [name for synonyms in vocabulary.rows for name in synonyms for _ in vocabulary.templates]
-        texts = [
-            template.replace("{}", name)
-            for synonyms in vocabulary.rows
-            for name in synonyms
-            for template in vocabulary.templates
-        ]
-        tokens = self.tokenizer(texts, context_length=self.context_length)
-        # Only a text that reaches the last position can have been cut off.
-        for index in tokens[:, -1].nonzero()[:, 0].tolist():
-            needed = _count_tokens(self.tokenizer, texts[index])
-            if needed > self.context_length:
-                raise VocabularyError(
-                    f'"{names[index]}" is too long: the text "{texts[index]}" needs {needed} tokens, and the text '
-                    f"encoder takes {self.context_length}; shorten the name or the template"
-                )
-        return tokens
+        return tokenize(vocabulary, self.tokenizer, self.context_length)
 
     def embed(self, tokens: Tensor, chunk: int) -> Tensor:
         """(texts, context length) -> (texts, D), normalised, a chunk of similar length at a time."""
@@ -136,6 +128,31 @@ class ClipTextEncoder(nn.Module):
         if self.pool_type == "last":
             return torch.full((len(tokens),), tokens.shape[1] - 1)
         return tokens.argmax(dim=-1) if self.pool_type == "argmax" else (tokens == self.end_id).int().argmax(dim=-1)
+
+
+def tokenize(vocabulary: Vocabulary, tokenizer: Callable[..., Tensor], context_length: int) -> Tensor:
+    """The tokens of each template of each synonym of each row, in this order, on the CPU: (texts, context length).
+
+    Raises:
+      VocabularyError: for a text that is longer than the context; the tokenizer would cut it off silently.
+    """
+    names = [name for synonyms in vocabulary.rows for name in synonyms for _ in vocabulary.templates]
+    texts = [
+        template.replace("{}", name)
+        for synonyms in vocabulary.rows
+        for name in synonyms
+        for template in vocabulary.templates
+    ]
+    tokens = tokenizer(texts, context_length=context_length)
+    # Only a text that reaches the last position can have been cut off.
+    for index in tokens[:, -1].nonzero()[:, 0].tolist():
+        needed = _count_tokens(tokenizer, texts[index])
+        if needed > context_length:
+            raise VocabularyError(
+                f'"{names[index]}" is too long: the text "{texts[index]}" needs {needed} tokens, and the text '
+                f"encoder takes {context_length}; shorten the name or the template"
+            )
+    return tokens
 
 
 def _text_tower(model: nn.Module) -> tuple[nn.Module, str, int]:

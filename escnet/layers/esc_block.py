@@ -1,4 +1,4 @@
-"""The ESC block: correlation maps → pseudo prompts → SAM block → vision-language fusion (ESC-Net, "ESC block")."""
+"""The ESC block: prompted SAM block → vision-language fusion, for all classes at once (ESC-Net, "ESC block")."""
 
 from __future__ import annotations
 
@@ -10,24 +10,22 @@ from torch import Tensor, nn
 
 from escnet.layers.chunking import class_chunks, run_chunk
 from escnet.layers.fusion import VisionLanguageFusion
-from escnet.layers.pseudo_prompts import PseudoPromptGenerator, PseudoPrompts
 from escnet.layers.sam_block import SamBlock, SharedImage
-from escnet.layers.sam_prompt_encoder import PromptEmbedding, SamPromptEncoder
+from escnet.layers.sam_prompt_encoder import PromptEmbedding
 
 CLASS_MERGES = ("correlation", "mean", "per_class")
 
 
-class ESCBlockOutput(NamedTuple):
-    """
+class ClassMaps(NamedTuple):
+    """What travels from block to block: the maps of N classes.
+
     Attributes:
-        correlation: (B, N, h, w) refined correlation maps.
-        embedding: (B, N, hw, d) carried to the next block.
-        prompts: those read from the incoming maps; None where there is no SAM block.
+        correlation: (B, N, h, w) cosine similarities.
+        embedding: (B, N, hw, d) of the block before; None before the first.
     """
 
     correlation: Tensor
-    embedding: Tensor
-    prompts: PseudoPrompts | None
+    embedding: Tensor | None
 
 
 class ESCBlock(nn.Module):
@@ -66,44 +64,34 @@ class ESCBlock(nn.Module):
     def forward(
         self,
         dense: Tensor,
-        correlation: Tensor,
-        embedding: Tensor | None,
+        maps: ClassMaps,
         text: Tensor,
         logit_scale: Tensor | float,
-        generator: PseudoPromptGenerator,
-        prompt_encoder: SamPromptEncoder | None,
-        prompting: Tensor | None = None,
+        prompted: PromptEmbedding | None = None,
         chunk: int = 0,
         recompute: bool = False,
-    ) -> ESCBlockOutput:
+    ) -> ClassMaps:
         """
         Args:
             dense: (B, D, h, w) CLIP's dense features F_v.
-            correlation: (B, N, h, w) cosine similarities.
-            embedding: (B, N, hw, d) of the block before, or None.
+            maps: those of the block before.
             text: (B, N, D) text features F_l.
             logit_scale: CLIP's temperature.
-            generator: reads the prompts.
-            prompt_encoder: SAM's, shared by all blocks; unused without a SAM block.
-            prompting: (B, N, h, w) the maps that the prompts are read from; None for `correlation`.
+            prompted: the pseudo prompts of each class, embedded by SAM's prompt encoder; without a SAM block, none.
             chunk: classes at a time (0: all).
             recompute: checkpoint the activations of each chunk.
+
+        Returns:
+            The refined maps, with the embedding that is carried to the next block.
         """
         image = self.project(dense)
-        prompts = None
         if self.sam_block is None:
             features = self.unify(image.flatten(2).transpose(1, 2))
         else:
-            prompts = generator(correlation if prompting is None else prompting, logit_scale)
-            prompted = prompt_encoder(prompts)
-            position = prompt_encoder.positional_encoding(tuple(correlation.shape[-2:]))
-            shared = self.sam_block.share(image, position, prompted)
-            weights = self._class_weights(correlation, logit_scale)
+            shared = self.sam_block.share(image, prompted)
+            weights = self._class_weights(maps.correlation, logit_scale)
             features = self._segment(shared, prompted, weights, chunk, recompute)
-        refined, embedding = self.fusion(
-            correlation, embedding, features, text, logit_scale, chunk=chunk, recompute=recompute
-        )
-        return ESCBlockOutput(refined, embedding, prompts)
+        return ClassMaps(*self.fusion(*maps, features, text, logit_scale, chunk=chunk, recompute=recompute))
 
     def _class_weights(self, correlation: Tensor, logit_scale: Tensor | float) -> Tensor | None:
         """(B, N, hw) weights of the merge, which sum to one over the classes; None without a merge."""

@@ -58,22 +58,21 @@ class SamBlock(nn.Module):
         super().__init__()
         self.layers = transformer.layers
 
-    def share(self, image: Tensor, position: Tensor, prompts: PromptEmbedding) -> SharedImage:
+    def share(self, image: Tensor, prompts: PromptEmbedding) -> SharedImage:
         """Project the image side of the first layer, once for all classes.
 
         Args:
             image: (B, C, h, w) image features.
-            position: (hw, C) positional encoding of the cells.
-            prompts: for its `outside` and `inside` vectors.
+            prompts: for its `outside`, `inside` and `position` vectors.
         """
         to_image = self.layers[0].cross_attn_token_to_image
         to_token = self.layers[0].cross_attn_image_to_token
         tokens = rearrange(image, "b c h w -> b (h w) c") + prompts.outside
-        placed = tokens + position
+        placed = tokens + prompts.position
         step = prompts.inside - prompts.outside
         return SharedImage(
             tokens=tokens,
-            position=position,
+            position=prompts.position,
             step=step,
             query=_heads(to_token.q_proj(placed), to_token),
             key=_heads(to_image.k_proj(placed), to_image),

@@ -28,12 +28,14 @@ class PromptEmbedding:
         mask: (B, N, h, w) float in [0, 1], the share of the dense prompt that is `inside`.
         outside: (C,) dense prompt of a cell outside the mask.
         inside: (C,) dense prompt of a cell inside the mask.
+        position: (hw, C) positional encoding of the cells.
     """
 
     sparse: Tensor
     mask: Tensor
     outside: Tensor
     inside: Tensor
+    position: Tensor
 
     @property
     def dense(self) -> Tensor:
@@ -76,11 +78,12 @@ class SamPromptEncoder(nn.Module):
     def forward(self, prompts: PseudoPrompts) -> PromptEmbedding:
         """Embed prompts; the grid is that of `prompts.assignment`."""
         outside, inside = self._mask_levels()
-        return PromptEmbedding(self._tokens(prompts), self._mask_share(prompts), outside, inside)
+        position = self.positional_encoding(tuple(prompts.assignment.shape[-2:]))
+        return PromptEmbedding(self._tokens(prompts), self._mask_share(prompts), outside, inside, position)
 
     def positional_encoding(self, grid: tuple[int, int]) -> Tensor:
         """(h·w, C) positional encoding of the cells of an h×w grid."""
-        with _full_precision(self.prompt_encoder):
+        with full_precision(self.prompt_encoder):
             return rearrange(self.prompt_encoder.pe_layer(grid), "c h w -> (h w) c")
 
     def _tokens(self, prompts: PseudoPrompts) -> Tensor:
@@ -102,7 +105,7 @@ class SamPromptEncoder(nn.Module):
 
     def _encode_coordinates(self, points: Tensor, grid: tuple[int, int]) -> Tensor:
         """(B, N, P, 2) coordinates in cells, 0 at the edge of the first one, to (B, N, P, C)."""
-        with _full_precision(self.prompt_encoder):
+        with full_precision(self.prompt_encoder):
             encoded = self.prompt_encoder.pe_layer.forward_with_coords(points.flatten(0, 1), grid)
         return encoded.view(*points.shape[:3], -1)
 
@@ -124,6 +127,6 @@ class SamPromptEncoder(nn.Module):
         return region / objects[:, :, None, None]
 
 
-def _full_precision(encoder: PromptEncoder) -> torch.autocast:
-    # Half the digits of a Fourier feature's phase are lost in half precision.
+def full_precision(encoder: PromptEncoder) -> torch.autocast:
+    """Within, SAM's prompt encoder works in full precision: a lower one loses half of a Fourier feature's phase."""
     return torch.autocast(encoder.not_a_point_embed.weight.device.type, enabled=False)

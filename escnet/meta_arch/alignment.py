@@ -9,19 +9,17 @@ projection from which the pretrained decoder can be used from the first step on.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 from segment_anything.modeling import Sam
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from escnet.data.images import read_image
-from escnet.meta_arch.clip_then_sam import sam_features
-from escnet.meta_arch.esc_net import ESCNet
+from escnet.meta_arch.interfaces import SegmentingModel, resize
+from escnet.meta_arch.sam import sam_features
 from escnet.pretrained.sam import build_sam
 
 logger = logging.getLogger(__name__)
@@ -29,31 +27,25 @@ logger = logging.getLogger(__name__)
 _RIDGE = 1e-4
 
 
-def align_from_config(cfg: CfgNode, model: nn.Module, records: Sequence[Mapping[str, Any]]) -> None:
+def align_from_config(cfg: CfgNode, model: SegmentingModel, images: Callable[[int], Iterable[Tensor]]) -> None:
     """Align the projections of an ESC-Net on MODEL.SAM.ALIGN_IMAGES images, unless a checkpoint brought them.
 
     One process computes, and all of them have its result. Nothing is done for a SAM block that is not pretrained.
 
     Args:
         cfg: the config of the training.
-        model: of that config; it is changed in place, and left in evaluation mode.
-        records: of the training images, from which those are taken at equal distances.
+        model: the ESC-Net of that config; it is changed in place, and left in evaluation mode.
+        images: gives so many of the training images, raw (3, H, W).
 
     Raises:
         WeightsError: SAM's file is missing or of another format.
     """
     sam = cfg.MODEL.SAM
-    is_wanted = sam.ALIGN_IMAGES > 0 and not cfg.MODEL.WEIGHTS and sam.INIT == "pretrained"
-    if not is_wanted or not isinstance(model, ESCNet):
+    if sam.ALIGN_IMAGES <= 0 or cfg.MODEL.WEIGHTS or sam.INIT != "pretrained":
         return
     if comm.is_main_process():
-        chosen = records[:: max(1, len(records) // sam.ALIGN_IMAGES)][: sam.ALIGN_IMAGES]
-        images = (torch.from_numpy(read_image(r["file_name"]).transpose(2, 0, 1).copy()) for r in chosen)
-        explained = align_projections(model, build_sam(sam.NAME, sam.WEIGHTS), images)
-        logger.info(
-            f"The projections start where CLIP's features predict SAM's best: {explained:.0%} of the variance on "
-            f"{len(chosen)} training images"
-        )
+        explained = align_projections(model, build_sam(sam.NAME, sam.WEIGHTS), images(sam.ALIGN_IMAGES))
+        logger.info(f"The projections start where CLIP's features predict SAM's best: {explained:.0%} of the variance")
     if comm.get_world_size() > 1:
         for block in model.blocks:
             for parameter in block.project.parameters():
@@ -61,13 +53,13 @@ def align_from_config(cfg: CfgNode, model: nn.Module, records: Sequence[Mapping[
 
 
 @torch.no_grad()
-def align_projections(model: ESCNet, sam: Sam, images: Iterable[Tensor]) -> float:
+def align_projections(model: SegmentingModel, sam: Sam, images: Iterable[Tensor]) -> float:
     """Set the projection of each ESC block to the linear map that best predicts SAM's image features from CLIP's.
 
     The norm after the projection becomes that of SAM's neck.
 
     Args:
-        model: with SAM blocks of the same number of channels as `sam`; it is changed in place.
+        model: an ESC-Net with SAM blocks of the same number of channels as `sam`; it is changed in place.
         sam: the whole SAM, of which the image encoder is used.
         images: (3, H, W) pixels in 0..255, each of any size.
 
@@ -105,10 +97,10 @@ def align_projections(model: ESCNet, sam: Sam, images: Iterable[Tensor]) -> floa
     return 1 - (error.sum() / total.sum()).item()
 
 
-def _features(model: ESCNet, sam: Sam, image: Tensor) -> tuple[Tensor, Tensor]:
+def _features(model: SegmentingModel, sam: Sam, image: Tensor) -> tuple[Tensor, Tensor]:
     """CLIP's dense features (cells, D) of an image (3, H, W), and SAM's (cells, C) on the same grid."""
-    clip = model.clip_image(model.normalise(image[None], model.inference.image_size), pooled=False).dense[0]
-    features = sam_features(sam, image)
+    clip = model.encode_pixels(resize(image[None], model.inference.image_size)).dense[0]
+    features = sam_features(sam, image[None])
     if features.shape[-2:] != clip.shape[-2:]:
         features = F.interpolate(features, clip.shape[-2:], mode="bilinear", align_corners=False, antialias=True)
     return clip.flatten(1).T, features[0].flatten(1).T

@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY
-from einops import rearrange
 from segment_anything.modeling import Sam
 from torch import Tensor
 from torch.nn import functional as F
 
-from escnet.layers.clip_image_encoder import ClipImageEncoder
+from escnet.layers.clip_image_encoder import ClipFeatures, ClipImageEncoder
 from escnet.layers.clip_text_encoder import ClipTextEncoder
 from escnet.layers.pseudo_prompts import PseudoPromptGenerator, PseudoPrompts
-from escnet.meta_arch.base import InferenceOptions, Segmentation
-from escnet.meta_arch.dense_clip import DenseClip
+from escnet.meta_arch.dense_clip import CLIP_KEYS, CLIP_PARTS, DenseClip
+from escnet.meta_arch.interfaces import InferenceOptions, Prompts, resize
+from escnet.meta_arch.sam import predict_masks, sam_features
+from escnet.meta_arch.segmentation import Segmentation
 from escnet.pretrained.sam import build_sam
 from escnet.vocabulary import Vocabulary
 
 # A score below this counts as this much, so that resizing the logits is not ruled by classes that are out of question.
 LEAST_SCORE = 1e-6
+
+
+@dataclass(frozen=True)
+class ImageFeatures:
+    """CLIP's features of B images, and SAM's (1, C, h', w') of each."""
+
+    clip: ClipFeatures
+    sam: list[Tensor]
 
 
 @META_ARCH_REGISTRY.register()
@@ -53,6 +63,18 @@ class ClipThenSam(DenseClip):
     Raises:
         ValueError: when sliding windows are asked for.
     """
+
+    prediction_keys = (
+        *CLIP_KEYS,
+        "MODEL.SAM.NAME",
+        *(f"MODEL.ESC.{key}" for key in ("NUM_PROMPTS", "ALPHA", "SOFTMAX_AXIS", "KMEANS", "MASK_LOGIT")),
+    )
+    cost_parts: ClassVar = CLIP_PARTS | {
+        "SAM image encoder": r"sam\.image_encoder",
+        "SAM prompt encoder": r"sam\.prompt_encoder",
+        "SAM mask decoder": r"sam\.mask_decoder",
+    }
+    untraceable = ("generator",)
 
     @configurable
     def __init__(
@@ -95,36 +117,31 @@ class ClipThenSam(DenseClip):
             "mask_logit": esc.MASK_LOGIT,
         }
 
-    @torch.no_grad()
-    def segment_image(self, image: Tensor, vocabulary: Vocabulary) -> Segmentation:
-        """Segment one image (3, H, W); SAM works on it at its own size."""
-        pixels = image[None].to(self.device, torch.float)
+    def encode(self, images: Tensor) -> ImageFeatures:
+        """CLIP's features of the images at CLIP's size, and SAM's of the images as they are."""
+        pixels = self.to_pixels(images)
         with self.autocast():
-            return self._segment_pixels(pixels, self.normalise(pixels, self.inference.image_size), vocabulary)
+            clip = self.encode_pixels(resize(pixels, self.inference.image_size))
+            return ImageFeatures(clip, [sam_features(self.sam, image[None]) for image in pixels])
 
-    def segment(self, images: Tensor, vocabulary: Vocabulary) -> Segmentation:
-        """Segment normalised images (B, 3, R1, R2), which SAM sees enlarged; the logits are (B, N, 4h, 4w)."""
-        return self._segment_pixels(images * self.pixel_std + self.pixel_mean, images, vocabulary)
-
-    def _segment_pixels(self, pixels: Tensor, images: Tensor, vocabulary: Vocabulary) -> Segmentation:
-        """Segment (B, 3, H, W) pixels in 0..255, given too as the normalised (B, 3, R1, R2) images of CLIP."""
-        clip = super().segment(images, vocabulary)
+    def segment_features(self, features: ImageFeatures, vocabulary: Vocabulary) -> Segmentation:
+        """Logits (B, N, 4h, 4w)."""
+        clip = super().segment_features(features.clip, vocabulary)
         (correlation,) = clip.correlations
         prompts = self.generator(correlation, self.logit_scale)
         fine = [4 * side for side in correlation.shape[-2:]]
         probability = F.interpolate(clip.logits.softmax(dim=1), fine, mode="bilinear", align_corners=False)
         logits = torch.empty_like(probability)
-        for b in range(len(pixels)):
+        for b, image in enumerate(features.sam):
             winners = correlation[b].argmax(dim=0).unique()
             row, k = (prompts.labels[b, winners] > 0).nonzero(as_tuple=True)
-            logits[b] = self._with_masks(pixels[b], probability[b], prompts, b, winners[row], k)
+            logits[b] = self._with_masks(image, probability[b], prompts, b, winners[row], k)
         return Segmentation(logits, None, [correlation], [prompts])
 
     def _with_masks(
-        self, pixels: Tensor, probability: Tensor, prompts: PseudoPrompts, image: int, row: Tensor, k: Tensor
+        self, features: Tensor, probability: Tensor, prompts: PseudoPrompts, image: int, row: Tensor, k: Tensor
     ) -> Tensor:
-        """Logits (N, 4h, 4w) of one image from CLIP's probability and the objects (`row`, `k`), (P,) each."""
-        features = sam_features(self.sam, pixels)
+        """Logits (N, 4h, 4w) of one image from SAM's features, CLIP's probability and objects (`row`, `k`), (P,)."""
         score = torch.zeros_like(probability)
         covered = torch.zeros_like(probability[0], dtype=torch.bool)
         for chunk in torch.arange(len(row), device=row.device).split(self.prompt_chunk):
@@ -143,7 +160,7 @@ class ClipThenSam(DenseClip):
         """One mask for each prompt.
 
         Args:
-            features: (1, C, h', w') from `_encode`.
+            features: (1, C, h', w') of SAM.
             points: (P, 2) as (x, y), in cells of CLIP's grid.
             objects: (P, h, w) bool, the mask prompts.
 
@@ -157,23 +174,5 @@ class ClipThenSam(DenseClip):
         positions = (points + 0.5) / cells * points.new_tensor([width, height]) - 0.5
         signs = 2.0 * objects[:, None].float() - 1.0
         masks = self.mask_logit * F.interpolate(signs, encoder.mask_input_size, mode="nearest-exact")
-        # Fourier features of positions need more digits than a lower precision has.
-        with torch.autocast(features.device.type, enabled=False):
-            sparse, dense = encoder(
-                points=(positions[:, None], positions.new_ones(len(positions), 1)), boxes=None, masks=masks
-            )
-        drawn, _ = self.sam.mask_decoder(
-            image_embeddings=features,
-            image_pe=encoder.get_dense_pe(),
-            sparse_prompt_embeddings=sparse,
-            dense_prompt_embeddings=dense,
-            multimask_output=False,
-        )
-        return rearrange(drawn.float(), "p 1 h w -> p h w")
-
-
-def sam_features(sam: Sam, pixels: Tensor) -> Tensor:
-    """SAM's features (1, C, h', w') of an image (3, H, W) in 0..255, made square as SAM expects."""
-    side = sam.image_encoder.img_size
-    square = F.interpolate(pixels[None], (side, side), mode="bilinear", align_corners=False, antialias=True)
-    return sam.image_encoder(sam.preprocess(square))
+        labels = positions.new_ones(len(positions), 1)
+        return predict_masks(self.sam, features, Prompts(positions[:, None], labels, masks=masks), False).logits[:, 0]

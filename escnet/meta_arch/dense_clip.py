@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 
-from escnet.layers.clip_image_encoder import ClipImageEncoder
+from escnet.layers.clip_image_encoder import ClipFeatures, ClipImageEncoder
 from escnet.layers.clip_text_encoder import ClipTextEncoder
-from escnet.meta_arch.base import InferenceOptions, OpenVocabularyModel, Segmentation
+from escnet.layers.pixels import PixelNormalisation
+from escnet.meta_arch.interfaces import InferenceOptions, SegmentingModel
+from escnet.meta_arch.segmentation import Segmentation
 from escnet.pretrained.clip import build_clip
 from escnet.vocabulary import Vocabulary
 
+CLIP_KEYS = ("MODEL.CLIP.NAME", "MODEL.CLIP.IMAGE_SIZE", "MODEL.CLIP.DENSE", "MODEL.CLIP.DENSE_RESIDUAL")
+CLIP_PARTS = {"CLIP image encoder": r"clip_image", "CLIP text encoder": r"clip_text"}
+
 
 @META_ARCH_REGISTRY.register()
-class DenseClip(OpenVocabularyModel):
+class DenseClip(SegmentingModel):
     """Cosine similarity of CLIP's dense features with the text features, and nothing after it (MaskCLIP, sec. 3.2).
 
     It is what ESC-Net starts from. Nothing is trained, and every class is kept, whatever MODEL.ESC.MAX_CLASSES says.
@@ -28,6 +33,10 @@ class DenseClip(OpenVocabularyModel):
         logit_scale: CLIP's temperature.
         inference: how images are run.
     """
+
+    prediction_keys = CLIP_KEYS
+    cost_parts: ClassVar = CLIP_PARTS
+    text_encoder = "clip_text"
 
     @configurable
     def __init__(
@@ -42,6 +51,7 @@ class DenseClip(OpenVocabularyModel):
         self.clip_image = clip_image
         self.clip_text = clip_text
         self.register_buffer("logit_scale", torch.tensor(float(logit_scale)))
+        self.normalise = PixelNormalisation()
         self.requires_grad_(False)
 
     @classmethod
@@ -52,11 +62,14 @@ class DenseClip(OpenVocabularyModel):
             "clip_image": ClipImageEncoder(clip.visual, cfg.MODEL.CLIP.DENSE, cfg.MODEL.CLIP.DENSE_RESIDUAL),
             "clip_text": ClipTextEncoder(clip, tokenizer),
             "logit_scale": clip.logit_scale.exp().item(),
-            "inference": InferenceOptions.from_config(cfg),
+            "inference": InferenceOptions.from_config(cfg, cfg.MODEL.CLIP.IMAGE_SIZE),
         }
 
-    def segment(self, images: Tensor, vocabulary: Vocabulary) -> Segmentation:
-        """Segment normalised images (B, 3, R1, R2); the logits (B, N, h, w) are as coarse as CLIP's grid."""
-        dense = self.clip_image(images, pooled=False).dense
-        correlation = torch.einsum("bdhw,nd->bnhw", dense, self.clip_text.encode(vocabulary)).float()
+    def encode_pixels(self, pixels: Tensor) -> ClipFeatures:
+        """CLIP's features of images of its size."""
+        return self.clip_image(self.normalise(pixels), pooled=False)
+
+    def segment_features(self, features: ClipFeatures, vocabulary: Vocabulary) -> Segmentation:
+        """Logits (B, N, h, w), as coarse as CLIP's grid."""
+        correlation = torch.einsum("bdhw,nd->bnhw", features.dense, self.clip_text.encode(vocabulary)).float()
         return Segmentation(correlation * self.logit_scale, None, [correlation])

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from detectron2.config import configurable
@@ -15,25 +15,34 @@ from torch.nn import functional as F
 from escnet.ignore_label import IGNORE_LABEL
 from escnet.layers.clip_image_encoder import ClipFeatures, ClipImageEncoder
 from escnet.layers.clip_text_encoder import ClipTextEncoder
-from escnet.layers.esc_block import ESCBlock
+from escnet.layers.esc_block import ClassMaps, ESCBlock
 from escnet.layers.fusion import VisionLanguageFusion
+from escnet.layers.pixels import PixelNormalisation
 from escnet.layers.pseudo_prompts import PseudoPromptGenerator
 from escnet.layers.sam_block import SamBlock
 from escnet.layers.sam_prompt_encoder import SamPromptEncoder
 from escnet.layers.trainable_attention import trainable_attention_parameters
 from escnet.layers.unet_decoder import UNetDecoder
 from escnet.losses.segmentation import segmentation_loss
-from escnet.meta_arch.base import InferenceOptions, OpenVocabularyModel, Segmentation
+from escnet.meta_arch.alignment import align_from_config
+from escnet.meta_arch.dense_clip import CLIP_KEYS, CLIP_PARTS
+from escnet.meta_arch.interfaces import InferenceOptions, LearningPart, SegmentingModel
+from escnet.meta_arch.segmentation import Segmentation
 from escnet.pretrained.clip import build_clip
-from escnet.pretrained.sam import SAM_SIZES, build_sam_decoder
+from escnet.pretrained.sam import build_sam_decoder, read_sam, sam_size
 from escnet.vocabulary import Vocabulary
 
 SAM_INITS = ("pretrained", "random", "none")
 SAM_TRAINED = ("none", "attention", "all")
+# Those of MODEL.ESC that change a prediction. The widths do too, but a change of them is seen in the weights.
+_PREDICTION_KEYS = (
+    "NUM_BLOCKS", "NUM_PROMPTS", "PROMPTS", "SOFTMAX_AXIS", "ALPHA", "KMEANS", "MASK_ENCODING", "MASK_LOGIT",
+    "CLASS_MERGE", "GUIDANCE", "NUM_HEADS", "WINDOW", "PASSES", "MAX_CLASSES",
+)  # fmt: skip
 
 
 @META_ARCH_REGISTRY.register()
-class ESCNet(OpenVocabularyModel):
+class ESCNet(SegmentingModel):
     """ESC-Net (Lee et al., "Effective SAM Combination for Open-Vocabulary Semantic Segmentation", CVPR 2025).
 
     Args:
@@ -54,6 +63,22 @@ class ESCNet(OpenVocabularyModel):
         loss: `ce`, `bce` or `ce_dice`.
         aux_loss: weight of the loss on each block's correlation map.
     """
+
+    prediction_keys = (
+        *CLIP_KEYS,
+        "MODEL.SAM.NAME",
+        *(f"MODEL.ESC.{key}" for key in _PREDICTION_KEYS),
+    )
+    cost_parts: ClassVar = CLIP_PARTS | {
+        "SAM prompt encoder": r"prompt_encoder",
+        "SAM blocks": r"blocks\.\d+\.sam_block",
+        "projection, unification": r"blocks\.\d+\.(project|unify)",
+        "fusion: Swin": r"blocks\.\d+\.fusion\.swin",
+        "fusion: class attention": r"blocks\.\d+\.fusion\.class_attention",
+        "decoder": r"decoder",
+    }
+    text_encoder = "clip_text"
+    untraceable = ("generator",)
 
     @configurable
     def __init__(
@@ -78,6 +103,7 @@ class ESCNet(OpenVocabularyModel):
         if passes < 1:
             raise ValueError(f"MODEL.ESC.PASSES must be at least 1, got {passes}")
         super().__init__(inference)
+        self.normalise = PixelNormalisation()
         self.clip_image = clip_image
         self.clip_text = clip_text
         self.register_buffer("logit_scale", torch.tensor(float(logit_scale)))
@@ -112,7 +138,7 @@ class ESCNet(OpenVocabularyModel):
             "prompt_encoder": prompt_encoder,
             "blocks": blocks,
             "decoder": UNetDecoder(esc.DIM, clip_image.width, tuple(esc.DECODER_DIMS), tuple(esc.SKIP_DIMS)),
-            "inference": InferenceOptions.from_config(cfg),
+            "inference": InferenceOptions.from_config(cfg, cfg.MODEL.CLIP.IMAGE_SIZE),
             "class_chunk": esc.CLASS_CHUNK,
             "max_classes": esc.MAX_CLASSES,
             "passes": esc.PASSES,
@@ -122,18 +148,25 @@ class ESCNet(OpenVocabularyModel):
             "aux_loss": esc.AUX_LOSS,
         }
 
-    def segment(self, images: Tensor, vocabulary: Vocabulary) -> Segmentation:
-        """Segment normalised images (B, 3, R1, R2); the logits are four times finer than CLIP's grid."""
-        return self._segment(images, vocabulary, self._most_correlated, self.passes)
+    def encode_pixels(self, pixels: Tensor) -> ClipFeatures:
+        """CLIP's features of images of its size."""
+        return self.clip_image(self.normalise(pixels), pooled=False)
+
+    def segment_features(self, features: ClipFeatures, vocabulary: Vocabulary) -> Segmentation:
+        """Logits four times finer than CLIP's grid."""
+        return self._segment(features, vocabulary, self._most_correlated, self.passes)
 
     def _segment(
-        self, images: Tensor, vocabulary: Vocabulary, choose: Callable[[Tensor], Tensor | None], passes: int = 1
+        self,
+        features: ClipFeatures,
+        vocabulary: Vocabulary,
+        choose: Callable[[Tensor], Tensor | None],
+        passes: int = 1,
     ) -> Segmentation:
-        """`segment` with the classes (B, M) that are chosen by CLIP's correlation maps (B, N, h, w); None for all."""
-        features = self.clip_image(images, pooled=False)
+        """`segment_features` with the classes (B, M) chosen by CLIP's correlation maps (B, N, h, w); None for all."""
         text = self._embed_text(vocabulary)
         correlation = torch.einsum("bdhw,nd->bnhw", features.dense, text).float()
-        text = text.expand(len(images), -1, -1)
+        text = text.expand(len(correlation), -1, -1)
         rows = choose(correlation)
         if rows is not None:
             correlation = correlation.gather(1, rows[:, :, None, None].expand(-1, -1, *correlation.shape[2:]))
@@ -150,32 +183,27 @@ class ESCNet(OpenVocabularyModel):
         self, features: ClipFeatures, correlation: Tensor, text: Tensor, prompting: Tensor | None
     ) -> Segmentation:
         """Blocks and decoder; prompts are read from the maps `prompting`, or from those that each block is given."""
-        correlations, prompts, embedding = [correlation], [], None
+        maps = ClassMaps(correlation, None)
+        correlations, prompts = [correlation], []
         chunking = {"chunk": self.class_chunk, "recompute": self.recompute and self.training}
         for block in self.blocks:
-            out = block(
-                features.dense,
-                correlation,
-                embedding,
-                text,
-                self.logit_scale,
-                self.generator,
-                self.prompt_encoder,
-                prompting,
-                **chunking,
-            )
-            correlation, embedding = out.correlation, out.embedding
-            correlations.append(correlation)
-            prompts += [out.prompts] if out.prompts is not None else []
-        fine = self.decoder(embedding, features.levels, tuple(correlation.shape[-2:]), **chunking)
+            prompted = None
+            if self.prompt_encoder is not None:
+                prompts.append(self.generator(maps.correlation if prompting is None else prompting, self.logit_scale))
+                prompted = self.prompt_encoder(prompts[-1])
+            maps = block(features.dense, maps, text, self.logit_scale, prompted, **chunking)
+            correlations.append(maps.correlation)
+        fine = self.decoder(maps.embedding, features.levels, tuple(correlation.shape[-2:]), **chunking)
         # The decoder too only changes what the correlation map says.
-        coarse = self._correlation_logits(correlation)
+        coarse = self._correlation_logits(maps.correlation)
         logits = fine + F.interpolate(coarse, fine.shape[-2:], mode="bilinear", align_corners=False)
         return Segmentation(logits, None, correlations, prompts)
 
     def losses(self, images: Tensor, targets: Tensor, vocabulary: Vocabulary) -> dict[str, Tensor]:
         """`loss_sem_seg` and, if configured, `loss_aux`, the mean over the blocks' correlation maps."""
-        out = self._segment(images, vocabulary, lambda correlation: self._training_rows(correlation, targets))
+        features = self.encode(images)
+        out = self._segment(features, vocabulary, lambda correlation: self._training_rows(correlation, targets))
+        targets = targets.to(self.device)
         if out.rows is not None:
             targets = _positions(targets, out.rows, len(vocabulary.rows))
         losses = {"loss_sem_seg": segmentation_loss(out.logits, targets, self.loss)}
@@ -185,6 +213,19 @@ class ESCNet(OpenVocabularyModel):
             total = sum(segmentation_loss(m, coarse, self.loss) for m in maps)
             losses["loss_aux"] = self.aux_loss * total / len(maps)
         return losses
+
+    def prepare_training(self, cfg: Any, images: Callable[[int], Iterable[Tensor]]) -> None:
+        """Align the projections with SAM's features, if the configuration asks for it."""
+        align_from_config(cfg, self, images)
+
+    def learning_parts(self, cfg: Any) -> list[LearningPart]:
+        """CLIP and a pretrained SAM block learn more slowly than the rest (ESC-Net, training details)."""
+        clip, sam = cfg.SOLVER.CLIP_MULTIPLIER, cfg.SOLVER.SAM_MULTIPLIER
+        return [
+            LearningPart("CLIP image", r"clip_image\.", clip),
+            LearningPart("CLIP text", r"clip_text\.", clip),
+            LearningPart("SAM blocks", r"blocks\.\d+\.sam_block\.", sam if cfg.MODEL.SAM.INIT == "pretrained" else 1.0),
+        ]
 
     def _embed_text(self, vocabulary: Vocabulary) -> Tensor:
         """(N, D); computed again at each step only while it is trained."""
@@ -204,19 +245,29 @@ class ESCNet(OpenVocabularyModel):
 
         M is `train_classes`, or the most that an image of the batch holds if that is more.
         """
-        batch, classes = correlation.shape[:2]
+        classes = correlation.shape[1]
         if not 0 < self.train_classes < classes:
             return None
-        counts = torch.zeros(batch, classes + 1, device=targets.device)
-        # Ignored pixels are counted in one place more, which is dropped.
-        counts.scatter_(1, torch.where(targets < 0, classes, targets).flatten(1), 1.0)
-        present = counts[:, :classes]
-        size = min(classes, max(self.train_classes, int(present.sum(dim=1).max())))
+        present, most = present_classes(targets, classes)
+        size = min(classes, max(self.train_classes, most))
+        present = present.to(correlation.device)
         return (present + torch.rand_like(present)).topk(size, dim=1).indices.sort(dim=1).values
 
     def _correlation_logits(self, correlation: Tensor) -> Tensor:
         """Correlation at the scale of logits, without the offset that CLIP gives to all similarities alike."""
         return (correlation - correlation.mean(dim=(1, 2, 3), keepdim=True)) * self.logit_scale
+
+
+def present_classes(targets: Tensor, classes: int) -> tuple[Tensor, int]:
+    """(B, N) 1.0 for the classes in (B, H, W) targets, and the most that an image holds.
+
+    Computed where the targets are: as they come from a loader, on the CPU, so that nothing waits for another device.
+    """
+    counts = torch.zeros(len(targets), classes + 1, device=targets.device)
+    # Ignored pixels are counted in one place more, which is dropped.
+    counts.scatter_(1, torch.where(targets < 0, classes, targets).flatten(1), 1.0)
+    present = counts[:, :classes]
+    return present, int(present.sum(dim=1).max())
 
 
 def _positions(targets: Tensor, rows: Tensor, classes: int) -> Tensor:
@@ -235,8 +286,9 @@ def _build_blocks(cfg: Any, clip_dim: int, brings_all: bool) -> tuple[SamPromptE
     if sam.TRAIN not in SAM_TRAINED:
         raise ValueError(f"MODEL.SAM.TRAIN must be one of {SAM_TRAINED}, got {sam.TRAIN!r}")
     sam_weights = sam.WEIGHTS if sam.INIT == "pretrained" and not brings_all else ""
+    sam_weights = read_sam(sam.NAME, sam_weights) if sam_weights else ""
     blocks, encoder = [], None
-    sam_dim = SAM_SIZES[sam.NAME].channels
+    sam_dim = sam_size(sam.NAME).channels
     for _ in range(esc.NUM_BLOCKS):
         sam_block = None
         if sam.INIT != "none":

@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from escnet.miniature.world.writing import World
+
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
@@ -22,9 +24,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--config-file", default="configs/mojiscenes/escnet.yaml", help="of ESC-Net (%(default)s)")
     parser.add_argument("--output", type=Path, default=Path("output/demo"), help="folder (default: %(default)s)")
-    # The defaults are written out: those of World and DemoTask would take seconds to import.
-    parser.add_argument("--train", type=int, default=2000, help="training pictures (default: %(default)s)")
+    parser.add_argument("--train", type=int, default=World.train, help="training pictures (default: %(default)s)")
     parser.add_argument("--val", type=int, default=100, help="pictures of each other split (default: %(default)s)")
+    # Written out: DemoTask, whose defaults they are, takes seconds to import.
     parser.add_argument("--large", type=int, default=15, help="pictures among 847 words (default: %(default)s)")
     parser.add_argument("--examples", type=int, default=12, help="pictures on the page (default: %(default)s)")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="over the configuration")
@@ -50,8 +52,8 @@ def _run(options: argparse.Namespace, say: Callable[[str], None]) -> int:
     from detectron2.utils.logger import setup_logger
 
     from escnet.miniature.demo import DemoTask, run_demo
-    from escnet.miniature.world.writing import World
     from escnet.pretrained.files import WeightsError
+    from escnet.safe_files import DiskFullError
 
     for name in ("escnet", "detectron2"):
         setup_logger(name=name).setLevel(logging.WARNING)
@@ -64,12 +66,10 @@ def _run(options: argparse.Namespace, say: Callable[[str], None]) -> int:
             DemoTask(options.config_file, options.output, world, options.large, options.examples, tuple(options.opts)),
             say,
         )
-    except (ValueError, WeightsError, FloatingPointError) as error:
+    except (ValueError, WeightsError, FloatingPointError, DiskFullError) as error:
         return _refuse(error)
     except OSError as error:
-        return _refuse(
-            f"{error}; what is finished is kept, and once this is mended the same command goes on from there"
-        )
+        return _refuse(f"{error}; what is finished is kept: mend this, and the same command goes on from there")
     say(f"open {page.resolve()}")
     return 0
 

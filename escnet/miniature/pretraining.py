@@ -10,8 +10,8 @@ from typing import TypeVar
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from tqdm import tqdm
 
+from escnet.progress import progress_bar
 from escnet.worker_pool import worker_pool
 
 Drawn = TypeVar("Drawn")
@@ -46,7 +46,7 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict]:
 @contextmanager
 def progress(steps: int) -> Iterator[Callable[[int, float], None]]:
     """A bar on the screen; yields what is to be called after each step, with its number and loss."""
-    with tqdm(total=steps, unit="step", mininterval=10) as bar:
+    with progress_bar(total=steps, unit="step") as bar:
 
         def report(step: int, loss: float) -> None:
             bar.set_postfix(loss=f"{loss:.3f}", refresh=False)

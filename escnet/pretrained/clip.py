@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import gzip
 import math
 import os
@@ -23,9 +24,12 @@ from open_clip.model import (
 from open_clip.tokenizer import SimpleTokenizer, default_bpe
 from torch import Tensor, nn
 
-from escnet.pretrained.files import WeightsError, first_line, is_torchscript, read_weights
+from escnet.pretrained.files import WeightsError, first_line
 from escnet.pretrained.loading import load_exactly
 from escnet.pretrained.public import PUBLIC_WEIGHTS, fetch_clip, where_to_get
+from escnet.pretrained.reading import read_weights
+from escnet.pretrained.shipped import resolve_shipped
+from escnet.pretrained.torchscript import is_torchscript
 
 CLIP_VOCABULARY = 49408
 BYTE_AND_SPECIAL_TOKENS = 514
@@ -38,18 +42,19 @@ def build_clip(name: str, weights: str | Path = "") -> tuple[nn.Module, Callable
 
     Arguments:
       name: a model of open_clip ("ViT-B-16-quickgelu") or of this package ("escnet-mini").
-      weights: "" for random ones; a tag of open_clip ("openai"); or the path of a state dict, a .safetensors file or
-        one of OpenAI's archives. Positional embeddings of another image size are resized.
+      weights: "" for random ones; a tag of open_clip ("openai"); or the path, or "shipped:NAME", of a state dict, a
+        .safetensors file or one of OpenAI's archives. Positional embeddings of another image size are resized.
 
     Raises:
       WeightsError: for an unknown name or tag, for weights that can neither be found nor downloaded, that do not fit
         the model, or that were trained with another activation than it has.
     """
     name = name.replace("/", "-")
+    weights = resolve_shipped(weights)
     config = _clip_config(name)
-    path = _locate_clip_weights(name, config, str(weights)) if weights else None
+    path = _locate_clip_weights(name, config, weights) if weights else None
     tokenizer = _build_tokenizer(name, config["text_cfg"])
-    pretrained = open_clip.get_pretrained_cfg(name, str(weights))
+    pretrained = open_clip.get_pretrained_cfg(name, weights)
     model = _instantiate_clip(config)
     statistics = {
         "size": model.visual.image_size,
@@ -64,13 +69,18 @@ def build_clip(name: str, weights: str | Path = "") -> tuple[nn.Module, Callable
 
 
 def _clip_config(name: str) -> dict:
-    if "escnet-mini" not in open_clip.list_models():
-        open_clip.add_model_config(Path(__file__).parent / "model_configs")
+    _add_small_models()
     known = open_clip.list_models()
     if name not in known:
         near = ", ".join(difflib.get_close_matches(name, known, n=5, cutoff=0.4)) or "see open_clip.list_models()"
         raise WeightsError(f'there is no CLIP model "{name}"; near names: {near}')
     return open_clip.get_model_config(name)
+
+
+@functools.cache
+def _add_small_models() -> None:
+    """Make the models that this package describes known to open_clip."""
+    open_clip.add_model_config(Path(__file__).parent / "model_configs" / "clip")
 
 
 def _instantiate_clip(config: dict) -> nn.Module:

@@ -7,26 +7,53 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from escnet.pretrained.files import WeightsError
+from escnet.pretrained.reading import wrapper_prefix
+from escnet.pretrained.recognition import recognise
 
 LISTED_KEYS = 8
 
 
-def load_exactly(module: nn.Module, state: dict[str, Tensor], path: Path, prefix: str = "") -> None:
-    """Copy `state` into `module`, whose keys stand in the file behind `prefix`; every key must fit."""
-    expected = {prefix + key: value for key, value in module.state_dict().items()}
+def load_exactly(
+    module: nn.Module, state: dict[str, Tensor], source: str | Path, remedy: str = "", prefix: str = ""
+) -> None:
+    """Copy the weights of a file into a module; every key must fit.
+
+    Arguments:
+      module: is changed in place.
+      state: what `read_weights` found in the file.
+      source: the file, for the error message.
+      remedy: what to do when the weights do not fit; ends the message.
+      prefix: of the names, in the file, of this module's weights; other names are left alone.
+
+    Raises:
+      WeightsError: keys are missing, unexpected or misshapen, which are named; or the file is that of another system,
+        which is named instead.
+    """
+    own = module.state_dict()
+    wrapper = wrapper_prefix(own)
+    expected = {prefix + key.removeprefix(wrapper): value for key, value in own.items()}
+    given = {key: value for key, value in state.items() if key.startswith(prefix)}
     problems = {
-        "missing": [key for key in expected if key not in state],
-        "unexpected": [key for key in state if key not in expected],
+        "missing": [key for key in expected if key not in given],
+        "unexpected": [key for key in given if key not in expected],
         "misshapen": [
-            f"{key} {tuple(state[key].shape)} for {tuple(value.shape)}"
+            f"{key} {tuple(given[key].shape)} for {tuple(value.shape)}"
             for key, value in expected.items()
-            if key in state and state[key].shape != value.shape
+            if key in given and given[key].shape != value.shape
         ],
     }
     found = [f"{kind} keys: {_list_keys(keys)}" for kind, keys in problems.items() if keys]
     if found:
-        raise WeightsError(f"{path}: does not fit {type(module).__name__}: {'; '.join(found)}")
-    module.load_state_dict({key.removeprefix(prefix): value for key, value in state.items()})
+        theirs = recognise(state)
+        if theirs and theirs != recognise(expected):
+            raise WeightsError(f"{source}: is {theirs.name}, not the weights of {_name(module)}; {theirs.remedy}")
+        ending = f". {remedy}" if remedy else ""
+        raise WeightsError(f"{source}: does not fit {_name(module)}: {'; '.join(found)}{ending}")
+    module.load_state_dict({wrapper + key.removeprefix(prefix): value for key, value in given.items()})
+
+
+def _name(module: nn.Module) -> str:
+    return type(module).__name__
 
 
 def _list_keys(keys: list[str]) -> str:

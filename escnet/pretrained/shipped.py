@@ -12,12 +12,13 @@ FOLDER = Path(__file__).parent / "weights"
 _PREFIX = "shipped:"
 
 
-def resolve_shipped(weights: str) -> str:
+def resolve_shipped(weights: str | Path) -> str:
     """The path of "shipped:NAME"; any other text as it is.
 
     Raises:
       WeightsError: no weights of this name ship with the package, or their file is not the one that its card describes.
     """
+    weights = str(weights)
     return str(shipped_weights(weights.removeprefix(_PREFIX))) if weights.startswith(_PREFIX) else weights
 
 

@@ -5,33 +5,38 @@ from __future__ import annotations
 import copy
 import os
 import re
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-import safetensors.torch
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 
 from escnet.pretrained.files import WeightsError
-from escnet.safe_files import replacing
+from escnet.pretrained.loading import load_exactly
+from escnet.pretrained.reading import Checkpoint, read_checkpoint
+from escnet.pretrained.shipped import resolve_shipped
+from escnet.safe_files import DiskFullError, replacing
 
 LAST_CHECKPOINT = "last_checkpoint"
 _ITERATION = re.compile(r"model_(\d+)\.pth")
-_SHOWN_KEYS = 10
+SUFFIXES = (".pth", ".safetensors", ".pt", ".bin")
 
 
 class SafeCheckpointer(DetectionCheckpointer):
     """Detectron2's checkpointer, with the same files and names, but safe.
 
     A file is written under a temporary name, flushed to the disk and renamed, so that whoever reads it, at any moment
-    and after any kill, finds the old or the new content. Files are read as plain tensors: .pth by torch's restricted
-    unpickler, and .safetensors; no other format. Weights that do not fit the model are an error.
+    and after any kill, finds the old or the new content. Files are read by `escnet.pretrained.reading`, which runs no
+    code from them. Weights that do not fit the model are an error.
     """
 
     def save(self, name: str, **kwargs: Any) -> None:
-        """Write `<save_dir>/<name>.pth` with the model, all checkpointables and `kwargs`, and tag it as the last."""
+        """Write `<save_dir>/<name>.pth` with the model, all checkpointables and `kwargs`, and tag it as the last.
+
+        Raises:
+            DiskFullError: there is no space left; the message names the last checkpoint, which stands.
+        """
         if not self.save_dir or not self.save_to_disk:
             return
         content = {"model": self.model.state_dict()}
@@ -39,8 +44,11 @@ class SafeCheckpointer(DetectionCheckpointer):
         content.update(kwargs)
         path = Path(self.save_dir) / f"{name}.pth"
         self.logger.info(f"Saving checkpoint to {path}")
-        _write(path, lambda file: torch.save(content, file))
-        self.tag_last_checkpoint(path.name)
+        try:
+            _write(path, lambda file: torch.save(content, file))
+            self.tag_last_checkpoint(path.name)
+        except DiskFullError as error:
+            raise DiskFullError(f"{path}: not written, No space left on device. {self._what_stands()}") from error
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Note in the file `last_checkpoint` which checkpoint is the last."""
@@ -60,11 +68,12 @@ class SafeCheckpointer(DetectionCheckpointer):
             self.logger.info("No checkpoint is loaded: the model stays as it was built")
             return {}
         self.logger.info(f"Loading checkpoint {path}")
-        file = self.path_manager.get_local_path(path)
-        if not os.path.isfile(file):
-            raise WeightsError(f"{path}: there is no such checkpoint. {self._other_checkpoints(path)}")
-        checkpoint = self._load_file(file)
-        self._refuse_misfits(self._load_model(checkpoint), path)
+        weights, rest = self._read(path)
+        load_exactly(
+            self.model, weights, path, "Use the configuration with which it was trained (config.yaml in its folder)"
+        )
+        # Its tensors may be mapped from a file that may be deleted.
+        checkpoint = copy.deepcopy(rest)
         for key in self.checkpointables if checkpointables is None else checkpointables:
             if key not in checkpoint:
                 raise WeightsError(
@@ -96,39 +105,25 @@ class SafeCheckpointer(DetectionCheckpointer):
         ordered = sorted((int(match[1]), match[0]) for match in matches if match)
         return [os.path.join(self.save_dir, name) for _, name in ordered]
 
-    def _load_file(self, filename: str) -> dict[str, Any]:
-        """Read a local file as {"model": state dict, ...}; tensors of the model may be mapped from the file."""
-        try:
-            content = _read(filename)
-        except WeightsError:
-            raise
-        except Exception as error:  # a damaged file makes the readers raise nearly anything
-            reason = f"{type(error).__name__}: {str(error).partition(os.linesep)[0]}"
+    def _read(self, path: str) -> Checkpoint:
+        others = self._other_checkpoints(path)
+        file = Path(resolve_shipped(self.path_manager.get_local_path(path))).expanduser()
+        if not file.is_file():
+            raise WeightsError(f"{path}: there is no such checkpoint. {others}")
+        if file.suffix not in SUFFIXES:
             raise WeightsError(
-                f"{filename}: cannot be read as a checkpoint, {os.path.getsize(filename)} bytes ({reason}). It is "
-                f"damaged, or holds more than tensors: delete it. {self._other_checkpoints(filename)}"
-            ) from error
-        if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
-            content = {"model": content}
-        weights = content["model"]
-        if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
-            raise WeightsError(f"{filename}: holds a {type(weights).__name__}, not the weights of a model by name")
-        return content
-
-    def _refuse_misfits(self, incompatible: Any, path: str) -> None:
-        shapes = [f"{key} {tuple(there)}, not {tuple(here)}" for key, there, here in incompatible.incorrect_shapes]
-        misshapen = {key for key, _, _ in incompatible.incorrect_shapes}
-        kinds = {
-            "missing": sorted(set(incompatible.missing_keys) - misshapen),
-            "unknown to the model": sorted(incompatible.unexpected_keys),
-            "of another shape": sorted(shapes),
-        }
-        problems = [f"{len(keys)} {kind}: {_shorten(keys)}" for kind, keys in kinds.items() if keys]
-        if problems:
-            raise WeightsError(
-                f"{path}: does not fit the model {type(self.model).__name__}. Keys {'. Keys '.join(problems)}. "
-                "Use the configuration with which it was trained (config.yaml in its folder)"
+                f"{path}: only .pth and .safetensors are read, and what torch.save wrote as .pt or .bin, not "
+                f"'{file.suffix}'; convert it, for example with torch.save of its tensors by name"
             )
+        return read_checkpoint(file, f"If it is damaged, delete it. {others}")
+
+    def _what_stands(self) -> str:
+        """What is left after a checkpoint could not be written, and how to go on."""
+        tag = Path(self.save_dir) / LAST_CHECKPOINT
+        if not tag.is_file():
+            return "There is no earlier checkpoint: free some space and start again"
+        last = tag.read_text(encoding="utf-8")
+        return f"The last checkpoint, {last}, stands: free some space, then go on from it with --resume"
 
     def _other_checkpoints(self, path: str) -> str:
         """What can be done instead of loading `path`, when it is the checkpoint to resume from."""
@@ -142,22 +137,6 @@ class SafeCheckpointer(DetectionCheckpointer):
         return f"To resume from the one before: echo {others[-1]} > {tag}"
 
 
-def _read(filename: str) -> Any:
-    suffix = os.path.splitext(filename)[1]
-    if suffix == ".safetensors":
-        return safetensors.torch.load_file(filename)
-    if suffix != ".pth":
-        raise WeightsError(
-            f"{filename}: only .pth and .safetensors are read, not '{suffix}', which could run code when it is opened; "
-            "convert it, for example with torch.save of its tensors by name"
-        )
-    content = torch.load(filename, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(filename))
-    if isinstance(content, dict) and "model" in content:
-        # The weights are copied into the model; all else is kept, and must not depend on a file that may be deleted.
-        return {key: value if key == "model" else copy.deepcopy(value) for key, value in content.items()}
-    return content
-
-
 def _write(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     """Call `write` with a file that becomes `path` when all of it is on the disk."""
     with replacing(path) as temporary, open(temporary, "wb") as file:
@@ -169,7 +148,3 @@ def _write(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
-
-
-def _shorten(keys: list[str]) -> str:
-    return ", ".join(keys[:_SHOWN_KEYS]) + (f", ... ({len(keys)} in all)" if len(keys) > _SHOWN_KEYS else "")

@@ -20,12 +20,24 @@ def check_processes(args: Namespace, device: str) -> None:
     """Check the arguments of `launch`.
 
     Raises:
-        ValueError: more processes than GPUs, or several machines without a common address.
+        ValueError: more processes than GPUs, several on a device of which there is one, or several machines without a
+            common address.
     """
+    if device.split(":")[0] in ("mps", "xpu") and count_processes(args)[0] > 1:
+        raise ValueError(f"several processes run on a CPU or on CUDA's GPUs, not on {device}; leave --num-gpus at 1")
     if device.startswith("cuda") and args.num_gpus > torch.cuda.device_count():
         raise ValueError(f"--num-gpus is {args.num_gpus}, but this machine has {torch.cuda.device_count()}")
     if args.num_machines > 1 and args.dist_url == "auto":
         raise ValueError("--num-machines needs --dist-url, for example tcp://<address of machine 0>:29500")
+
+
+def count_processes(args: Namespace) -> tuple[int, int]:
+    """How many processes `launch` makes of its arguments, in all and on this machine; or torchrun has begun."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        world = int(os.environ["WORLD_SIZE"])
+        return world, int(os.environ.get("LOCAL_WORLD_SIZE", world))
+    local = max(1, args.num_gpus)
+    return local * args.num_machines, local
 
 
 def launch(run: Callable[..., None], args: Namespace, device: str, arguments: tuple[Any, ...]) -> None:

@@ -21,6 +21,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import CommonMetricPrinter, JSONWriter, TensorboardXWriter
 from torch import Tensor, nn
 
+from escnet.config_ranges import check_ranges
 from escnet.data.benchmarks import dataset_folder_name
 from escnet.data.errors import DatasetError
 from escnet.data.mappers import EvaluationMapper, TrainingMapper
@@ -267,6 +268,7 @@ def check_config(cfg: CfgNode, training: bool) -> None:
     """
     if cfg.MODEL.META_ARCHITECTURE not in META_ARCH_REGISTRY:
         raise ValueError(f"MODEL.META_ARCHITECTURE '{cfg.MODEL.META_ARCHITECTURE}' is not registered")
+    check_ranges(cfg)
     if training:
         _check_training(cfg)
     needed = "TRAIN" if training else "TEST"

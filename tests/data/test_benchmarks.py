@@ -27,7 +27,7 @@ from escnet.data.registration import dataset_metadata, dataset_records
 def test_every_row_is_registered_and_ignores_an_id_that_is_no_class():
     assert len({benchmark.name for benchmark in BENCHMARKS}) == len(BENCHMARKS)
     for benchmark in BENCHMARKS:
-        metadata = MetadataCatalog.get(benchmark.name)
+        metadata = dataset_metadata(benchmark.name)
         assert benchmark.name in DatasetCatalog and metadata.evaluator_type == "sem_seg"
         names = load_class_names(benchmark.classes)[slice(*benchmark.rows)]
         assert metadata.stuff_classes == [*names, *(["background"] if benchmark.background else [])]
@@ -67,7 +67,7 @@ def test_the_labels_can_use_a_part_of_the_class_file():
 
 
 def test_the_scored_classes_are_in_the_metadata_and_fit():
-    metadata = {benchmark.name: MetadataCatalog.get(benchmark.name) for benchmark in BENCHMARKS}
+    metadata = {benchmark.name: dataset_metadata(benchmark.name) for benchmark in BENCHMARKS}
     scored = {name: found.scored_classes for name, found in metadata.items() if found.scored_classes is not None}
     assert scored == {
         "mojiscenes_val_base": (0, 80),

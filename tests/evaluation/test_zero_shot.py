@@ -25,12 +25,13 @@ from escnet.evaluation.runs.image_results import ImageResults, ResultsError
 from escnet.evaluation.semantic import SemanticEvaluator
 from escnet.evaluation.zero_shot import ZeroShotTask, evaluate_zero_shot
 from escnet.evaluation.zero_shot import evaluate_run as evaluate_identified_run
-from escnet.meta_arch.base import InferenceOptions, OpenVocabularyModel, Segmentation
+from escnet.meta_arch.interfaces import InferenceOptions, SegmentingModel
+from escnet.meta_arch.segmentation import Segmentation
 
 MINI = Path(__file__).parents[2] / "configs/camvid/escnet.yaml"
 
 
-class RedModel(OpenVocabularyModel):
+class RedModel(SegmentingModel):
     """Says of each pixel the word whose row is its red value; it has one weight, and counts its calls."""
 
     def __init__(self) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import pytest
 import torch
 from segment_anything.modeling.prompt_encoder import PromptEncoder
 from segment_anything.modeling.transformer import TwoWayTransformer
+from torch import Tensor
 
-from escnet.layers.esc_block import CLASS_MERGES, ESCBlock
+from escnet.layers.esc_block import CLASS_MERGES, ClassMaps, ESCBlock
 from escnet.layers.fusion import VisionLanguageFusion
 from escnet.layers.pseudo_prompts import PseudoPromptGenerator
 from escnet.layers.sam_block import SamBlock
-from escnet.layers.sam_prompt_encoder import SamPromptEncoder
+from escnet.layers.sam_prompt_encoder import PromptEmbedding, SamPromptEncoder
 
 CLIP_DIM, SAM_DIM, DIM = 10, 16, 8
 
@@ -24,18 +27,31 @@ def make_block(merge: str = "correlation", sam: bool = True) -> ESCBlock:
     return ESCBlock(CLIP_DIM, SAM_DIM, sam_block, fusion, merge)
 
 
-def make_inputs(classes: int = 5):
-    torch.manual_seed(1)
+class Inputs(NamedTuple):
+    """What a block is given, its prompts read from the correlation maps."""
+
+    dense: Tensor
+    maps: ClassMaps
+    text: Tensor
+    logit_scale: float
+    prompted: PromptEmbedding
+
+    def permuted(self, order: Tensor) -> Inputs:
+        maps = ClassMaps(*(values[:, order] for values in self.maps))
+        return self._replace(maps=maps, text=self.text[:, order], prompted=embed(maps.correlation))
+
+
+def embed(correlation: Tensor) -> PromptEmbedding:
+    torch.manual_seed(2)
     encoder = PromptEncoder(SAM_DIM, (1, 1), (1, 1), mask_in_chans=4).requires_grad_(False)
-    return {
-        "dense": torch.randn(2, CLIP_DIM, 6, 4),
-        "correlation": torch.rand(2, classes, 6, 4),
-        "embedding": torch.randn(2, classes, 24, DIM),
-        "text": torch.randn(2, classes, CLIP_DIM),
-        "logit_scale": 10.0,
-        "generator": PseudoPromptGenerator(3, alpha=0.3),
-        "prompt_encoder": SamPromptEncoder(encoder),
-    }
+    return SamPromptEncoder(encoder)(PseudoPromptGenerator(3, alpha=0.3)(correlation, 10.0))
+
+
+def make_inputs(classes: int = 5) -> Inputs:
+    torch.manual_seed(1)
+    maps = ClassMaps(torch.rand(2, classes, 6, 4), torch.randn(2, classes, 24, DIM))
+    dense, text = torch.randn(2, CLIP_DIM, 6, 4), torch.randn(2, classes, CLIP_DIM)
+    return Inputs(dense, maps, text, 10.0, embed(maps.correlation))
 
 
 @pytest.mark.parametrize("merge", CLASS_MERGES)
@@ -43,20 +59,16 @@ def make_inputs(classes: int = 5):
 def test_permuting_the_classes_permutes_the_result(merge):
     block, inputs = make_block(merge), make_inputs()
     order = torch.tensor([3, 0, 4, 1, 2])
-    expected = block(**inputs)
-    for key in ("correlation", "embedding", "text"):
-        inputs[key] = inputs[key][:, order]
-    result = block(**inputs)
+    expected, result = block(*inputs), block(*inputs.permuted(order))
     torch.testing.assert_close(result.correlation, expected.correlation[:, order], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(result.embedding, expected.embedding[:, order], atol=1e-5, rtol=1e-5)
-    assert torch.equal(result.prompts.points, expected.prompts.points[:, order])
 
 
 @pytest.mark.parametrize("merge", CLASS_MERGES)
 @torch.no_grad()
 def test_chunks_do_not_change_the_result(merge):
     block, inputs = make_block(merge), make_inputs()
-    expected, result = block(**inputs), block(**inputs, chunk=2)
+    expected, result = block(*inputs), block(*inputs, chunk=2)
     torch.testing.assert_close(result.correlation, expected.correlation, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(result.embedding, expected.embedding, atol=1e-5, rtol=1e-5)
 
@@ -69,9 +81,9 @@ def test_merge_is_the_convolution_of_each_class_then_the_mean():
     for merge in CLASS_MERGES:
         block = make_block(merge)
         block.fusion.forward = lambda c, e, features, *_, merge=merge, **__: (seen.update({merge: features}), e)
-        block(**inputs)
+        block(*inputs)
     each = seen["per_class"]
-    weights = (inputs["correlation"] * 10.0).softmax(dim=1).flatten(2).unsqueeze(-1)
+    weights = (inputs.maps.correlation * 10.0).softmax(dim=1).flatten(2).unsqueeze(-1)
     torch.testing.assert_close(seen["correlation"], (each * weights).sum(1), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(seen["mean"], each.mean(1), atol=1e-5, rtol=1e-5)
 
@@ -81,7 +93,7 @@ def test_recomputation_keeps_the_gradients(merge):
     block, inputs = make_block(merge), make_inputs()
     gradients = []
     for recompute in (False, True):
-        out = block(**inputs, chunk=2, recompute=recompute)
+        out = block(*inputs, chunk=2, recompute=recompute)
         loss = out.correlation.square().sum() + out.embedding.square().mean()
         gradients.append(torch.autograd.grad(loss, list(block.parameters())))
     for a, b in zip(*gradients, strict=True):
@@ -91,10 +103,8 @@ def test_recomputation_keeps_the_gradients(merge):
 
 def test_without_a_sam_block_fusion_sees_the_projected_features():
     block, inputs = make_block(sam=False), make_inputs()
-    inputs["prompt_encoder"] = None
-    out = block(**inputs)
-    assert out.prompts is None
-    assert out.correlation.shape == inputs["correlation"].shape
+    out = block(*inputs._replace(prompted=None))
+    assert out.correlation.shape == inputs.maps.correlation.shape
 
 
 def test_unknown_merge_is_refused():

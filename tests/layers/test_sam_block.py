@@ -95,7 +95,7 @@ def test_sam_block_equals_segment_anything(encoder, transformer, kind):
     embedded = sam_encoder(prompts)
     position = sam_encoder.positional_encoding(GRID)
     block = SamBlock(transformer)
-    result = block(block.share(image, position, embedded), embedded.sparse, embedded.mask)
+    result = block(block.share(image, embedded), embedded.sparse, embedded.mask)
 
     dense = (image.unsqueeze(1) + embedded.dense).flatten(0, 1)
     pe = position.T.unflatten(1, GRID).expand(len(dense), -1, -1, -1)
@@ -113,7 +113,7 @@ def test_sam_block_has_the_gradients_of_segment_anything(encoder, transformer):
     weight = torch.randn(5, GRID[0] * GRID[1], CHANNELS)
     leaves = [image, *block.parameters()]
 
-    result = block(block.share(image, position, embedded), embedded.sparse, embedded.mask)
+    result = block(block.share(image, embedded), embedded.sparse, embedded.mask)
     actual = torch.autograd.grad((result[0] * weight).sum(), leaves)
     dense = (image.unsqueeze(1) + embedded.dense).flatten(0, 1)
     pe = position.T.unflatten(1, GRID).expand(len(dense), -1, -1, -1)

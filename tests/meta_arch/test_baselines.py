@@ -15,8 +15,11 @@ from torch.nn import functional as F
 from escnet.config import add_escnet_config
 from escnet.layers.clip_image_encoder import ClipFeatures
 from escnet.layers.pseudo_prompts import PseudoPromptGenerator
-from escnet.meta_arch.base import InferenceOptions, OpenVocabularyModel, SlidingWindow
 from escnet.meta_arch.clip_then_sam import ClipThenSam
+from escnet.meta_arch.interfaces import InferenceOptions, SegmentingModel
+from escnet.meta_arch.sam import sam_features
+from escnet.meta_arch.segmentation import Segmentation
+from escnet.meta_arch.sliding_window import SlidingWindow
 from escnet.pretrained.sam import build_sam
 from escnet.vocabulary import Vocabulary
 
@@ -27,7 +30,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 def mini_config(architecture: str) -> CfgNode:
     cfg = get_cfg()
     add_escnet_config(cfg)
-    cfg.merge_from_file(str(CONFIGS / "mini" / "escnet.yaml"))
+    cfg.merge_from_file(str(CONFIGS / "camvid" / "escnet.yaml"))
     cfg.MODEL.META_ARCHITECTURE = architecture
     cfg.MODEL.CLIP.IMAGE_SIZE = (32, 48)
     cfg.MODEL.ESC.ALPHA = 0.3
@@ -35,13 +38,18 @@ def mini_config(architecture: str) -> CfgNode:
     return cfg
 
 
-def mini_model(architecture: str, seed: int = 0) -> OpenVocabularyModel:
+def mini_model(architecture: str, seed: int = 0) -> SegmentingModel:
     torch.manual_seed(seed)
     return build_model(mini_config(architecture)).eval()
 
 
+@torch.no_grad()
+def segment_image(model: SegmentingModel, image: Tensor, vocabulary: Vocabulary) -> Segmentation:
+    return model.segment(model.encode(image), vocabulary)
+
+
 @pytest.fixture(scope="module")
-def models() -> dict[str, OpenVocabularyModel]:
+def models() -> dict[str, SegmentingModel]:
     return {name: mini_model(name) for name in BASELINES}
 
 
@@ -51,7 +59,7 @@ def photograph() -> Tensor:
 
 
 @pytest.mark.parametrize("name", BASELINES)
-def test_nothing_trains(models: dict[str, OpenVocabularyModel], name: str, photograph: Tensor) -> None:
+def test_nothing_trains(models: dict[str, SegmentingModel], name: str, photograph: Tensor) -> None:
     assert not any(p.requires_grad for p in models[name].parameters())
     model = mini_model(name).train()
     inputs = {"image": photograph, "sem_seg": torch.zeros(40, 56, dtype=torch.long), "vocabulary": Vocabulary(["cat"])}
@@ -61,7 +69,7 @@ def test_nothing_trains(models: dict[str, OpenVocabularyModel], name: str, photo
 
 @pytest.mark.parametrize("name", BASELINES)
 def test_same_model_answers_two_vocabularies_in_turn(
-    models: dict[str, OpenVocabularyModel], name: str, photograph: Tensor
+    models: dict[str, SegmentingModel], name: str, photograph: Tensor
 ) -> None:
     first, second = Vocabulary(["cat", "grass", "sky"]), Vocabulary(["road", "sea, ocean"], background=["wall", "door"])
     turns = [models[name]([{"image": photograph, "vocabulary": v}])[0] for v in (first, second, first)]
@@ -73,12 +81,12 @@ def test_same_model_answers_two_vocabularies_in_turn(
     assert turns[1]["labels"].max() < second.num_classes
 
 
-def test_dense_clip_is_similarity_resized(models: dict[str, OpenVocabularyModel], photograph: Tensor) -> None:
+def test_dense_clip_is_similarity_resized(models: dict[str, SegmentingModel], photograph: Tensor) -> None:
     model, vocabulary = models["DenseClip"], Vocabulary(["cat", "grass", "sky", "a red car"])
     output = model([{"image": photograph, "vocabulary": vocabulary, "height": 30, "width": 70}])[0]
 
     small = F.interpolate(photograph[None], (32, 48), mode="bilinear", antialias=True)
-    dense = model.clip_image((small - model.pixel_mean) / model.pixel_std).dense
+    dense = model.clip_image(model.normalise(small)).dense
     similarity = torch.einsum("bdhw,nd->bnhw", dense, model.clip_text(vocabulary))
     logits = F.interpolate(similarity * model.logit_scale, (30, 70), mode="bilinear", align_corners=False)[0]
     assert output["labels"].shape == (30, 70)
@@ -86,14 +94,14 @@ def test_dense_clip_is_similarity_resized(models: dict[str, OpenVocabularyModel]
     torch.testing.assert_close(chosen, logits.amax(dim=0), rtol=0, atol=1e-4)
     assert output["labels"].unique().numel() > 1
 
-    correlation = model.segment_image(photograph, vocabulary).correlations[0]
+    correlation = segment_image(model, photograph, vocabulary).correlations[0]
     torch.testing.assert_close(correlation, similarity, rtol=0, atol=1e-5)
 
 
 def test_max_classes_does_not_apply() -> None:
     cfg = mini_config("DenseClip")
     cfg.MODEL.ESC.MAX_CLASSES = 2
-    segmentation = build_model(cfg).eval().segment_image(torch.zeros(3, 32, 48), Vocabulary(list("abcde")))
+    segmentation = segment_image(build_model(cfg).eval(), torch.zeros(3, 32, 48), Vocabulary(list("abcde")))
     assert segmentation.rows is None
     assert segmentation.logits.shape[1] == 5
 
@@ -171,7 +179,7 @@ def test_hand_worked_masks(prompt_chunk: int) -> None:
     masks[0, :, :48] = 4.0
     model = planted_model(left_and_right(), masks, prompt_chunk)
     vocabulary = Vocabulary(["cat", "grass", "sky"])
-    logits = model.segment_image(torch.zeros(3, 20, 20), vocabulary).logits[0]
+    logits = segment_image(model, torch.zeros(3, 20, 20), vocabulary).logits[0]
 
     assert sum(map(len, model.sam.mask_decoder.sparse)) == 2
     # On 16 columns, CLIP's word for class 0 in the first 12 is six of 0.9, 0.8, 0.6, 0.4, 0.2, two of 0.1.
@@ -193,9 +201,9 @@ def test_overlapping_masks_go_to_the_better_score() -> None:
     masks = torch.full((2, 64, 64), -4.0)
     masks[0] = 4.0  # class 0 everywhere: CLIP gives it (0.9 + 0.1) / 2 there
     masks[1, :, 32:] = 4.0  # class 1 in its own half, of which CLIP gives it more
-    logits = (
-        planted_model(left_and_right(), masks).segment_image(torch.zeros(3, 20, 20), Vocabulary(list("abc"))).logits
-    )
+    logits = segment_image(
+        planted_model(left_and_right(), masks), torch.zeros(3, 20, 20), Vocabulary(list("abc"))
+    ).logits
     assert torch.equal(logits[0].argmax(dim=0), (torch.arange(16) >= 8).long().expand(16, 16))
     torch.testing.assert_close(logits[0, 0, 0, 0].exp(), torch.tensor(0.5 / (1 + math.exp(-4))))
 
@@ -204,7 +212,7 @@ def test_prompts_stand_on_the_same_ground_in_both_grids() -> None:
     probability = left_and_right()
     probability[0, 3, 1], probability[1, 3, 1] = 0.95, 0.0499  # the peak of class 0: row 3, column 1
     model = planted_model(probability, torch.zeros(2, 64, 64))
-    model.segment_image(torch.zeros(3, 20, 20), Vocabulary(["cat", "grass", "sky"]))
+    segment_image(model, torch.zeros(3, 20, 20), Vocabulary(["cat", "grass", "sky"]))
     encoder, decoder = model.sam.prompt_encoder, model.sam.mask_decoder
 
     middle = torch.tensor([[[1.5 / 4, 3.5 / 4]]])
@@ -213,24 +221,26 @@ def test_prompts_stand_on_the_same_ground_in_both_grids() -> None:
 
     mask = torch.full((1, 1, 64, 64), -8.0)
     mask[..., :32] = 8.0
-    torch.testing.assert_close(decoder.dense[0][:1], encoder.mask_downscaling(mask))
+    # The decoder adds the dense prompts to the image, which therefore comes with them.
+    image = sam_features(model.sam, torch.zeros(1, 3, 20, 20))
+    torch.testing.assert_close(decoder.dense[0][:1] - image, encoder.mask_downscaling(mask), rtol=1e-4, atol=1e-4)
 
 
-def test_sam_sees_the_image_itself(models: dict[str, OpenVocabularyModel]) -> None:
+def test_sam_sees_the_image_itself(models: dict[str, SegmentingModel]) -> None:
     model, seen = models["ClipThenSam"], []
     hook = model.sam.image_encoder.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     image = torch.randint(0, 256, (3, 128, 128)).float()
-    model.segment_image(image, Vocabulary(["cat", "grass"]))
+    segment_image(model, image, Vocabulary(["cat", "grass"]))
     hook.remove()
     mean, deviation = torch.tensor([123.675, 116.28, 103.53]), torch.tensor([58.395, 57.12, 57.375])
     torch.testing.assert_close(seen[0][0], (image - mean.view(-1, 1, 1)) / deviation.view(-1, 1, 1))
 
 
-def test_batch_equals_images_alone(models: dict[str, OpenVocabularyModel]) -> None:
+def test_batch_equals_images_alone(models: dict[str, SegmentingModel]) -> None:
     model, vocabulary = models["ClipThenSam"], Vocabulary(["cat", "grass", "sky"])
-    images = torch.randn(2, 3, 32, 48, generator=torch.Generator().manual_seed(2))
-    together = model.segment(images, vocabulary).logits
-    alone = torch.cat([model.segment(image[None], vocabulary).logits for image in images])
+    images = torch.randint(0, 256, (2, 3, 32, 48), generator=torch.Generator().manual_seed(2))
+    together = segment_image(model, images, vocabulary).logits
+    alone = torch.cat([segment_image(model, image, vocabulary).logits for image in images])
     assert together.shape == (2, 3, 16, 24)
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
 

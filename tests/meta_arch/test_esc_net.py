@@ -8,12 +8,15 @@ import pytest
 import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_model
+from torch import Tensor
 from torch.nn import functional as F
 
 from escnet import Vocabulary
 from escnet.config import add_escnet_config
-from escnet.meta_arch.base import window_starts
 from escnet.meta_arch.esc_net import ESCNet
+from escnet.meta_arch.interfaces import SegmentingModel
+from escnet.meta_arch.segmentation import Segmentation
+from escnet.meta_arch.sliding_window import window_starts
 
 CONFIG = Path(__file__).parents[2] / "configs" / "camvid" / "escnet.yaml"
 WORDS = Vocabulary(["sky", "road", "tree", "car", "house"])
@@ -33,6 +36,11 @@ def make_model(*opts) -> ESCNet:
     for block in model.blocks:  # as after some training: the refined maps differ from the given ones
         torch.nn.init.normal_(block.fusion.change.weight, std=0.5)
     return model
+
+
+@torch.no_grad()
+def segment_image(model: SegmentingModel, image: Tensor, vocabulary: Vocabulary) -> Segmentation:
+    return model.segment(model.encode(image), vocabulary)
 
 
 def make_input(size: tuple[int, int] = (48, 64), **more) -> dict:
@@ -62,25 +70,25 @@ def test_builds_from_plain_arguments_too():
 def test_one_model_answers_two_vocabularies_in_turn():
     model = make_model()
     other = Vocabulary(["cup", "spoon", "plate"])
-    first = model.segment_image(make_input()["image"], WORDS).logits
-    second = model.segment_image(make_input()["image"], other).logits
-    assert torch.equal(model.segment_image(make_input()["image"], WORDS).logits, first)
+    first = segment_image(model, make_input()["image"], WORDS).logits
+    second = segment_image(model, make_input()["image"], other).logits
+    assert torch.equal(segment_image(model, make_input()["image"], WORDS).logits, first)
     fresh = make_model()
-    torch.testing.assert_close(fresh.segment_image(make_input()["image"], other).logits, second)
+    torch.testing.assert_close(segment_image(fresh, make_input()["image"], other).logits, second)
 
 
 def test_permuting_the_vocabulary_permutes_the_logits():
     model = make_model()
     order = [3, 0, 4, 1, 2]
-    logits = model.segment_image(make_input()["image"], WORDS).logits
-    permuted = model.segment_image(make_input()["image"], Vocabulary([WORDS.names[i] for i in order])).logits
+    logits = segment_image(model, make_input()["image"], WORDS).logits
+    permuted = segment_image(model, make_input()["image"], Vocabulary([WORDS.names[i] for i in order])).logits
     torch.testing.assert_close(permuted, logits[:, order], atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 3])
 def test_chunks_do_not_change_the_logits(chunk):
-    whole = make_model().segment_image(make_input()["image"], WORDS).logits
-    chunked = make_model("MODEL.ESC.CLASS_CHUNK", chunk).segment_image(make_input()["image"], WORDS).logits
+    whole = segment_image(make_model(), make_input()["image"], WORDS).logits
+    chunked = segment_image(make_model("MODEL.ESC.CLASS_CHUNK", chunk), make_input()["image"], WORDS).logits
     torch.testing.assert_close(chunked, whole, atol=1e-5, rtol=1e-5)
 
 
@@ -90,7 +98,7 @@ def test_background_words_share_one_label():
     plain = model([make_input()], WORDS)[0]
     with_background = model([make_input()], Vocabulary(["sky", "road", "tree", "car", "house"]))[0]
     out = model([make_input()], words)[0]
-    rows = model.segment_image(make_input()["image"], Vocabulary(["sky", "road", "tree", "car", "house"])).logits[0]
+    rows = segment_image(model, make_input()["image"], Vocabulary(["sky", "road", "tree", "car", "house"])).logits[0]
     expected = F.interpolate(rows[None], (48, 64), mode="bilinear")[0].argmax(0).clamp(max=2)
     assert torch.equal(out["labels"], expected)
     assert out["sem_seg"].shape == (3, 48, 64)
@@ -100,10 +108,9 @@ def test_background_words_share_one_label():
 
 def test_pruning_keeps_the_most_correlated_classes():
     model = make_model("MODEL.ESC.MAX_CLASSES", 2)
-    with torch.no_grad():
-        segmentation = model.segment(model.normalise(make_input()["image"][None], (48, 64)), WORDS)
+    segmentation = segment_image(model, make_input()["image"], WORDS)
     assert segmentation.logits.shape[1] == 2 and segmentation.rows.shape == (1, 2)
-    full = make_model().segment_image(make_input()["image"], WORDS).correlations[0]
+    full = segment_image(make_model(), make_input()["image"], WORDS).correlations[0]
     peak = (full * model.logit_scale).softmax(1).amax((2, 3))[0]
     assert set(segmentation.rows[0].tolist()) == set(peak.topk(2).indices.tolist())
     labels = model([make_input()], WORDS)[0]["labels"]
@@ -111,14 +118,14 @@ def test_pruning_keeps_the_most_correlated_classes():
 
 
 def test_keeping_all_classes_changes_nothing():
-    kept = make_model("MODEL.ESC.MAX_CLASSES", 5).segment_image(make_input()["image"], WORDS)
-    torch.testing.assert_close(kept.logits, make_model().segment_image(make_input()["image"], WORDS).logits)
+    kept = segment_image(make_model("MODEL.ESC.MAX_CLASSES", 5), make_input()["image"], WORDS)
+    torch.testing.assert_close(kept.logits, segment_image(make_model(), make_input()["image"], WORDS).logits)
 
 
 @torch.no_grad()
 def test_a_second_pass_reads_its_prompts_from_the_prediction_of_the_first():
     image = make_input()["image"]
-    once, twice, thrice = (make_model("MODEL.ESC.PASSES", n).segment_image(image, WORDS) for n in (1, 2, 3))
+    once, twice, thrice = (segment_image(make_model("MODEL.ESC.PASSES", n), image, WORDS) for n in (1, 2, 3))
     model = make_model()
     first = model.generator(once.correlations[0], model.logit_scale)
     assert torch.equal(once.prompts[0].assignment, first.assignment)
@@ -135,7 +142,7 @@ def test_a_second_pass_reads_its_prompts_from_the_prediction_of_the_first():
 def test_without_sam_further_passes_change_nothing():
     image = make_input()["image"]
     once, twice = (
-        make_model("MODEL.SAM.INIT", "none", "MODEL.ESC.PASSES", n).segment_image(image, WORDS) for n in (1, 2)
+        segment_image(make_model("MODEL.SAM.INIT", "none", "MODEL.ESC.PASSES", n), image, WORDS) for n in (1, 2)
     )
     assert torch.equal(once.logits, twice.logits)
 
@@ -143,21 +150,20 @@ def test_without_sam_further_passes_change_nothing():
 def test_a_window_as_large_as_the_image_is_the_whole_image():
     plain = make_model()
     sliding = make_model("TEST.SLIDING.ENABLED", True, "TEST.SLIDING.SIZE", (48, 64), "TEST.SLIDING.WINDOW", (48, 64))
-    expected = plain.segment_image(make_input()["image"], WORDS).logits.softmax(1)
+    expected = segment_image(plain, make_input()["image"], WORDS).logits.softmax(1)
     torch.testing.assert_close(
-        sliding.segment_image(make_input()["image"], WORDS).logits.softmax(1), expected, atol=1e-5, rtol=1e-4
+        segment_image(sliding, make_input()["image"], WORDS).logits.softmax(1), expected, atol=1e-5, rtol=1e-4
     )
 
 
 def test_windows_are_averaged_with_the_whole_image():
     model = make_model("TEST.SLIDING.ENABLED", True, "TEST.SLIDING.SIZE", (48, 96), "TEST.SLIDING.WINDOW", (48, 64))
     image = make_input((48, 96))["image"]
-    logits = model.segment_image(image, WORDS).logits
-    large = model.normalise(image[None], (48, 96))
-    with torch.no_grad():
-        left = model.segment(large[..., :64], WORDS).logits.softmax(1)
-        right = model.segment(large[..., 32:], WORDS).logits.softmax(1)
-        whole = model.segment(model.normalise(image[None], (48, 64)), WORDS).logits.softmax(1)
+    logits = segment_image(model, image, WORDS).logits
+    plain = make_model()
+    left, right, whole = (
+        segment_image(plain, part, WORDS).logits.softmax(1) for part in (image[..., :64], image[..., 32:], image)
+    )
     whole = F.interpolate(whole, (24, 48), mode="bilinear")
     windows = torch.cat([left[..., :16], (left[..., 16:] + right[..., :16]) / 2, right[..., 16:]], dim=-1)
     torch.testing.assert_close(logits.exp(), (windows + whole) / 2, atol=1e-5, rtol=1e-4)
@@ -265,7 +271,7 @@ def test_a_saved_model_is_the_same_after_loading(tmp_path):
     other = build_model(make_config("SEED", 5)).eval()
     other.load_state_dict(torch.load(tmp_path / "model.pth", weights_only=True))
     image = make_input()["image"]
-    assert torch.equal(model.segment_image(image, WORDS).logits, other.segment_image(image, WORDS).logits)
+    assert torch.equal(segment_image(model, image, WORDS).logits, segment_image(other, image, WORDS).logits)
 
 
 def test_inputs_without_a_common_vocabulary_are_refused():

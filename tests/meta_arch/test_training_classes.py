@@ -85,7 +85,7 @@ def test_the_loss_is_that_of_a_vocabulary_of_the_kept_classes() -> None:
 def test_inference_keeps_all_classes() -> None:
     model, image = make_model("MODEL.ESC.TRAIN_CLASSES", 4).eval(), torch.zeros(1, 3, 48, 64)
     with torch.no_grad():
-        assert model.segment(image, WORDS).logits.shape[1] == 12
+        assert model.segment(model.encode(image), WORDS).logits.shape[1] == 12
 
 
 def test_gradients_are_finite_when_everything_is_ignored() -> None:

@@ -12,7 +12,8 @@ import torch
 from escnet.config import load_config
 from escnet.miniature.cards import save_with_card
 from escnet.pretrained import shipped as shipped_module
-from escnet.pretrained.files import WeightsError, read_weights
+from escnet.pretrained.files import WeightsError
+from escnet.pretrained.reading import read_weights
 from escnet.pretrained.shipped import resolve_shipped, shipped_weights
 
 

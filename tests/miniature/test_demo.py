@@ -24,6 +24,7 @@ from escnet.miniature.demo import DemoTask, run_demo
 from escnet.miniature.demo_page import training_losses
 from escnet.miniature.world.writing import World
 from escnet.pretrained.files import WeightsError
+from escnet.safe_files import DiskFullError
 
 CONFIG = Path(__file__).parents[2] / "configs/mojiscenes/escnet.yaml"
 
@@ -85,6 +86,7 @@ def test_the_command_hands_its_options_on(
             1,
             r"space left on device: 'out/a.jpg'; .*goes",
         ),
+        (DiskFullError("a.jpg: not written. Free some space"), 1, "a.jpg: not written. Free some space"),
         (ConfigError("mine.yaml: two\nlines"), 1, "mine.yaml: two lines"),
         (WeightsError("clip.pt: is not there"), 1, "clip.pt: is not there"),
         (FloatingPointError("the loss became nan"), 1, "the loss became nan"),

@@ -13,7 +13,9 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from escnet.pretrained.files import WeightsError, is_torchscript, load_checkpoint, read_weights, verify_sha256
+from escnet.pretrained.files import WeightsError, verify_sha256
+from escnet.pretrained.reading import load_checkpoint, read_weights
+from escnet.pretrained.torchscript import is_torchscript
 
 STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(7, dtype=torch.int64)}
 

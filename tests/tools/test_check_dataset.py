@@ -8,10 +8,13 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
+from escnet.data.errors import DatasetError
 from escnet.data.images import write_labels
 from escnet.data.inspection import draw_samples, inspect_dataset, spread
+from escnet.data.registration import dataset_records
 
 TOOL = Path(__file__).parents[2] / "tools" / "check_dataset.py"
 
@@ -119,3 +122,105 @@ def test_a_folder_of_mixed_depths(tmp_path):
     assert inspect_dataset(f"folder:{tmp_path}").faults == [
         "the label maps are {8: 1, 16: 1} (bits: files), but should be of one kind"
     ]
+
+
+def photograph_folder(root: Path, labels: np.ndarray, classes: str = "cat\ngrass\n", **saving) -> str:
+    """A folder with one photograph of (6,8) stored pixels and its label map."""
+    for folder in ("images", "labels"):
+        (root / folder).mkdir()
+    Image.new("RGB", (8, 6)).save(root / "images/a.jpg", **saving)
+    write_labels(root / "labels/a.png", labels)
+    (root / "classes.txt").write_text(classes)
+    return f"folder:{root}"
+
+
+def exif_orientation(value: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = value
+    return exif
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        ("Road\nroad\n", 'classes.txt: class 1, "road", is the same as class 0'),
+        ("car,,auto\nroad\n", 'classes.txt: class 0, "car,,auto", has an empty synonym'),
+        ("car, Car\nroad\n", 'classes.txt: class 0, "car, Car", has the synonym "Car" twice'),
+    ],
+)
+def test_words_that_make_no_vocabulary_end_with_code_2(tmp_path, tool, capsys, classes, message):
+    name = photograph_folder(tmp_path, np.eye(6, 8, dtype=int), classes)
+    assert tool.main([name]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_words_that_are_too_long_for_the_text_encoder(tmp_path, tool, capsys):
+    name = photograph_folder(tmp_path, np.eye(6, 8, dtype=int), f"cat\n{'grass ' * 80}\n")
+    assert tool.main([name]) == 1
+    output = capsys.readouterr().out
+    assert "is too long" in output and "needs 86 tokens, and the text encoder takes 77" in output
+    assert output.count("is too long") == 1  # the two lists of names are one
+
+
+def test_classes_of_a_registered_dataset(ade):
+    records = [{**record, "dataset": "of_a_user"} for record in dataset_records("ade20k_150_val")]
+    DatasetCatalog.register("of_a_user", lambda: records)
+    try:
+        MetadataCatalog.get("of_a_user").set(stuff_classes=["Road", *map(str, range(148)), "road"], ignore_label=255)
+        with pytest.raises(DatasetError, match=r'of_a_user: class 149, "road", is the same as class 0.*stuff_classes'):
+            inspect_dataset("of_a_user")
+        MetadataCatalog.remove("of_a_user")
+        MetadataCatalog.get("of_a_user").set(stuff_classes=list(map(str, range(150))), ignore_label=255)
+        assert not inspect_dataset("of_a_user").faults
+        # A record of no known dataset, which training refuses.
+        del records[1]["dataset"]
+        (fault,) = inspect_dataset("of_a_user").faults
+        assert "ADE_val_1.jpg: the record is of the dataset None" in fault
+    finally:
+        DatasetCatalog.remove("of_a_user")
+        MetadataCatalog.remove("of_a_user")
+
+
+def test_binary_masks(tmp_path, tool, capsys):
+    masks = np.zeros((6, 8), int)
+    masks[2:] = 255
+    name = photograph_folder(tmp_path, masks)
+    assert tool.main([name]) == 1
+    assert "FAULT: the label maps hold only 0 (cat) and 255 (ignored): are these binary masks?" in (
+        capsys.readouterr().out
+    )
+    # A part of a dataset may hold no more.
+    found = inspect_dataset(f"{name}[:1]")
+    assert not found.faults and "binary masks?" in found.warnings[0]
+
+
+def test_one_class_may_look_like_binary_masks(tmp_path):
+    masks = np.zeros((6, 8), int)
+    masks[2:] = 255
+    found = inspect_dataset(photograph_folder(tmp_path, masks, "cat\n"))
+    assert not found.faults and "binary masks?" in found.warnings[0]
+
+
+@pytest.mark.parametrize("orientation", [2, 3, 4])
+def test_photographs_that_exif_data_turn(tmp_path, tool, capsys, orientation):
+    name = photograph_folder(tmp_path, np.eye(6, 8, dtype=int), exif=exif_orientation(orientation))
+    assert tool.main([name, "--samples", "0"]) == 0
+    output = capsys.readouterr().out
+    assert "warning: 1 photographs have an EXIF orientation, and their label maps none" in output
+    assert "a.jpg" in output and "labels have to fit the upright photograph" in output
+    assert "apart from the warnings" in output
+
+
+def test_sizes_tell_whether_the_labels_are_upright(tmp_path):
+    name = photograph_folder(tmp_path, np.eye(8, 6, dtype=int), exif=exif_orientation(6))
+    found = inspect_dataset(name)
+    assert not found.faults and not found.turned
+    write_labels(tmp_path / "labels/a.png", np.eye(6, 8, dtype=int))
+    (fault,) = inspect_dataset(name).faults
+    assert "upright by its EXIF orientation: the labels have to be turned likewise" in fault
+
+
+def test_labels_with_the_orientation_of_their_photograph(tmp_path):
+    name = photograph_folder(tmp_path, np.eye(6, 8, dtype=int), exif=exif_orientation(3))
+    Image.fromarray(np.eye(6, 8, dtype=np.uint8)).save(tmp_path / "labels/a.png", exif=exif_orientation(3))
+    assert not inspect_dataset(name).turned

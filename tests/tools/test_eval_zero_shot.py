@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import scipy.io
 from PIL import Image
 
 from escnet.data.class_tables import load_class_table
+from escnet.data.label_spaces import CLASS_NAMES
 from escnet.pretrained.shipped import shipped_weights
 
 ROOT = Path(__file__).parents[2]
@@ -193,3 +195,55 @@ def test_what_is_missing_ends_with_code_2_before_anything_is_evaluated(data: Pat
     process = start(data, tmp_path / "out", "--benchmarks", "a150", "camvid_val")
     assert process.wait(timeout=120) == 2 and not (tmp_path / "out").exists()
     assert "prepare_camvid.py" in (tmp_path / "out.log").read_text()
+
+
+def test_shipped_weights_that_are_not_there_are_told_at_once(tool, monkeypatch, capsys):
+    arguments = ["--config-file", str(MINI), "--benchmarks", "a150", "--weights", "shipped:absent"]
+    monkeypatch.setattr("sys.argv", ["eval_zero_shot.py", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        tool.main()
+    assert stop.value.code == 2 and 'no weights "absent" ship with escnet' in capsys.readouterr().err
+    arguments[-1] = "1e5"  # a file's name, not a number
+    assert tool.read_config(tool.parse_arguments(arguments)).MODEL.WEIGHTS == "1e5"
+
+
+def test_choices_of_class_names_are_those_of_the_data(tool: ModuleType) -> None:
+    assert tool.CLASS_NAMES == CLASS_NAMES
+
+
+@pytest.fixture
+def failing(tool: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Callable[[Exception], None]:
+    """Runs the tool's evaluation, which ends with the given error."""
+
+    def run(error: Exception) -> None:
+        def fail(*_: object) -> None:
+            raise error
+
+        monkeypatch.setattr("escnet.evaluation.zero_shot.evaluate_zero_shot", fail)
+        monkeypatch.setattr("detectron2.utils.logger.setup_logger", lambda *_, **__: logging.getLogger("quiet"))
+        tool.run(None, None)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(28, "No space left on device", "out/images.0.jsonl"),
+        RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. "),
+        ValueError("a.png: unknown ids"),
+    ],
+)
+def test_what_ends_an_evaluation_is_one_message(
+    failing: Callable[[Exception], None], capsys: pytest.CaptureFixture, error: Exception
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        failing(error)
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("eval_zero_shot.py: ")
+
+
+def test_a_fault_of_the_program_keeps_its_traceback(failing: Callable[[Exception], None]) -> None:
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        failing(RuntimeError("shapes differ"))

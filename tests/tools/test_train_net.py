@@ -19,6 +19,9 @@ import pytest
 import torch
 from PIL import Image
 
+from escnet.data.images import ImageError
+from escnet.training import trainer
+
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / "tools" / "train_net.py"
 MINI = ROOT / "configs" / "camvid" / "escnet.yaml"
@@ -119,8 +122,8 @@ def call(
     tool: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *arguments: str, config: Path = MINI
 ) -> None:
     """Run the tool in this process, without its loggers, which would stay."""
-    monkeypatch.setattr(tool, "default_setup", lambda cfg, args: None)
-    monkeypatch.setattr(tool, "setup_logger", lambda *args, **kwargs: logging.getLogger("escnet"))
+    monkeypatch.setattr("detectron2.engine.default_setup", lambda cfg, args: None)
+    monkeypatch.setattr("detectron2.utils.logger.setup_logger", lambda *args, **kwargs: logging.getLogger("escnet"))
     arguments = ("--config-file", str(config), *arguments, "OUTPUT_DIR", str(tmp_path / "run"))
     monkeypatch.setattr(sys, "argv", [str(TOOL), *arguments])
     tool.main()
@@ -139,6 +142,12 @@ def call(
         (("DATASETS.TRAIN", "('camwid',)"), "unknown dataset 'camwid'"),
         (("--eval-only", "DATASETS.TEST", "()"), "DATASETS.TEST is empty"),
         (("--num-machines", "2"), "--dist-url"),
+        (("--num-gpus", "3"), "SOLVER.IMS_PER_BATCH, 2, is not a multiple of the number of processes, 3"),
+        (("SOLVER.REFERENCE_WORLD_SIZE", "4"), "SOLVER.REFERENCE_WORLD_SIZE, 4"),
+        (("MODEL.ESC.NUM_BLOCKS", "0"), "NUM_BLOCKS is 0; it has to be at least 1"),
+        (("TEST.SLIDING.OVERLAP", "1.0"), "OVERLAP is 1.0"),
+        (("MODEL.DEVICE", "gpu"), "MODEL.DEVICE is gpu, which is no device.* called cuda; PyTorch sees cpu"),
+        (("INPUT.TEMPLATES", "photo"), "INPUT.TEMPLATES: template 0"),
     ],
 )
 def test_what_cannot_be_used_is_one_message_and_exit_code_2(
@@ -197,3 +206,82 @@ def test_cuda_is_taken_where_it_is_unless_the_device_is_set(tool: ModuleType, mo
     assert device(True, "MODEL.DEVICE", "cpu") == "cpu"
     with pytest.raises(ValueError, match=r"MODEL\.DEVICE is cuda"):
         device(False, "MODEL.DEVICE", "cuda")
+
+
+def test_the_command_line_is_read_as_detectron2_reads_it(tool: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    options = tool.parse_arguments(["--config-file", "a.yaml", "--num-gpus", "2", "--resume", "SEED", "3"])
+    assert (options.num_gpus, options.resume, options.eval_only, options.opts) == (2, True, False, ["SEED", "3"])
+    assert (options.num_machines, options.machine_rank, options.dist_url) == (1, 0, "auto")
+    with pytest.raises(SystemExit) as stop:
+        tool.parse_arguments([])
+    assert stop.value.code == 2 and "--config-file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(28, "No space left on device", "run/model_0000001.pth"), r"No space left on device: 'run/model_"),
+        (ImageError("a.png: is cut off"), "a.png: is cut off"),
+        (
+            ImageError(
+                "Caught ImageError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
+                "  File ...\nescnet.data.images.ImageError: a.png: is cut off"
+            ),
+            "train_net.py: a.png: is cut off$",
+        ),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. "), "NUM_WORKERS 0"),
+    ],
+)
+@pytest.mark.parametrize("flags", [(), ("--eval-only",)])
+def test_what_ends_a_run_is_one_message_and_exit_code_2(
+    tool: ModuleType,
+    environment: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    error: Exception,
+    message: str,
+    flags: tuple[str, ...],
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(trainer, "evaluate", fail)
+    monkeypatch.setattr(trainer.EscTrainer, "run_step", fail)
+    datasets = ("DATASETS.TEST", "('camvid_train[:2]',)")
+    with pytest.raises(SystemExit) as stop:
+        call(tool, monkeypatch, tmp_path, *flags, *SMALL, *datasets)
+    assert stop.value.code == 2
+    output = capsys.readouterr().err
+    assert re.search(message, output.strip().splitlines()[-1]) and "Traceback" not in output
+
+
+def test_a_fault_of_the_program_keeps_its_traceback(
+    tool: ModuleType, environment: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("shapes differ")
+
+    monkeypatch.setattr(trainer.EscTrainer, "run_step", fail)
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        call(tool, monkeypatch, tmp_path, *SMALL)
+
+
+@pytest.mark.parametrize(("flags", "message"), [((), "with --resume goes on"), (("--eval-only",), "stopped$")])
+def test_a_stopped_run_says_how_it_goes_on(
+    tool: ModuleType,
+    environment: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    flags: tuple[str, ...],
+    message: str,
+) -> None:
+    def stop_run(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("escnet.training.launch.launch", stop_run)
+    with pytest.raises(SystemExit) as stop:
+        call(tool, monkeypatch, tmp_path, *flags, *SMALL)
+    assert stop.value.code == 130
+    assert re.search(message, capsys.readouterr().err.strip())

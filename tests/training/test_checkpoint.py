@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import torch
 from torch import nn
 
 from escnet.pretrained.files import WeightsError
+from escnet.safe_files import DiskFullError
 from escnet.training.checkpoint import SafeCheckpointer
 
 
@@ -117,7 +120,7 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
     assert trace.exists()
 
 
-@pytest.mark.parametrize("suffix", [".pkl", ".pyth", ".bin", ""])
+@pytest.mark.parametrize("suffix", [".pkl", ".pyth", ""])
 def test_other_formats_are_refused(tmp_path: Path, suffix: str) -> None:
     file = tmp_path / f"model{suffix}"
     torch.save({"model": nn.Linear(3, 2).state_dict()}, file)
@@ -155,7 +158,7 @@ def test_misfits_are_named(tmp_path: Path) -> None:
     torch.save({"model": weights}, tmp_path / "other.pth")
     with pytest.raises(WeightsError) as error:
         checkpointer(tmp_path).load(str(tmp_path / "other.pth"))
-    for part in ("other.pth", "1 missing: bias", "1 unknown to the model: scale", "weight (2, 4), not (2, 3)"):
+    for part in ("other.pth", "missing keys: bias", "unexpected keys: scale", "weight (2, 4) for (2, 3)"):
         assert part in str(error.value)
 
 
@@ -177,3 +180,25 @@ def test_what_is_kept_does_not_depend_on_the_file(tmp_path: Path) -> None:
 def test_only_the_process_that_may_writes(tmp_path: Path) -> None:
     SafeCheckpointer(nn.Linear(3, 2), str(tmp_path), save_to_disk=False).save("model_0000001")
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("before", [("model_0000001", "model_0000003"), ()])
+def test_a_full_disk_is_told_with_what_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: tuple[str, ...]
+) -> None:
+    saved = checkpointer(tmp_path)
+    for name in before:
+        saved.save(name)
+    files = sorted(os.listdir(tmp_path))
+
+    class FullFile(io.BytesIO):
+        def write(self, content: Any) -> int:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    save = torch.save
+    monkeypatch.setattr(torch, "save", lambda content, file: save(content, FullFile()))
+    expected = "The last checkpoint, model_0000003.pth, stands.*--resume" if before else "no earlier checkpoint"
+    with pytest.raises(DiskFullError, match=rf"model_0000005\.pth: not written.*{expected}") as error:
+        saved.save("model_0000005")
+    assert "unexpected pos" not in str(error.value) and "\n" not in str(error.value)
+    assert sorted(os.listdir(tmp_path)) == files

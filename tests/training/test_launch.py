@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from escnet.training.launch import check_processes, launch
+from escnet.training.launch import check_processes, count_processes, launch
 
 
 def arguments(**changes: Any) -> Namespace:
@@ -40,3 +40,15 @@ def test_what_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
     check_processes(arguments(num_machines=2, dist_url="tcp://a:1"), "cpu")
     with pytest.raises(ValueError, match="--dist-url"):
         check_processes(arguments(num_machines=2), "cpu")
+    with pytest.raises(ValueError, match="not on mps; leave --num-gpus at 1"):
+        check_processes(arguments(num_gpus=2), "mps")
+    check_processes(arguments(), "mps")
+
+
+def test_processes_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert count_processes(arguments(num_gpus=0)) == (1, 1)
+    assert count_processes(arguments(num_gpus=4, num_machines=2)) == (8, 4)
+    monkeypatch.setenv("WORLD_SIZE", "6")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    assert count_processes(arguments()) == (6, 3)

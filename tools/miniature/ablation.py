@@ -17,15 +17,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from escnet.miniature.ablations import TABLES
-from escnet.miniature.experiments import run_table, write_up
-from escnet.pretrained.files import WeightsError
-
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("table", nargs="?", choices=TABLES, help="the question")
+    parser.add_argument("table", nargs="?", help="the question, one of --list")
     parser.add_argument("--list", action="store_true", help="list the questions")
     parser.add_argument("--config-file", default="configs/mojiscenes/escnet.yaml")
     parser.add_argument("--output", type=Path, default=Path("output/ablations"), help="folder of all experiments")
@@ -38,9 +34,17 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the script; returns the exit code."""
     options = parse(arguments)
+    # Takes seconds, and --help and mistyped options should not.
+    from escnet.miniature.ablations import TABLES
+    from escnet.miniature.experiments import run_table, write_up
+    from escnet.pretrained.files import WeightsError
+
     if options.list or not options.table:
         print("\n".join(f"{table.name:12}  {table.question}" for table in TABLES.values()))
         return 0
+    if options.table not in TABLES:
+        print(f"ablation: there is no question {options.table}; choose of {', '.join(TABLES)}", file=sys.stderr)
+        return 2
     table, start = TABLES[options.table], time.perf_counter()
     where = (options.config_file, options.output, options.seeds)
     try:

@@ -16,10 +16,6 @@ from dataclasses import astuple
 
 from tabulate import tabulate
 
-from escnet.config import load_config
-from escnet.miniature.map_quality import measure_maps
-from escnet.pretrained.files import WeightsError
-
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
@@ -34,6 +30,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the script; returns the exit code."""
     options = parse(arguments)
+    # Takes seconds, and --help and mistyped options should not.
+    from escnet.config import load_config
+    from escnet.miniature.map_quality import measure_maps
+    from escnet.pretrained.files import WeightsError
+
     try:
         cfg = load_config(options.config_file, ["MODEL.WEIGHTS", options.weights, *options.opts])
         stages = measure_maps(cfg, options.dataset)

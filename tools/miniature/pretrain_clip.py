@@ -15,19 +15,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor, nn
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
-from escnet.data.errors import DatasetError
-from escnet.layers.clip_image_encoder import DENSE_ATTENTION, ClipImageEncoder
-from escnet.layers.clip_text_encoder import ClipTextEncoder
-from escnet.miniature.cards import save_with_card
-from escnet.miniature.clip_evaluation import evaluate_clip
-from escnet.miniature.clip_recipe import MODEL, ClipRecipe, draw_captioned, train_clip
-from escnet.miniature.pretraining import progress
-from escnet.pretrained.clip import build_clip
+    from escnet.miniature.clip_recipe import ClipRecipe
 
+# What is imported in functions takes seconds, and --help and mistyped options should not.
 TEST_PICTURES, TEST_SEED = 1000, 999
 _LEAST_PICTURES = 10
 
@@ -36,14 +31,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="where the weights go, a .safetensors file")
-    parser.add_argument("--steps", type=int, default=ClipRecipe.steps)
-    parser.add_argument("--pictures", type=int, default=ClipRecipe.pictures, help="drawn to train on")
-    parser.add_argument("--seed", type=int, default=ClipRecipe.seed)
+    parser.add_argument("--steps", type=int, help="of the training (default: the recipe's)")
+    parser.add_argument("--pictures", type=int, help="drawn to train on (default: the recipe's)")
+    parser.add_argument("--seed", type=int, help="(default: the recipe's)")
     parser.add_argument("--threads", type=int, default=0, help="of PyTorch (default: one for each core)")
     options = parser.parse_args(arguments)
     if options.output.suffix != ".safetensors":
         parser.error(f"--output has to end in .safetensors, got {options.output}")
-    if options.pictures < _LEAST_PICTURES:
+    if options.pictures is not None and options.pictures < _LEAST_PICTURES:
         parser.error(f"--pictures is {options.pictures}, but at least {_LEAST_PICTURES} are needed")
     return options
 
@@ -51,9 +46,20 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the script; returns the exit code."""
     options = parse(arguments)
+    import torch
+
+    from escnet.data.errors import DatasetError
+    from escnet.layers.clip_image_encoder import DENSE_ATTENTION, ClipImageEncoder
+    from escnet.layers.clip_text_encoder import ClipTextEncoder
+    from escnet.miniature.cards import save_with_card
+    from escnet.miniature.clip_evaluation import evaluate_clip
+    from escnet.miniature.clip_recipe import MODEL, ClipRecipe, draw_captioned
+    from escnet.pretrained.clip import build_clip
+
     if options.threads:
         torch.set_num_threads(options.threads)
-    recipe = ClipRecipe(**{name: getattr(options, name) for name in ("steps", "pictures", "seed")})
+    given = {name: getattr(options, name) for name in ("steps", "pictures", "seed")}
+    recipe = ClipRecipe(**{name: value for name, value in given.items() if value is not None})
     start = time.perf_counter()
     torch.manual_seed(recipe.seed)
     model, tokenizer = build_clip(MODEL)
@@ -79,6 +85,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def train(model: nn.Module, tokenizer: Callable[..., Tensor], recipe: ClipRecipe) -> None:
     """Draw the pictures and train on them, with progress on the screen."""
+    from escnet.miniature.clip_recipe import draw_captioned, train_clip
+    from escnet.miniature.pretraining import progress
+
     start = time.perf_counter()
     data = draw_captioned(recipe, seed=recipe.seed)
     print(f"{recipe.pictures} pictures drawn in {time.perf_counter() - start:.0f} s", flush=True)

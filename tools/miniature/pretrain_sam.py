@@ -16,17 +16,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from segment_anything.modeling import Sam
+if TYPE_CHECKING:
+    from segment_anything.modeling import Sam
 
-from escnet.data.errors import DatasetError
-from escnet.evaluation.prompting import evaluate_sam
-from escnet.miniature.cards import save_with_card
-from escnet.miniature.pretraining import progress
-from escnet.miniature.sam_recipe import SamRecipe, draw_masked, train_sam
-from escnet.pretrained.sam import build_sam
+    from escnet.miniature.sam_recipe import SamRecipe
 
+# What is imported in functions takes seconds, and --help and mistyped options should not.
 MODEL = "moji"
 TEST_SETS, TEST_SEED = ("base", "novel", "unnamed"), 999
 
@@ -35,18 +32,18 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="where the weights go, a .safetensors file")
-    parser.add_argument("--steps", type=int, default=SamRecipe.steps)
-    parser.add_argument("--pictures", type=int, default=SamRecipe.pictures, help="drawn to train on")
-    parser.add_argument("--batch-size", type=int, default=SamRecipe.batch_size)
-    parser.add_argument("--learning-rate", type=float, default=SamRecipe.learning_rate)
-    parser.add_argument("--seed", type=int, default=SamRecipe.seed)
+    parser.add_argument("--steps", type=int, help="of the training (default: the recipe's)")
+    parser.add_argument("--pictures", type=int, help="drawn to train on (default: the recipe's)")
+    parser.add_argument("--batch-size", type=int, help="(default: the recipe's)")
+    parser.add_argument("--learning-rate", type=float, help="(default: the recipe's)")
+    parser.add_argument("--seed", type=int, help="(default: the recipe's)")
     parser.add_argument("--test-pictures", type=int, default=300, help="of each set of glyphs, to be measured on")
     parser.add_argument("--threads", type=int, default=0, help="of PyTorch (default: one for each core)")
     options = parser.parse_args(arguments)
     if options.output.suffix != ".safetensors":
         parser.error(f"--output has to end in .safetensors, got {options.output}")
     for name in ("steps", "pictures", "batch_size", "test_pictures"):
-        if getattr(options, name) < 1:
+        if getattr(options, name) is not None and getattr(options, name) < 1:
             parser.error(f"--{name.replace('_', '-')} has to be at least 1, got {getattr(options, name)}")
     return options
 
@@ -54,10 +51,17 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the script; returns the exit code."""
     options = parse(arguments)
+    import torch
+
+    from escnet.data.errors import DatasetError
+    from escnet.miniature.cards import save_with_card
+    from escnet.miniature.sam_recipe import SamRecipe
+    from escnet.pretrained.sam import build_sam
+
     if options.threads:
         torch.set_num_threads(options.threads)
-    numbers = {key: getattr(options, key) for key in ("steps", "pictures", "batch_size", "learning_rate", "seed")}
-    recipe = SamRecipe(**numbers)
+    given = {key: getattr(options, key) for key in ("steps", "pictures", "batch_size", "learning_rate", "seed")}
+    recipe = SamRecipe(**{key: value for key, value in given.items() if value is not None})
     start = time.perf_counter()
     torch.manual_seed(recipe.seed)
     sam = build_sam(MODEL)
@@ -77,6 +81,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def train(sam: Sam, recipe: SamRecipe) -> None:
     """Draw the pictures and train on them, with progress on the screen."""
+    from escnet.miniature.pretraining import progress
+    from escnet.miniature.sam_recipe import draw_masked, train_sam
+
     start = time.perf_counter()
     data = draw_masked("unnamed", recipe.pictures, recipe.seed, recipe.style, recipe.least_area)
     print(f"{recipe.pictures} pictures drawn in {time.perf_counter() - start:.0f} s", flush=True)
@@ -86,6 +93,9 @@ def train(sam: Sam, recipe: SamRecipe) -> None:
 
 def measure(sam: Sam, recipe: SamRecipe, pictures: int) -> dict[str, dict[str, float]]:
     """Mean IoU on new pictures of each set of glyphs, of the weights as they are written, in half precision."""
+    from escnet.evaluation.prompting import evaluate_sam
+    from escnet.miniature.sam_recipe import draw_masked
+
     sam.half().float()
     return {
         glyph_set: evaluate_sam(sam, draw_masked(glyph_set, pictures, TEST_SEED, recipe.style, recipe.least_area))

@@ -16,13 +16,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from detectron2.utils.logger import setup_logger
-
-from escnet.config import load_config
-from escnet.miniature.cards import save_with_card
-from escnet.pretrained.files import WeightsError, load_checkpoint
-from escnet.training.trainer import EscTrainer, evaluate
-
 BENCHMARKS = ("mojiscenes_val_novel", "mojiscenes_val_base", "mojiscenes_val_all", "mojiscenes_val_847[:50]")
 
 
@@ -38,6 +31,15 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the script; returns the exit code."""
     options, start = parse(arguments), time.perf_counter()
+    # Takes seconds, and --help and mistyped options should not.
+    from detectron2.utils.logger import setup_logger
+
+    from escnet.config import load_config
+    from escnet.miniature.cards import save_with_card
+    from escnet.pretrained.files import WeightsError
+    from escnet.pretrained.reading import load_checkpoint
+    from escnet.training.trainer import EscTrainer, evaluate
+
     try:
         cfg = load_config(options.config_file, options.opts)
         setup_logger(cfg.OUTPUT_DIR, name="detectron2")

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 from tabulate import tabulate
-from tqdm import tqdm
 
 from escnet.data.benchmarks import Benchmark, data_root, find_benchmark
 from escnet.data.errors import DatasetError, listed
@@ -23,6 +22,7 @@ from escnet.data.images import ImageError
 from escnet.data.pairing import Source, files_by_name
 from escnet.data.preparation.label_conversion import Task
 from escnet.data.preparation.making import Count, Recipe, count_pixels, make_all, read_checked
+from escnet.progress import progress_bar
 from escnet.safe_files import replacing
 from escnet.worker_pool import worker_pool
 
@@ -165,7 +165,7 @@ def make(label_set: LabelSet, pool: ProcessPoolExecutor | None, workers: int, ov
         _write_if_new(report, json.dumps({"settings": dict(label_set.settings), "complete": False}))
     recipe = label_set.recipe
     total = Count.nothing(recipe)
-    with tqdm(total=len(label_set.sources), desc=label_set.dataset, unit="image", mininterval=0.5) as bar:
+    with progress_bar(total=len(label_set.sources), desc=label_set.dataset, unit="image") as bar:
         for count in make_all(recipe, label_set.tasks(label_set.sources), pool, ahead=2 * workers):
             total += count
             bar.update(count.made + count.kept)

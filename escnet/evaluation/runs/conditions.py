@@ -20,6 +20,7 @@ from escnet import __version__
 from escnet.data.benchmarks import find_benchmark, split_dataset_name
 from escnet.evaluation.runs.evaluation_data import EvaluationData
 from escnet.pretrained.files import file_sha256
+from escnet.pretrained.shipped import resolve_shipped
 from escnet.vocabulary import Vocabulary
 
 # Key of "data", there only if not all classes are scored.
@@ -59,6 +60,7 @@ def model_identity(cfg: CfgNode, model: nn.Module, weights: str = "") -> Conditi
     Args:
         weights: the checkpoint file that was loaded, "" if none.
     """
+    weights = resolve_shipped(weights)
     return {
         "architecture": type(model).__name__,
         "CLIP": cfg.MODEL.CLIP.NAME,

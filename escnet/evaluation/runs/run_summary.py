@@ -18,7 +18,7 @@ from escnet.evaluation.confusion import ConfusionMatrix, SemanticMetrics, semant
 from escnet.evaluation.figures import prediction_and_truth, save_class_iou_plot
 from escnet.evaluation.runs.evaluation_data import Run
 from escnet.evaluation.runs.image_results import ImageResult, ImageResults, ResultsError
-from escnet.meta_arch.base import OpenVocabularyModel
+from escnet.meta_arch.interfaces import SegmentingModel
 from escnet.safe_files import replacing
 from escnet.vocabulary import Vocabulary
 
@@ -26,7 +26,7 @@ LARGEST_CONFUSIONS = 20
 WORST_IMAGES = 6
 
 
-def summarise(run: Run, model: OpenVocabularyModel, results: ImageResults) -> SemanticMetrics:
+def summarise(run: Run, model: SegmentingModel, results: ImageResults) -> SemanticMetrics:
     """Sum up the results of all images and write the files of the run; the metrics last, as they say that all is there.
 
     Raises:
@@ -101,7 +101,7 @@ def _write_confusions(path: Path, confusion: ConfusionMatrix, names: Sequence[st
     _write_csv(path, ("truth", "predicted", "pixels", "share_of_truth"), rows)
 
 
-def _draw_worst(run: Run, model: OpenVocabularyModel, scores: dict[str, tuple[float, float]]) -> None:
+def _draw_worst(run: Run, model: SegmentingModel, scores: dict[str, tuple[float, float]]) -> None:
     """Predict the images of the lowest mIoU once more, and draw them beside the truth; `scores`: mIoU, accuracy."""
     folder, space = run.folder / "worst", run.data.space
     defined = [image for image, (miou, _) in scores.items() if not np.isnan(miou)]
@@ -135,7 +135,7 @@ def write_json(path: Path, contents: Any) -> None:
 
 
 @torch.no_grad()
-def predict(model: OpenVocabularyModel, image: torch.Tensor, vocabulary: Vocabulary) -> np.ndarray:
+def predict(model: SegmentingModel, image: torch.Tensor, vocabulary: Vocabulary) -> np.ndarray:
     """(H, W) class ids of an image (3, H, W)."""
     height, width = image.shape[1:]
     (output,) = model([{"image": image, "height": height, "width": width, "vocabulary": vocabulary}])

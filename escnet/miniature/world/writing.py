@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from escnet.data.benchmarks import find_benchmark
 from escnet.data.errors import DatasetError
 from escnet.data.images import write_labels
 from escnet.miniature.world.glyphs import ATTRIBUTION, load_glyphs
 from escnet.miniature.world.scene import SceneStyle, compose
+from escnet.progress import progress_bar
 from escnet.safe_files import replacing
 from escnet.worker_pool import worker_pool
 
@@ -118,7 +118,7 @@ def write_world(root: Path, world: World, workers: int = 0, overwrite: bool = Fa
     captions: dict[str, list[str]] = {split: [] for split in SPLITS}
     with (
         worker_pool(workers or os.cpu_count() or 1, preload=__name__) as pool,
-        tqdm(total=sum(map(world.count, SPLITS)), unit="picture", desc=FOLDER) as progress,
+        progress_bar(total=sum(map(world.count, SPLITS)), unit="picture", desc=FOLDER) as progress,
     ):
         run, draw = pool.map if pool else map, partial(_draw_chunk, root, world)
         for (split, *_), lines in zip(chunks, run(draw, chunks), strict=True):

@@ -148,7 +148,7 @@ def test_a_worker_that_dies_is_reported(tmp_path, monkeypatch):
     read = __import__("deadly").read
     tasks = [Task(f"{name}.jpg", f"{name}.png", str(tmp_path / "out.png")) for name in "ab"]
     with (
-        worker_pool(2) as pool,
+        worker_pool(2, preload=__name__) as pool,
         pytest.raises(DatasetError, match=r"died at one of these 2 files: a.png, b.png; .*--w"),
     ):
         list(make_all(Recipe(read, 3, 255, 8), tasks, pool, ahead=4))

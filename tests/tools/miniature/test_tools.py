@@ -16,7 +16,8 @@ from escnet.miniature import pretraining
 from escnet.miniature.clip_recipe import train_clip
 from escnet.predictor import Segmenter
 from escnet.pretrained.clip import build_clip
-from escnet.pretrained.files import file_sha256, read_weights
+from escnet.pretrained.files import file_sha256
+from escnet.pretrained.reading import read_weights
 
 
 def read_card(path: Path) -> dict:

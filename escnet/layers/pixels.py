@@ -1,0 +1,28 @@
+"""Pixels as CLIP was trained on them."""
+
+from __future__ import annotations
+
+import torch
+from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+from torch import Tensor, nn
+
+
+class PixelNormalisation(nn.Module):
+    """Subtract a mean and divide by a deviation, channel by channel.
+
+    Args:
+        mean, deviation: of each channel, for pixels in 0..1; by default CLIP's.
+    """
+
+    def __init__(
+        self,
+        mean: tuple[float, ...] = OPENAI_DATASET_MEAN,
+        deviation: tuple[float, ...] = OPENAI_DATASET_STD,
+    ) -> None:
+        super().__init__()
+        self.register_buffer("mean", 255 * torch.tensor(mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("deviation", 255 * torch.tensor(deviation).view(-1, 1, 1), persistent=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(B, 3, H, W) float pixels in 0..255, normalised."""
+        return (pixels - self.mean) / self.deviation

@@ -1,0 +1,70 @@
+"""SAM itself, behind the promptable interface (Kirillov et al., "Segment Anything")."""
+
+from __future__ import annotations
+
+import torch
+from segment_anything.modeling import Sam
+from torch import Tensor
+
+from escnet.layers.sam_prompt_encoder import full_precision
+from escnet.meta_arch.interfaces import MaskPrediction, PromptableModel, Prompts, resize
+from escnet.vocabulary import Vocabulary
+
+
+class PromptableSam(PromptableModel):
+    """segment_anything's model for prompts of several images at once.
+
+    Args:
+        sam: the model; its parameters are this module's.
+    """
+
+    def __init__(self, sam: Sam) -> None:
+        super().__init__()
+        self.sam = sam
+
+    @property
+    def input_size(self) -> int:
+        """Side of SAM's square input in pixels."""
+        return self.sam.image_encoder.img_size
+
+    @property
+    def mask_size(self) -> tuple[int, int]:
+        """(height, width) of the mask logits: a quarter of the input's side at SAM's own sizes."""
+        return self.sam.prompt_encoder.mask_input_size
+
+    def encode(self, images: Tensor) -> Tensor:
+        """SAM's features (B, C, h, w) of raw images (3, H, W) or (B, 3, H, W) in 0..255, made square."""
+        return sam_features(self.sam, images if images.dim() == 4 else images[None])
+
+    def masks(
+        self, features: Tensor, prompts: Prompts, words: Vocabulary | None = None, multimask: bool = False
+    ) -> MaskPrediction:
+        """Answer prompts with one mask each, or three; see `PromptableModel.masks`."""
+        if words is not None:
+            raise ValueError("SAM takes no words; leave them out, or take a model that does")
+        return predict_masks(self.sam, features, prompts, multimask)
+
+
+def sam_features(sam: Sam, images: Tensor) -> Tensor:
+    """SAM's features (B, C, h', w') of images (B, 3, H, W) in 0..255, made square as SAM expects."""
+    side = sam.image_encoder.img_size
+    return sam.image_encoder(sam.preprocess(resize(images.to(sam.device, torch.float), (side, side))))
+
+
+def predict_masks(sam: Sam, features: Tensor, prompts: Prompts, multimask: bool) -> MaskPrediction:
+    """SAM's answer to P prompts of several images at once, in fp32: three masks for an ambiguous prompt, or one.
+
+    Args:
+        sam: segment_anything's model.
+        features: (P, C, h, w) image features, of each prompt's image; or (1, C, h, w) of one image for all.
+        prompts: P of them.
+        multimask: three masks each, or one.
+    """
+    with full_precision(sam.prompt_encoder):
+        points = (prompts.points, prompts.labels) if prompts.labels.shape[1] else None
+        sparse, dense = sam.prompt_encoder(points, prompts.boxes, prompts.masks)
+        positions = sam.prompt_encoder.get_dense_pe()
+        # The decoder takes one image for all prompts and adds the dense prompts to it, so the images come with these.
+        dense = dense + features.float()
+    masks, quality = sam.mask_decoder(dense.new_zeros(1, *dense.shape[1:]), positions, sparse, dense, multimask)
+    return MaskPrediction(masks.float(), quality.float())

@@ -1,0 +1,36 @@
+"""Calls in a process of their own, and the peak memory of a process: what the benchmarks measure with."""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import sys
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+Result = TypeVar("Result")
+_STATUS = Path("/proc/self/status")
+
+
+def in_own_process(function: Callable[..., Result], *arguments: object) -> Result:
+    """Call a function of a module in a new process, so that its peak memory is its own."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def peak_memory() -> float:
+    """The peak memory of this process in MiB, since `forget_peak` where there is a /proc."""
+    if _STATUS.exists():
+        (line,) = (line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) / 1024
+    # ru_maxrss counts KiB, but bytes on macOS.
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / (1 << 20)
+
+
+def forget_peak() -> None:
+    """Make Linux take the present memory for the peak: importing torch needs more than what is measured after it."""
+    if _STATUS.exists():
+        Path("/proc/self/clear_refs").write_text("5")

@@ -1,0 +1,42 @@
+"""Failures of a run that are not faults of the program, each told in one line."""
+
+from __future__ import annotations
+
+import re
+import shutil
+
+from escnet.config_values import ConfigError
+from escnet.data.errors import DatasetError
+from escnet.data.images import ImageError
+from escnet.pretrained.files import WeightsError
+from escnet.training.config_checks import REMEDY, SHARED_MEMORY, mebibytes
+from escnet.vocabulary import VocabularyError
+
+# What PyTorch says when a loader's process cannot hand over a tensor, or was killed by the system for trying.
+_EXHAUSTED = re.compile(
+    r"unable to allocate shared memory|out of shared memory|Bus error|unable to write to file </torch"
+)
+_IN_LOADER = re.compile(r"Caught \w+ in DataLoader worker process \d+\.")
+
+
+def explain_failure(error: BaseException) -> str | None:
+    """What to tell a user in one line; None where the error is a fault of the program, which needs its traceback.
+
+    Args:
+        error: raised in this process, or in a loader's process and again in this one.
+    """
+    if isinstance(error, ConfigError | DatasetError | ImageError | VocabularyError | WeightsError | OSError):
+        return plain_message(error)
+    if not isinstance(error, RuntimeError) or not _EXHAUSTED.search(str(error)):
+        return None
+    free = f", of which {mebibytes(shutil.disk_usage(SHARED_MEMORY).free)} are free" if SHARED_MEMORY.is_dir() else ""
+    return f"the processes that read images ran out of shared memory, {SHARED_MEMORY}{free}; {REMEDY}"
+
+
+def plain_message(error: BaseException) -> str:
+    """The message of an error without the traceback that PyTorch puts around those of a loader's process."""
+    message = str(error).strip()
+    if _IN_LOADER.match(message):
+        # "package.module.ImageError: photo.jpg: the message"
+        message = message.splitlines()[-1].split(": ", 1)[-1]
+    return " ".join(message.split())

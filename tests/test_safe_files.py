@@ -1,0 +1,78 @@
+"""A full disk: recognised whoever wrote, told in one line, and nothing lost."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from escnet.safe_files import DiskFullError, is_disk_full, replacing
+
+
+def zip_writer_error(code: int) -> BaseException:
+    """What torch.save raises when the file cannot take its bytes."""
+
+    class Full:
+        def write(self, content: bytes) -> int:
+            raise OSError(code, os.strerror(code))
+
+        def flush(self) -> None:
+            pass
+
+    with pytest.raises((OSError, RuntimeError)) as caught:
+        torch.save({"a": torch.zeros(1000)}, Full())
+    return caught.value
+
+
+def test_what_tells_of_a_full_disk() -> None:
+    assert is_disk_full(OSError(errno.ENOSPC, "x")) and is_disk_full(OSError(errno.EDQUOT, "x"))
+    assert is_disk_full(zip_writer_error(errno.ENOSPC))
+    assert is_disk_full(RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598"))
+    assert is_disk_full(OSError("100000 requested and 512 written"))
+    assert is_disk_full(RuntimeError("I/O error: No space left on device (os error 28)"))
+    assert not is_disk_full(zip_writer_error(errno.EIO))
+    assert not is_disk_full(OSError(errno.EACCES, "Permission denied"))
+    assert not is_disk_full(ValueError("2 were requested and none was found"))
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_replacing_says_what_was_not_written(tmp_path: Path, is_there: bool) -> None:
+    path = tmp_path / "labels.png"
+    if is_there:
+        path.write_text("old")
+    stands = "what was there before stands" if is_there else "there is no such file now"
+    with (
+        pytest.raises(DiskFullError, match=rf"labels\.png: not written, .*{stands}.*same command") as error,
+        replacing(path) as temporary,
+    ):
+        temporary.write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert isinstance(error.value, OSError) and "\n" not in str(error.value)
+    assert [file.read_text() for file in tmp_path.iterdir()] == ["old"] * is_there
+
+
+def test_a_full_disk_is_told_once(tmp_path: Path) -> None:
+    with (
+        pytest.raises(DiskFullError, match=r"inner: not written") as error,
+        replacing(tmp_path / "outer"),
+        replacing(tmp_path / "inner"),
+    ):
+        raise OSError(errno.ENOSPC, "x")
+    assert "outer:" not in str(error.value)
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "x")
+
+    monkeypatch.setattr(Path, "mkdir", fail)
+    with pytest.raises(DiskFullError), replacing(tmp_path / "new" / "file"):
+        pass
+
+
+def test_other_errors_stay_what_they_are(tmp_path: Path) -> None:
+    with pytest.raises(PermissionError), replacing(tmp_path / "file"):
+        raise PermissionError(errno.EACCES, "x")

@@ -1,0 +1,48 @@
+"""Each tool answers --help and mistyped options before it imports what takes seconds."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from escnet.miniature.demo import DemoTask
+
+ROOT = Path(__file__).parents[2]
+# predict.py answers after it has imported everything.
+TOOLS = sorted(path for path in (ROOT / "tools").rglob("*.py") if path.name != "predict.py")
+PROGRAM = """
+import runpy, sys
+tool = sys.argv[1]
+sys.argv = [tool, sys.argv[2]]
+try:
+    runpy.run_path(tool, run_name="__main__")
+finally:
+    print("torch" in sys.modules, "detectron2" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize(("option", "code"), [("--help", 0), ("--no-such-option", 2)])
+@pytest.mark.parametrize("tool", TOOLS, ids=lambda path: path.stem)
+def test_options_are_read_before_anything_heavy_is_imported(tool: Path, option: str, code: int) -> None:
+    command = [sys.executable, "-c", PROGRAM, str(tool), option]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, timeout=60)
+    assert done.returncode == code, done.stderr
+    assert "usage:" in done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1] == "False False"
+
+
+def test_what_the_demonstration_shows_by_default(load_script: Callable[[str], ModuleType]) -> None:
+    options = load_script("tools/miniature/demo.py").parse([])
+    assert (options.large, options.examples) == (DemoTask.large_limit, DemoTask.examples)
+
+
+def test_an_unknown_question_is_named(
+    load_script: Callable[[str], ModuleType], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert load_script("tools/miniature/ablation.py").main(["weather"]) == 2
+    assert "no question weather; choose of" in capsys.readouterr().err
