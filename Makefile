@@ -1,16 +1,18 @@
 # The environment, the tests and the linter of escnet.
 #
-#   make env       create or update the environment in .venv
-#   make demo      draw pictures, train a small ESC-Net, evaluate it and make a page, in output/demo; after make env
-#   make test      run the tests, after make env;     PYTEST_ARGS='-k kmeans' selects
-#   make lint      check the code and its formatting, after make env
+#   make demo      draw pictures, train a small ESC-Net, evaluate it and make a page, in output/demo
+#   make test      run the tests on all cores;        PYTEST_ARGS='-k kmeans' selects, PYTEST_WORKERS=0 is one process
+#   make test-gpu  run the tests that need a CUDA device; without one it says so
+#   make lint      check the code and its formatting
 #   make format    format the code and repair what the linter can
+#   make env       create or update the environment in .venv, which each of these does first
 #
 # PYTHON=python3.12 chooses the interpreter of a new environment, VENV=DIRECTORY puts it elsewhere.
 
 PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?=
+PYTEST_WORKERS ?= $(shell getconf _NPROCESSORS_ONLN)
 DEMO_ARGS ?=
 
 BIN := $(VENV)/bin
@@ -31,16 +33,23 @@ HAS_OWN_DETECTRON2 = { $(PIP) show --quiet detectron2 \
 # The wheel of detectron2 is for another Python, whose compiled operators are not used: only its Python code is taken.
 PIP_DETECTRON2 = $(PIP) install --no-deps --require-hashes --only-binary=:all: --python-version 3.10
 
-.PHONY: env demo test lint format
+.PHONY: env demo test test-gpu lint format
 .DELETE_ON_ERROR:
 
 env: $(STAMPS)/escnet
 
 demo: env
-	$(BIN)/python tools/miniature/demo.py $(DEMO_ARGS)
+	$(BIN)/python -m escnet.miniature $(DEMO_ARGS)
 
+# A worker that is done takes tests from the others: a few take as long as hundreds of the rest.
 test: env
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist worksteal --durations=10 $(PYTEST_ARGS)
+
+# One process, so that no two of them share the memory of the device.
+test-gpu: env
+	@if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then \
+	$(BIN)/python -m pytest -m gpu tests/gpu $(PYTEST_ARGS); \
+	else echo "make test-gpu: PyTorch sees no CUDA device, so there is nothing to run."; fi
 
 lint: env
 	$(BIN)/ruff check .

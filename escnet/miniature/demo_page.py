@@ -104,7 +104,7 @@ def _rows(table: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _draw_curve(losses: Sequence[tuple[int, float]]) -> Image.Image:
     figure, axes = plt.subplots(figsize=(8, 2.6), layout="constrained")
     axes.plot(*zip(*losses, strict=True), color="#3572b0")
-    axes.set(xlabel="iteration", ylabel="loss", ylim=(0, None))
+    axes.set(xlabel="iteration", ylabel="loss", ylim=(0, 1.05 * max(loss for _, loss in losses)))
     axes.grid(alpha=0.3)
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=110)

@@ -1,0 +1,118 @@
+"""On a CUDA device: the numbers are those of the CPU, lower precisions hold, and what only a card can do runs."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import distributed
+
+from escnet.config import load_config
+from escnet.data.benchmarks import find_benchmark
+from escnet.miniature.world.glyphs import load_glyphs
+from escnet.miniature.world.scene import Scene, compose
+from escnet.predictor import Segmenter
+from escnet.training.optimizer import build_optimizer
+from escnet.vocabulary import Vocabulary
+
+DEVICE = "cuda"
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")]
+
+CONFIG = Path(__file__).parents[2] / "configs/mojiscenes/escnet.yaml"
+SYSTEMS = ("ESCNet", "DenseClip", "ClipThenSam")
+WORDS = Vocabulary(find_benchmark("mojiscenes_val_novel").class_names)
+FIRST_ROW = find_benchmark("mojiscenes_val_novel").rows[0]
+
+
+@pytest.fixture(autouse=True)
+def full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Convolutions in fp32 and not in TF32, whose 10 bits would hide an error of ours."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
+@lru_cache
+def scenes() -> tuple[Scene, ...]:
+    """Pictures of things that the shipped ESC-Net has seen no mask of."""
+    glyphs = load_glyphs("novel")
+    return tuple(compose(glyphs, np.random.default_rng(seed)) for seed in range(4))
+
+
+def make_segmenter(architecture: str, device: str, precision: str = "fp32") -> Segmenter:
+    weights = "shipped:esc_net" if architecture == "ESCNet" else ""
+    options = ["MODEL.META_ARCHITECTURE", architecture, "MODEL.DEVICE", device, "MODEL.PRECISION", precision]
+    return Segmenter.from_config(load_config(CONFIG, [*options, "MODEL.WEIGHTS", weights]))
+
+
+def label_maps(segmenter: Segmenter) -> np.ndarray:
+    results = [segmenter(scene.image, WORDS) for scene in scenes()]
+    assert all(np.isfinite(result.scores).all() for result in results)
+    return np.stack([result.labels for result in results])
+
+
+@pytest.mark.parametrize("architecture", SYSTEMS)
+def test_labels_are_those_of_the_cpu(architecture: str) -> None:
+    segmenter = make_segmenter(architecture, DEVICE)
+    assert segmenter.model.device.type == DEVICE
+    labels = label_maps(segmenter)
+    assert len(np.unique(labels)) > 4
+    assert (labels == label_maps(make_segmenter(architecture, "cpu"))).mean() >= 0.99
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("architecture", SYSTEMS)
+def test_lower_precisions_give_nearly_the_same_labels(architecture: str, precision: str) -> None:
+    lower, full = (label_maps(make_segmenter(architecture, DEVICE, name)) for name in (precision, "fp32"))
+    assert (lower == full).mean() >= 0.95
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_training_step_begins_with_the_loss_of_the_cpu(precision: str) -> None:
+    losses = {}
+    for device in ("cpu", DEVICE):
+        options = ["MODEL.DEVICE", device, "MODEL.PRECISION", precision, "MODEL.ESC.TRAIN_CLASSES", "0"]
+        cfg = load_config(CONFIG, [*options, "MODEL.WEIGHTS", "shipped:esc_net"])
+        model = make_segmenter("ESCNet", device, precision).model.train()
+        optimizer = build_optimizer(cfg, model)
+        batch = [
+            {
+                "image": torch.from_numpy(scene.image).permute(2, 0, 1).contiguous(),
+                "sem_seg": torch.from_numpy(scene.labels.astype(np.int64)) - FIRST_ROW,
+                "vocabulary": WORDS,
+            }
+            for scene in scenes()[:2]
+        ]
+        before = [parameter.detach().clone() for parameter in model.parameters() if parameter.requires_grad]
+        losses[device] = model(batch)
+        sum(losses[device].values()).backward()
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        assert all(parameter.grad.isfinite().all() for parameter in trained if parameter.grad is not None)
+        optimizer.step()
+        assert any(not torch.equal(old, new) for old, new in zip(before, trained, strict=True))
+        assert all(parameter.isfinite().all() for parameter in trained)
+    assert losses["cpu"].keys() == losses[DEVICE].keys()
+    for name, loss in losses["cpu"].items():
+        assert losses[DEVICE][name].item() == pytest.approx(loss.item(), rel=0.01 if precision == "fp32" else 0.05)
+
+
+def test_one_process_reduces_over_nccl(tmp_path: Path) -> None:
+    backend = "nccl" if DEVICE == "cuda" else "gloo"
+    distributed.init_process_group(backend, init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        values = torch.arange(4.0, device=DEVICE)
+        distributed.all_reduce(values)
+        assert values.tolist() == [0.0, 1.0, 2.0, 3.0]
+    finally:
+        distributed.destroy_process_group()
+
+
+@torch.no_grad()
+def test_the_model_can_be_compiled() -> None:
+    model = make_segmenter("ESCNet", DEVICE).model
+    features = model.encode(torch.from_numpy(scenes()[0].image).permute(2, 0, 1).contiguous())
+    expected = model.segment(features, WORDS).logits
+    compiled = torch.compile(model.segment)(features, WORDS).logits
+    assert compiled.isfinite().all() and compiled.device == expected.device
+    assert (compiled.argmax(dim=1) == expected.argmax(dim=1)).float().mean() >= 0.99
