@@ -15,6 +15,7 @@ import yaml
 from detectron2.config import CfgNode as CN
 from detectron2.config import get_cfg
 
+from escnet.command_line import one_line
 from escnet.config_ranges import check_ranges
 from escnet.config_values import ConfigError, merge_file, merge_options
 from escnet.devices import existing_device
@@ -54,7 +55,7 @@ def load_config(config: str | os.PathLike | CN, opts: Sequence[Any] = ()) -> CN:
         merge_options(cfg, opts)
     # What faulty keys, values and files raise; an AssertionError or TypeError is Detectron2's, of a faulty _BASE_.
     except (AssertionError, KeyError, ValueError, TypeError, AttributeError, OSError, yaml.YAMLError) as error:
-        raise ConfigError(f"{source}: {_one_line(error)}") from error
+        raise ConfigError(f"{source}: {one_line(error)}") from error
     try:
         check_ranges(cfg)
         for node in (cfg.MODEL, cfg.MODEL.CLIP, cfg.MODEL.SAM):
@@ -231,8 +232,3 @@ def _add_inference(cfg: CN) -> None:
     cfg.TEST.SLIDING.SIZE = (640, 640)
     cfg.TEST.SLIDING.WINDOW = (384, 384)
     cfg.TEST.SLIDING.OVERLAP = 1.0 / 3.0
-
-
-def _one_line(error: Exception) -> str:
-    message = error.args[0] if isinstance(error, KeyError) and error.args else error
-    return " ".join(str(message).split()) or type(error).__name__

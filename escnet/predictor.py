@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 import os
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -19,106 +18,23 @@ from torch import Tensor
 
 import escnet.meta_arch  # noqa: F401  (registers the systems)
 from escnet.config import load_config
-from escnet.data.images import read_image, to_rgb, write_labels
+from escnet.data.images import MAX_PIXELS, read_image, to_rgb
 from escnet.devices import usable_device
-from escnet.drawing.overlay import overlay
-from escnet.drawing.prompt_sheets import draw_prompts
 from escnet.layers.pseudo_prompts import PseudoPrompts
 from escnet.meta_arch.interfaces import SegmentingModel
 from escnet.meta_arch.segmentation import Segmentation
 from escnet.pretrained.loading import load_exactly
 from escnet.pretrained.reading import load_checkpoint
-from escnet.safe_files import replacing
+from escnet.segmentation_result import SegmentationResult
 from escnet.vocabulary import Vocabulary, VocabularyError
+from escnet.word_lists import WordList
+
+__all__ = ["EncodedImage", "Picture", "SegmentationResult", "Segmenter"]
 
 logger = logging.getLogger(__name__)
 
-Picture = str | os.PathLike | Image.Image | np.ndarray
-
-
-@dataclass(frozen=True)
-class SegmentationResult:
-    """What a model says of one image, H by W pixels.
-
-    Attributes:
-        labels: (H, W) int32, indices into `class_names`.
-        scores: (H, W) float32, the probability of each pixel's label.
-        image: (H, W, 3) uint8 RGB, the image as it was read.
-        vocabulary: the words by which it was segmented.
-        correlations: (1, M, h, w) each, CLIP's correlation maps, then those after each block; on the CPU.
-        prompts: the pseudo prompts of each block, on the CPU.
-        rows: (1, M) the vocabulary rows to which these maps belong; None for all in order.
-    """
-
-    labels: np.ndarray
-    scores: np.ndarray
-    image: np.ndarray = field(repr=False)
-    vocabulary: Vocabulary
-    correlations: list[Tensor] = field(default_factory=list, repr=False)
-    prompts: list[PseudoPrompts] = field(default_factory=list, repr=False)
-    rows: Tensor | None = field(default=None, repr=False)
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """The class of each index in `labels`."""
-        return self.vocabulary.class_names
-
-    def mask(self, name: str) -> np.ndarray:
-        """(H, W) bool: where the class of this name is.
-
-        Raises:
-            ValueError: when the vocabulary has no class of this name.
-        """
-        if name not in self.class_names:
-            near = difflib.get_close_matches(name, self.class_names, n=5, cutoff=0.3) or self.class_names[:5]
-            known = ", ".join(f'"{other}"' for other in near)
-            raise ValueError(f'the vocabulary has no class "{name}"; it has {len(self.class_names)}, such as {known}')
-        return self.labels == self.class_names.index(name)
-
-    def summary(self) -> dict[str, Any]:
-        """What json.dump can write: the image's size, all class names, and the classes present, the largest first."""
-        areas = np.bincount(self.labels.ravel(), minlength=len(self.class_names))
-        totals = np.bincount(self.labels.ravel(), self.scores.ravel(), minlength=len(self.class_names))
-        present = sorted(np.flatnonzero(areas).tolist(), key=lambda c: -areas[c])
-        return {
-            "height": self.labels.shape[0],
-            "width": self.labels.shape[1],
-            "class_names": list(self.class_names),
-            "background": list(self.vocabulary.background),
-            "templates": list(self.vocabulary.templates),
-            "classes": [
-                {
-                    "id": c,
-                    "name": self.class_names[c],
-                    "pixels": int(areas[c]),
-                    "fraction": float(areas[c] / self.labels.size),
-                    "mean_score": float(totals[c] / areas[c]),
-                }
-                for c in present
-            ],
-        }
-
-    def overlay(self, alpha: float = 0.5) -> Image.Image:
-        """The image tinted by class, with a legend; see `escnet.visualization.overlay`."""
-        return overlay(self.image, self.labels, self.class_names, self.scores, alpha)
-
-    def draw_prompts(self, max_classes: int = 6) -> Image.Image:
-        """The correlation maps and pseudo prompts of the largest classes; see `escnet.prompt_drawings.draw_prompts`."""
-        return draw_prompts(
-            self.image, self.labels, self.vocabulary, self.correlations, self.prompts, self.rows, max_classes
-        )
-
-    def save_overlay(self, path: str | os.PathLike, alpha: float = 0.5) -> None:
-        """Write `overlay` to a file, whose suffix says the format; never half-written."""
-        _save_picture(path, self.overlay(alpha))
-
-    def save_prompts(self, path: str | os.PathLike, max_classes: int = 6) -> None:
-        """Write `draw_prompts` to a file, whose suffix says the format; never half-written."""
-        _save_picture(path, self.draw_prompts(max_classes))
-
-    def save_labels(self, path: str | os.PathLike) -> None:
-        """Write `labels` as a grey PNG, 8-bit when every id is below 256, else 16-bit; never half-written."""
-        write_labels(path, self.labels)
+Picture = str | os.PathLike | bytes | BinaryIO | Image.Image | np.ndarray | Tensor
+ValueRange = tuple[float, float]
 
 
 class Segmenter:
@@ -128,6 +44,8 @@ class Segmenter:
         result = segmenter("photo.jpg", ["cat", "grass"])
         result.save_overlay("photo_overlay.png")
 
+    Many threads may call one segmenter.
+
     Args:
         model: one of the systems; it is put in evaluation mode.
         templates: prompt templates of the class names given as strings, as for `Vocabulary`.
@@ -136,6 +54,8 @@ class Segmenter:
     def __init__(self, model: SegmentingModel, templates: str | Sequence[str] = "single") -> None:
         self.model = model.eval()
         self.templates = templates
+        self._single_classes: set[Vocabulary] = set()
+        self._lock = threading.Lock()
 
     @classmethod
     def from_config(
@@ -176,47 +96,56 @@ class Segmenter:
         return cls(model, cfg.TEST.TEMPLATES)
 
     def __call__(
-        self, image: Picture, vocabulary: Sequence[str] | str | Vocabulary, background: Sequence[str] | str = ()
+        self,
+        image: Picture,
+        vocabulary: WordList | str | Vocabulary,
+        background: WordList | str = (),
+        value_range: ValueRange | None = None,
+        max_pixels: int | None = MAX_PIXELS,
     ) -> SegmentationResult:
         """Segment one image.
 
         Args:
-            image: a path, a PIL image, or an array (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) of uint8, uint16 or
-                floating point in 0..1.
-            vocabulary: class names, each with synonyms after commas; or one string, "cat, grass, building|edifice",
-                or the path of a .txt file with a class per line; or a Vocabulary.
-            background: further words, whose pixels become the class "background".
+            image: a path, the bytes of a file or an open file; a PIL image, an array or a tensor, as
+                `escnet.data.images.to_rgb` takes them.
+            vocabulary: class names, each with synonyms after "," or "|", or a mapping of names to synonyms; or one
+                string, "cat, grass, building|edifice"; or the path of a file, as `Vocabulary.parse` takes it; or a
+                Vocabulary.
+            background: further words in the same forms, whose pixels become the class "background".
+            value_range: the values of black and of white, of an image that has others than its type says.
+            max_pixels: the most pixels of a file that is decoded; None for no limit, by default Pillow's, 179 million.
 
         Raises:
-            ImageError: for a file that is missing, damaged or not an image.
+            ImageError: for a file that is missing, damaged, too large or not an image.
             ValueError: for an array that is not an image.
             VocabularyError: for words that cannot be used.
         """
         # A wrong word should be told before the image is encoded.
         vocabulary = self.vocabulary(vocabulary, background)
-        return self.encode(image)(vocabulary)
+        return self.encode(image, value_range, max_pixels)(vocabulary)
 
-    def encode(self, image: Picture) -> EncodedImage:
+    def encode(
+        self, image: Picture, value_range: ValueRange | None = None, max_pixels: int | None = MAX_PIXELS
+    ) -> EncodedImage:
         """Encode an image once, to be segmented by as many vocabularies as are wanted.
 
             street = segmenter.encode("street.jpg")
             result, other = street(["sky", "road"]), street("car, tree")
 
         Args:
-            image: as for a call.
+            image, value_range, max_pixels: as for a call.
 
         Raises:
             ImageError, ValueError: as a call does.
         """
-        pixels = self.preprocess(image)
-        self.model.eval()
+        pixels = self.preprocess(image, value_range, max_pixels)
+        if self.model.training:
+            self.model.eval()
         with torch.no_grad():
             features = self.model.encode(torch.from_numpy(pixels).permute(2, 0, 1))
         return EncodedImage(self, pixels, features)
 
-    def vocabulary(
-        self, vocabulary: Sequence[str] | str | Vocabulary, background: Sequence[str] | str = ()
-    ) -> Vocabulary:
+    def vocabulary(self, vocabulary: WordList | str | Vocabulary, background: WordList | str = ()) -> Vocabulary:
         """The words of a call as a Vocabulary with this segmenter's templates; a Vocabulary is left as it is.
 
         Raises:
@@ -225,16 +154,22 @@ class Segmenter:
         if isinstance(vocabulary, Vocabulary):
             if background:
                 raise VocabularyError("a Vocabulary brings its own background words; give them to its constructor")
-            return vocabulary
-        if isinstance(vocabulary, str):
-            vocabulary = Vocabulary.parse(vocabulary).names
-        if isinstance(background, str):
-            background = Vocabulary.parse(background).names if background.strip() else ()
-        return Vocabulary(vocabulary, background, self.templates)
+        else:
+            if isinstance(vocabulary, str):
+                vocabulary = Vocabulary.parse(vocabulary).names
+            if isinstance(background, str):
+                background = Vocabulary.parse(background).names if background.strip() else ()
+            vocabulary = Vocabulary(vocabulary, background, self.templates)
+        self._warn_of_single_class(vocabulary)
+        return vocabulary
 
-    def preprocess(self, image: Picture) -> np.ndarray:
-        """Any picture to (H, W, 3) uint8 RGB."""
-        return read_image(image) if isinstance(image, str | os.PathLike) else to_rgb(image)
+    def preprocess(
+        self, image: Picture, value_range: ValueRange | None = None, max_pixels: int | None = MAX_PIXELS
+    ) -> np.ndarray:
+        """Any picture to (H, W, 3) uint8 RGB; arguments as those of a call."""
+        if isinstance(image, str | os.PathLike | bytes) or hasattr(image, "read"):
+            return read_image(image, value_range=value_range, max_pixels=max_pixels)
+        return to_rgb(image, value_range=value_range)
 
     def postprocess(self, pixels: np.ndarray, segmentation: Segmentation, vocabulary: Vocabulary) -> SegmentationResult:
         """Bring a segmentation to the size of the image, and to the CPU."""
@@ -247,7 +182,21 @@ class Segmenter:
             correlations=[correlation.float().cpu() for correlation in segmentation.correlations],
             prompts=[PseudoPrompts(*(getattr(p, f.name).cpu() for f in fields(p))) for p in segmentation.prompts],
             rows=None if segmentation.rows is None else segmentation.rows.cpu(),
+            class_scores=output["sem_seg"].float().cpu().numpy() if "sem_seg" in output else None,
         )
+
+    def _warn_of_single_class(self, vocabulary: Vocabulary) -> None:
+        if vocabulary.num_classes > 1:
+            return
+        with self._lock:
+            is_told = vocabulary in self._single_classes
+            self._single_classes.add(vocabulary)
+        if not is_told:
+            logger.warning(
+                'the vocabulary has one class, "%s", to which every pixel will belong with a score of 1: add further '
+                "classes, or background words for what else there is",
+                vocabulary.names[0],
+            )
 
 
 @dataclass(frozen=True)
@@ -264,9 +213,7 @@ class EncodedImage:
     pixels: np.ndarray = field(repr=False)
     features: Any = field(repr=False)
 
-    def __call__(
-        self, vocabulary: Sequence[str] | str | Vocabulary, background: Sequence[str] | str = ()
-    ) -> SegmentationResult:
+    def __call__(self, vocabulary: WordList | str | Vocabulary, background: WordList | str = ()) -> SegmentationResult:
         """Segment the image; words as for `Segmenter.__call__`.
 
         Raises:
@@ -276,12 +223,3 @@ class EncodedImage:
         with torch.no_grad():
             segmentation = self.segmenter.model.segment(self.features, words)
         return self.segmenter.postprocess(self.pixels, segmentation, words)
-
-
-def _save_picture(path: str | os.PathLike, picture: Image.Image) -> None:
-    suffix = Path(path).suffix.lower()
-    formats = Image.registered_extensions()
-    if suffix not in formats:
-        raise ValueError(f'{path}: "{suffix}" is not the suffix of a picture format; use .png or .jpg')
-    with replacing(path) as temporary:
-        picture.save(temporary, format=formats[suffix])

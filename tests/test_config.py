@@ -17,7 +17,7 @@ from detectron2.config import get_cfg
 
 from escnet.config import ConfigError, add_escnet_config, find_config, load_config
 from escnet.config_ranges import RANGES, check_ranges, value_of
-from escnet.training.trainer import check_config
+from escnet.training.tasks.segmentation import check_config
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(path for path in (ROOT / "configs").rglob("*.yaml"))

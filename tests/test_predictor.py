@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,6 +44,33 @@ def photo() -> np.ndarray:
 def result_of(labels: list[list[int]], scores: list[list[float]], vocabulary: Vocabulary) -> SegmentationResult:
     labels = np.array(labels, np.int32)
     return SegmentationResult(labels, np.array(scores, np.float32), np.zeros((*labels.shape, 3), np.uint8), vocabulary)
+
+
+@pytest.fixture
+def read_with(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
+    """By which reader pictures are read, and with which settings."""
+    calls: list[tuple[str, dict[str, Any]]] = []
+    for name in ("read_image", "to_rgb"):
+
+        def read(picture: Any, name: str = name, **settings: Any) -> np.ndarray:
+            calls.append((name, settings))
+            return np.zeros((8, 8, 3), np.uint8)
+
+        monkeypatch.setattr(f"escnet.predictor.{name}", read)
+    return calls
+
+
+def test_files_and_pixels_are_read_with_the_settings_of_the_call(
+    segmenter: Segmenter, read_with: list[tuple[str, dict[str, Any]]], photo: np.ndarray
+) -> None:
+    for picture in ("photo.png", Path("photo.png"), b"bytes", io.BytesIO(b"bytes")):
+        segmenter(picture, ["a", "b"], value_range=(0, 3000), max_pixels=9)
+        assert read_with.pop() == ("read_image", {"value_range": (0, 3000), "max_pixels": 9})
+    for picture in (photo, Image.fromarray(photo), torch.from_numpy(photo)):
+        segmenter(picture, ["a", "b"], value_range=(0, 1))
+        assert read_with.pop() == ("to_rgb", {"value_range": (0, 1)})
+    segmenter("photo.png", ["a", "b"])
+    assert read_with.pop() == ("read_image", {})
 
 
 def test_result_has_the_size_of_the_image_and_what_is_needed_for_drawing(
@@ -98,6 +129,21 @@ def test_two_vocabularies_in_turn_are_answered_like_by_a_fresh_model(segmenter: 
     assert not np.array_equal(expected[0].correlations[0], expected[1].correlations[0])
 
 
+def test_many_threads_with_more_vocabularies_than_are_remembered(segmenter: Segmenter, photo: np.ndarray) -> None:
+    vocabularies = [["cat", f"thing {i}", "grass"] for i in range(20)]
+
+    def answer(words: list[str]) -> tuple[np.ndarray, Image.Image]:
+        result = segmenter(photo, words)
+        return result.scores, result.overlay()
+
+    expected = [answer(words) for words in vocabularies]
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(answer, 2 * vocabularies))
+    for (scores, picture), (right_scores, right_picture) in zip(answers, 2 * expected, strict=True):
+        assert np.allclose(scores, right_scores, atol=1e-5)
+        assert picture.size == right_picture.size
+
+
 def test_order_of_the_words_changes_only_the_ids(segmenter: Segmenter, photo: np.ndarray) -> None:
     names = ["cat", "grass", "sky"]
     forward, backward = segmenter(photo, names), segmenter(photo, names[::-1])
@@ -121,6 +167,38 @@ def test_vocabulary_in_each_form(segmenter: Segmenter) -> None:
     assert segmenter.vocabulary(expected) is expected
     with pytest.raises(VocabularyError, match="own background"):
         segmenter.vocabulary(expected, ["road"])
+
+
+def test_every_form_of_a_word_list_is_understood(segmenter: Segmenter, tmp_path: Path) -> None:
+    path = tmp_path / "words.JSON"
+    path.write_text('\ufeff["sky", "building, edifice"]', encoding="utf-8")
+
+    def one_by_one() -> Iterator[str]:
+        yield from ("sky", "building|edifice")
+
+    rows = (("sky",), ("building", "edifice"))
+    for words in (path, str(path), one_by_one(), {"sky": [], "building": "edifice"}, "sky; building|edifice"):
+        assert segmenter.vocabulary(words).rows == rows
+    assert segmenter.vocabulary("cat", path).rows == segmenter.vocabulary(["cat"], str(path)).rows == (("cat",), *rows)
+    for words in (None, {"sky", "grass"}, ["sky; grass"], "words.txt"):
+        with pytest.raises(VocabularyError):
+            segmenter.vocabulary(words)
+        with pytest.raises(VocabularyError):
+            segmenter.vocabulary(["cat"], words)
+
+
+def test_one_class_without_background_is_warned_of_once(photo: np.ndarray, caplog: pytest.LogCaptureFixture) -> None:
+    segmenter = build()
+    caplog.clear()
+    for words in (["cat"], "cat", Vocabulary(["cat"])):
+        assert (segmenter(photo, words).scores > 0.999).all()
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert '"cat"' in caplog.text and "background words" in caplog.text
+    segmenter(photo, "dog")
+    assert len(caplog.records) == 2
+    caplog.clear()
+    segmenter(photo, ["cat"], background=["wall"])
+    assert not caplog.records
 
 
 @pytest.mark.parametrize(
@@ -196,7 +274,7 @@ def test_absent_weights_are_named() -> None:
 
 
 def test_shipped_weights(photo: np.ndarray) -> None:
-    segmenter = Segmenter.from_config(MINI.parents[1] / "mojiscenes/escnet.yaml", "shipped:esc_net", device="cpu")
+    segmenter = Segmenter.from_config(MINI.parents[1] / "mojiscenes" / "escnet.yaml", "shipped:esc_net", device="cpu")
     assert segmenter(photo, ["duck", "castle", "grass"]).labels.shape == photo.shape[:2]
 
 
@@ -246,6 +324,46 @@ def test_mask_and_summary_by_hand() -> None:
 def test_mask_of_an_unknown_class_names_near_ones() -> None:
     with pytest.raises(ValueError, match=r'no class "cats".*"cat"'):
         result_of([[0]], [[1.0]], Vocabulary(["cat", "dog"])).mask("cats")
+
+
+def test_scores_of_all_classes_are_kept_and_saved_if_they_are_wanted(photo: np.ndarray, tmp_path: Path) -> None:
+    segmenter = Segmenter.from_config(MINI, opts=(*SMALL, "TEST.FULL_SCORES", "True"), device="cpu")
+    result = segmenter(photo, ["cat", "grass"], ["wall", "sky"])
+    assert result.class_scores.shape == (3, 40, 30) and result.class_scores.dtype == np.float32
+    of_labels = np.take_along_axis(result.class_scores, result.labels[None], axis=0)[0]
+    # Probabilities are resized for the one, logits for the other.
+    assert np.abs(of_labels - result.scores).mean() < 0.02 < result.class_scores.std()
+    result.save_class_scores(tmp_path / "scores.npz")
+    with np.load(tmp_path / "scores.npz") as saved:
+        assert saved["class_names"].tolist() == ["cat", "grass", "background"]
+        assert saved["scores"].dtype == np.float16
+        assert np.allclose(saved["scores"], result.class_scores, atol=1e-3)
+
+
+def test_scores_that_were_not_computed_are_not_saved(segmenter: Segmenter, photo: np.ndarray, tmp_path: Path) -> None:
+    result = segmenter(photo, ["cat", "grass"])
+    assert result.class_scores is None
+    with pytest.raises(ValueError, match=r"scores\.npz.*TEST\.FULL_SCORES"):
+        result.save_class_scores(tmp_path / "scores.npz")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_notebook_shows_the_overlay_and_print_one_line() -> None:
+    vocabulary = Vocabulary(["cat", "dog", "sky", "sea"])
+    result = result_of([[0, 1, 2, 3, 3]] * 2000, [[1.0] * 5] * 2000, vocabulary)
+    shown = Image.open(io.BytesIO(result._repr_png_()))
+    assert shown.format == "PNG" and max(shown.size) == 1600
+    assert repr(result) == "SegmentationResult(5x2000: sea 40.0%, cat 20.0%, dog 20.0% and 1 more)"
+    assert repr(result_of([[0]], [[1.0]], vocabulary)) == "SegmentationResult(1x1: cat 100.0%)"
+
+
+@pytest.mark.parametrize("n", [256, 257])
+def test_the_vocabulary_decides_how_deep_label_maps_are(n: int, tmp_path: Path) -> None:
+    vocabulary = Vocabulary([f"class {i}" for i in range(n)])
+    for i in (0, n - 1):
+        result_of([[i]], [[1.0]], vocabulary).save_labels(tmp_path / f"{i}.png")
+        with Image.open(tmp_path / f"{i}.png") as saved:
+            assert saved.mode == ("L" if n == 256 else "I;16")
 
 
 @pytest.mark.parametrize(("n", "mode"), [(3, "L"), (300, "I;16")])

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import resource
 import statistics
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from tabulate import tabulate
 
 from escnet import Vocabulary
+from escnet.command_line import refuse
 from escnet.own_process import in_own_process, peak_memory
 
 if TYPE_CHECKING:
@@ -54,8 +54,7 @@ def main() -> int:
     try:
         load_config(arguments.config_file, arguments.opts)
     except ConfigError as error:
-        print(f"benchmark.py: {error}", file=sys.stderr)
-        return 2
+        return refuse("benchmark.py", error)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     print(f"{arguments.config_file} on {device}, {arguments.threads} threads, torch {torch.__version__}")
     if arguments.training:

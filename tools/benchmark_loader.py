@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 
+from escnet.command_line import refuse
+
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
 
@@ -47,8 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
         cfg = load_config(options.config_file, options.opts)
         records = [record for name in cfg.DATASETS.TRAIN for record in dataset_records(name)]
     except (ConfigError, DatasetError) as error:
-        print(f"benchmark_loader.py: {error}", file=sys.stderr)
-        return 2
+        return refuse("benchmark_loader.py", error)
     print(f"{', '.join(cfg.DATASETS.TRAIN)}: {len(records)} images, crops of {tuple(cfg.INPUT.CROP.SIZE)}")
     stages = time_stages(cfg, records, options.images)
     total = sum(stages.values())

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from tabulate import tabulate
 
+from escnet.command_line import refuse
 from escnet.data.benchmarks import dataset_folder_name, full_dataset_name
 from escnet.data.errors import DatasetError
 from escnet.data.images import ImageError
@@ -48,8 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         found = inspect_dataset(name, options.limit, options.workers)
     except (DatasetError, ImageError) as error:
-        print(f"check_dataset.py: {error}", file=sys.stderr)
-        return 2
+        return refuse("check_dataset.py", error)
     print_report(found)
     if options.samples and not found.faults:
         picture = options.picture or Path(f"{dataset_folder_name(name)}_samples.jpg")

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 
+from escnet.command_line import refuse
+
 if TYPE_CHECKING:
     from escnet.evaluation.runs.comparison import Comparison, Difference
 
@@ -38,8 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if args.output:
             write_csv(args.output, compared)
     except (ValueError, OSError) as error:
-        print(f"compare_runs.py: {error}", file=sys.stderr)
-        return 2
+        return refuse("compare_runs.py", error)
     print("\n\n".join(describe(comparison, args.top) for comparison in compared))
     if alone:
         print("\nNot compared:", *alone, sep="\n  ")

@@ -14,8 +14,9 @@ import argparse
 import logging
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
+from escnet.command_line import refuse
 from escnet.data.benchmarks import BENCHMARKS, full_dataset_name, split_dataset_name
 
 if TYPE_CHECKING:
@@ -109,20 +110,14 @@ def run(cfg: CfgNode, task: ZeroShotTask) -> None:
     try:
         table = evaluate_zero_shot(cfg, task)
     except ValueError as error:
-        refuse(plain_message(error))
+        sys.exit(refuse("eval_zero_shot.py", plain_message(error)))
     except Exception as error:
         explanation = explain_failure(error)
         if explanation is None:
             raise
-        refuse(explanation)
+        sys.exit(refuse("eval_zero_shot.py", explanation))
     if table is not None:
         print(f"\n{table}\n\ntables and report.html are in {task.output}", flush=True)
-
-
-def refuse(error: Exception | str) -> NoReturn:
-    """Say what is wrong and exit with code 2."""
-    print(f"eval_zero_shot.py: {error}", file=sys.stderr, flush=True)
-    sys.exit(2)
 
 
 def main() -> None:
@@ -136,7 +131,7 @@ def main() -> None:
         task = read_task(args, cfg)
         check_processes(args, cfg.MODEL.DEVICE)
     except (ValueError, WeightsError) as error:
-        refuse(error)
+        sys.exit(refuse("eval_zero_shot.py", error))
     warning = small_memory_warning(cfg)
     if warning:
         print(f"eval_zero_shot.py: warning: {warning}", file=sys.stderr, flush=True)

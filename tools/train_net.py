@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
+
+from escnet.command_line import refuse
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
@@ -82,13 +83,13 @@ def run(cfg: CfgNode, args: argparse.Namespace) -> None:
         try:
             work = _prepare(cfg, args)
         except (ValueError, WeightsError) as error:
-            refuse(error)
+            sys.exit(refuse("train_net.py", error))
         work()
     except Exception as error:
         explanation = explain_failure(error)
         if explanation is None:
             raise
-        refuse(explanation)
+        sys.exit(refuse("train_net.py", explanation))
 
 
 def _start_log(cfg: CfgNode, args: argparse.Namespace) -> None:
@@ -131,12 +132,6 @@ def _prepare(cfg: CfgNode, args: argparse.Namespace) -> Callable[[], object]:
     return partial(evaluate_datasets, cfg, model)
 
 
-def refuse(error: Exception | str) -> NoReturn:
-    """Say what is wrong and exit with code 2."""
-    print(f"{os.path.basename(__file__)}: {error}", file=sys.stderr, flush=True)
-    sys.exit(2)
-
-
 def main() -> None:
     args = parse_arguments()
     from escnet.config import find_config
@@ -148,7 +143,7 @@ def main() -> None:
         cfg = read_config(args)
         check_run(cfg, args)
     except ValueError as error:
-        refuse(error)
+        sys.exit(refuse("train_net.py", error))
     try:
         launch(run, args, cfg.MODEL.DEVICE, (cfg, args))
     except KeyboardInterrupt:

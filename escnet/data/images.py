@@ -5,20 +5,23 @@ from __future__ import annotations
 import io
 import os
 import struct
+import sys
 import threading
 import zlib
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from escnet.data.pixels import ACCEPTED, WIDE_MODES, array_to_rgb, pil_to_rgb, tensor_to_rgb
 from escnet.data.value_range import ValueRange, ValueRangeError
 from escnet.safe_files import replacing
+
+if TYPE_CHECKING:
+    import torch
 
 Decoded = TypeVar("Decoded")
 Source = str | os.PathLike[str] | bytes | BinaryIO
@@ -91,7 +94,8 @@ def to_rgb(
     """
     if isinstance(image, Image.Image):
         return pil_to_rgb(image, f"an image of the mode {image.mode}", value_range)
-    if isinstance(image, torch.Tensor):
+    # Only who has imported torch, which takes seconds, can have a tensor.
+    if "torch" in sys.modules and isinstance(image, sys.modules["torch"].Tensor):
         return tensor_to_rgb(image, value_range)
     if isinstance(image, np.ndarray):
         return array_to_rgb(image, "an image array", value_range)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import torch
 from PIL import ExifTags, Image, ImageOps
 
 from escnet.data.value_range import ValueRange, declared_range, to_uint8
+
+if TYPE_CHECKING:
+    import torch
 
 # Pillow's modes of one channel with more than 8 bits.
 WIDE_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")

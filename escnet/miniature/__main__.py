@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from escnet.command_line import refuse
 from escnet.miniature.world.writing import World
 
 
@@ -67,17 +68,13 @@ def _run(options: argparse.Namespace, say: Callable[[str], None]) -> int:
             say,
         )
     except (ValueError, WeightsError, FloatingPointError, DiskFullError) as error:
-        return _refuse(error)
+        return refuse("demo", error, code=1)
     except OSError as error:
-        return _refuse(f"{error}; what is finished is kept: mend this, and the same command goes on from there")
+        return refuse(
+            "demo", f"{error}; what is finished is kept: mend this, and the same command goes on from there", code=1
+        )
     say(f"open {page.resolve()}")
     return 0
-
-
-def _refuse(reason: object) -> int:
-    """Say in one line why the demonstration ended; returns the exit code."""
-    print(f"demo: {' '.join(str(reason).split())}", file=sys.stderr)
-    return 1
 
 
 if __name__ == "__main__":

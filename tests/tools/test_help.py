@@ -10,11 +10,11 @@ from types import ModuleType
 
 import pytest
 
+from escnet.miniature.__main__ import parse
 from escnet.miniature.demo import DemoTask
 
 ROOT = Path(__file__).parents[2]
-# predict.py answers after it has imported everything.
-TOOLS = sorted(path for path in (ROOT / "tools").rglob("*.py") if path.name != "predict.py")
+TOOLS = sorted((ROOT / "tools").rglob("*.py"))
 PROGRAM = """
 import runpy, sys
 tool = sys.argv[1]
@@ -36,8 +36,8 @@ def test_options_are_read_before_anything_heavy_is_imported(tool: Path, option: 
     assert done.stdout.splitlines()[-1] == "False False"
 
 
-def test_what_the_demonstration_shows_by_default(load_script: Callable[[str], ModuleType]) -> None:
-    options = load_script("tools/miniature/demo.py").parse([])
+def test_what_the_demonstration_shows_by_default() -> None:
+    options = parse([])
     assert (options.large, options.examples) == (DemoTask.large_limit, DemoTask.examples)
 
 

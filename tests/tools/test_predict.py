@@ -12,6 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
+from escnet.safe_files import DiskFullError
+
 ROOT = Path(__file__).parents[2]
 MINI = str(ROOT / "configs" / "camvid" / "escnet.yaml")
 OPTS = ["MODEL.CLIP.IMAGE_SIZE", "(64, 64)", "MODEL.ESC.NUM_BLOCKS", "1"]
@@ -91,24 +93,6 @@ def test_an_error_while_writing_fails_only_that_image(tool: ModuleType, photos: 
     assert "1 segmented, 1 failed" in capsys.readouterr().out
 
 
-def test_globs_files_and_folders_stand_for_each_image_once(tool: ModuleType, photos: Path) -> None:
-    found, missing = tool.find_images([str(photos / "r*"), str(photos / "rgb.jpg"), str(photos), "absent*.png"])
-    assert [p.name for p in found] == ["rgb.jpg", "rgba.png", "deep.png", "grey.png", "one.png", "wide.png"]
-    assert missing == ["absent*.png"]
-
-
-def test_a_file_whose_name_looks_like_a_pattern_is_found(tool: ModuleType, tmp_path: Path) -> None:
-    (tmp_path / "a[1].png").touch()
-    assert tool.find_images([str(tmp_path / "a[1].png")]) == ([tmp_path / "a[1].png"], [])
-
-
-def test_images_of_one_stem_do_not_overwrite_each_other(tool: ModuleType) -> None:
-    images = [Path(p) for p in ("a/x.jpg", "b/x.jpg", "b/X.png", "c/x_2.jpg", "y.png")]
-    names = tool.output_names(images)
-    assert names == ["x", "x_3", "X_4", "x_2", "y"]
-    assert len({name.casefold() for name in names}) == len(images)
-
-
 def test_an_input_is_never_overwritten(tool: ModuleType, photos: Path, capsys) -> None:
     (photos / "rgb.jpg").rename(photos / "one_overlay.png")
     before = (photos / "one_overlay.png").read_bytes()
@@ -158,3 +142,68 @@ def test_an_output_that_is_a_file_is_a_usage_error(tool: ModuleType, photos: Pat
     (tmp_path / "out").touch()
     assert run(tool, tmp_path / "out", photos) == 2
     assert "--output" in capsys.readouterr().err
+
+
+def test_what_is_done_is_skipped_and_not_taken_for_an_input(
+    tool: ModuleType, photos: Path, tmp_path: Path, capsys
+) -> None:
+    assert run(tool, photos, photos) == 0
+    overlay = photos / "rgb_overlay.png"
+    before = overlay.stat().st_mtime_ns
+    (photos / "grey_labels.png").unlink()
+    capsys.readouterr()
+    assert run(tool, photos, photos) == 0
+    printed = capsys.readouterr().out
+    assert "1 segmented, 0 failed, 5 done before" in printed and "grey.png" in printed
+    assert overlay.stat().st_mtime_ns == before and (photos / "grey_labels.png").is_file()
+
+    assert run(tool, photos, photos, vocabulary="cat, dog") == 2
+    assert "was made with other class_names" in capsys.readouterr().err
+    assert run(tool, photos, photos, vocabulary="cat, dog", options=("--overwrite",)) == 0
+    assert json.loads((photos / "rgb.json").read_text())["class_names"] == ["cat", "dog"]
+
+
+def test_scores_of_all_classes(tool: ModuleType, photos: Path, tmp_path: Path) -> None:
+    assert run(tool, tmp_path / "out", photos / "rgb.jpg", options=("--save-scores",)) == 0
+    saved = np.load(tmp_path / "out" / "rgb_scores.npz")
+    labels = np.asarray(Image.open(tmp_path / "out" / "rgb_labels.png"))
+    assert saved["class_names"].tolist() == ["cat", "grass", "building,edifice"] and saved["scores"].shape == (
+        3,
+        20,
+        30,
+    )
+    # Where two classes are nearly alike, half precision may turn the order.
+    assert (saved["scores"].argmax(axis=0) == labels).mean() > 0.9
+
+
+def test_what_is_no_picture_is_counted(tool: ModuleType, photos: Path, tmp_path: Path, capsys) -> None:
+    for name in ("a.heic", "b.HEIC", "c.dng", "d.h5", "e.eps", "notes.txt"):
+        (photos / name).write_bytes(b"?")
+    (photos / "deeper").mkdir()
+    (photos / "rgb.jpg").rename(photos / "deeper" / "rgb.jpg")
+    assert run(tool, tmp_path / "out", photos) == 0
+    printed = capsys.readouterr()
+    assert "5 segmented, 0 failed" in printed.out
+    assert "2 .heic" in printed.err and "1 .dng" in printed.err and "1 .h5" in printed.err and "1 .eps" in printed.err
+    assert run(tool, tmp_path / "out", photos, options=("--recursive",)) == 0
+    assert "1 segmented, 0 failed, 5 done before" in capsys.readouterr().out
+
+
+def test_ranges_and_sizes_are_said_on_the_command_line(tool: ModuleType, photos: Path, tmp_path: Path, capsys) -> None:
+    Image.fromarray(np.full((9, 9), 1.5, np.float32)).save(photos / "float.tif")
+    assert run(tool, tmp_path / "out", photos / "float.tif") == 1
+    assert "--value-range" in capsys.readouterr().out
+    assert run(tool, tmp_path / "out", photos / "float.tif", options=("--value-range", "0", "2")) == 0
+    assert run(tool, tmp_path / "small", photos / "rgb.jpg", options=("--max-pixels", "100")) == 1
+    assert "--max-pixels" in capsys.readouterr().out
+    assert run(tool, tmp_path / "small", photos / "rgb.jpg", options=("--max-pixels", "0")) == 0
+
+
+def test_a_full_disk_ends_it_in_one_line(tool: ModuleType, photos: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise DiskFullError(28, "No space left on device", "out/rgb_overlay.png")
+
+    monkeypatch.setattr("escnet.segmentation_result.SegmentationResult.save_overlay", full)
+    assert run(tool, tmp_path / "out", photos) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("predict.py: error: ") and "the same command goes on" in error

@@ -246,8 +246,8 @@ def test_what_ends_a_run_is_one_message_and_exit_code_2(
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(trainer, "evaluate", fail)
-    monkeypatch.setattr(trainer.EscTrainer, "run_step", fail)
+    monkeypatch.setattr("escnet.evaluation.loop.evaluate_datasets", fail)
+    monkeypatch.setattr(trainer.Trainer, "run_step", fail)
     datasets = ("DATASETS.TEST", "('camvid_train[:2]',)")
     with pytest.raises(SystemExit) as stop:
         call(tool, monkeypatch, tmp_path, *flags, *SMALL, *datasets)
@@ -262,7 +262,7 @@ def test_a_fault_of_the_program_keeps_its_traceback(
     def fail(*_: object) -> None:
         raise RuntimeError("shapes differ")
 
-    monkeypatch.setattr(trainer.EscTrainer, "run_step", fail)
+    monkeypatch.setattr(trainer.Trainer, "run_step", fail)
     with pytest.raises(RuntimeError, match="shapes differ"):
         call(tool, monkeypatch, tmp_path, *SMALL)
 

@@ -17,6 +17,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from escnet.command_line import refuse
+
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
@@ -51,8 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for done, total, last in run_table(table, *where, options.jobs, tuple(options.set)):
             print(f"{done}/{total} after {time.perf_counter() - start:.0f} s: {last}", file=sys.stderr, flush=True)
     except (ValueError, WeightsError) as error:
-        print(f"ablation: {error}", file=sys.stderr)
-        return 1
+        return refuse("ablation", error, code=1)
     print(f"\n{table.question}\n\n{write_up(table, *where, tuple(options.set))}")
     return 0
 

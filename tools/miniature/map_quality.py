@@ -16,6 +16,8 @@ from dataclasses import astuple
 
 from tabulate import tabulate
 
+from escnet.command_line import refuse
+
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
@@ -39,8 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         cfg = load_config(options.config_file, ["MODEL.WEIGHTS", options.weights, *options.opts])
         stages = measure_maps(cfg, options.dataset)
     except (ValueError, WeightsError) as error:
-        print(f"map_quality: {error}", file=sys.stderr)
-        return 1
+        return refuse("map_quality", error, code=1)
     rows = [
         (f"after block {number}" if number else "CLIP", *astuple(stage)[:-1]) for number, stage in enumerate(stages)
     ]

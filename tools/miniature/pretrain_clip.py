@@ -18,6 +18,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from escnet.command_line import refuse
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -70,8 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         train(model, tokenizer, recipe, options.output_dir)
         test = draw_captioned(replace(recipe, pictures=TEST_PICTURES), TEST_SEED)
     except (ValueError, WeightsError, FloatingPointError) as error:
-        print(f"pretrain_clip: {error}", file=sys.stderr)
-        return 1
+        return refuse("pretrain_clip", error, code=1)
     except KeyboardInterrupt:
         print(
             f"\npretrain_clip: stopped; {options.output} was not written, the same command goes on from the last "

@@ -18,6 +18,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from escnet.command_line import refuse
+
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam
 
@@ -71,8 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         train(sam, recipe, options.output_dir)
         figures = measure(sam, recipe, options.test_pictures)
     except (ValueError, WeightsError, FloatingPointError) as error:
-        print(f"pretrain_sam: {error}", file=sys.stderr)
-        return 1
+        return refuse("pretrain_sam", error, code=1)
     except KeyboardInterrupt:
         print(
             f"\npretrain_sam: stopped; {options.output} was not written, the same command goes on from the last "

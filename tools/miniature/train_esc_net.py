@@ -16,6 +16,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from escnet.command_line import refuse
+
 BENCHMARKS = ("mojiscenes_val_novel", "mojiscenes_val_base", "mojiscenes_val_all", "mojiscenes_val_847[:50]")
 
 
@@ -49,8 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         trainer.resume_or_load(resume=True)
         trainer.train()
     except (ValueError, WeightsError) as error:
-        print(f"train_esc_net: {error}", file=sys.stderr)
-        return 1
+        return refuse("train_esc_net", error, code=1)
     seconds = time.perf_counter() - start
     model = trainer.checkpointer.model.eval()
     halves = {

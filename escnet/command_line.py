@@ -1,0 +1,22 @@
+"""How a command ends that cannot go on: one line on standard error, and an exit code."""
+
+from __future__ import annotations
+
+import sys
+
+# Of arguments with which nothing can be done; 1 is for what failed on the way.
+UNUSABLE = 2
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error on one line; its type, if it has none."""
+    # A KeyError puts quotes around its message.
+    message = error.args[0] if isinstance(error, KeyError) and error.args else error
+    return " ".join(str(message).split()) or type(error).__name__
+
+
+def refuse(program: str, error: BaseException | str, code: int = UNUSABLE) -> int:
+    """Say what is wrong, after the name of the program; returns the exit code."""
+    message = error if isinstance(error, str) else one_line(error)
+    print(f"{program}: {message}", file=sys.stderr, flush=True)
+    return code

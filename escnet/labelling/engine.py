@@ -1,0 +1,148 @@
+"""Segmenting pictures in turn, with the files of each written before the next; what is done already is skipped."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from escnet.command_line import one_line
+from escnet.data.images import MAX_PIXELS, ImageError
+from escnet.labelling.pictures import LABELS, OVERLAY, PROMPTS, REPORT, SCORES, LabellingError, Pictures
+from escnet.predictor import SegmentationResult, Segmenter
+from escnet.safe_files import DiskFullError, replacing
+from escnet.vocabulary import Vocabulary
+
+# What a report has to agree in with a new call, for its picture to be done.
+_SAME = ("image", "config", "weights", "options", "value_range", "class_names", "background", "templates")
+
+
+@dataclass(frozen=True)
+class LabellingTask:
+    """What is to be done.
+
+    Attributes:
+        pictures: what `find_pictures` found.
+        names: of the outputs of each.
+        output: folder of the outputs.
+        vocabulary: the words.
+        origin: how the labels came about, for the reports: config, weights, options, value_range.
+        draw_prompts: also draw correlation maps and pseudo prompts.
+        save_scores: also write the probabilities of all classes; the segmenter has to compute them.
+        overwrite: do again what is done already.
+        value_range, max_pixels: as for `Segmenter`.
+    """
+
+    pictures: Pictures
+    names: list[str]
+    output: Path
+    vocabulary: Vocabulary
+    origin: Mapping[str, Any]
+    draw_prompts: bool = False
+    save_scores: bool = False
+    overwrite: bool = False
+    value_range: tuple[float, float] | None = None
+    max_pixels: int | None = MAX_PIXELS
+
+
+@dataclass
+class Outcome:
+    """What came of it: seconds of each picture that was segmented, how many were done before, and what failed, why."""
+
+    seconds: list[float] = field(default_factory=list)
+    done_before: int = 0
+    failures: list[tuple[str, str]] = field(default_factory=list)
+
+
+def label_pictures(segmenter: Segmenter, task: LabellingTask, say: Callable[[str], None]) -> Outcome:
+    """Segment pictures in turn; one that cannot be read or written is noted, and the others go on.
+
+    Args:
+        segmenter: with the model.
+        task: what to do.
+        say: is told a line for each picture.
+
+    Raises:
+        LabellingError: the output folder has results that were made otherwise.
+        VocabularyError: a name that is too long for the text encoder.
+        DiskFullError: there is no room for an output; what was finished stays, and the same call goes on.
+    """
+    outcome = Outcome(
+        failures=[(entry, "does not exist, and matches nothing as a pattern") for entry in task.pictures.missing]
+    )
+    total = len(task.pictures.files)
+    todo = [
+        (number, path, task.output / name)
+        for number, (path, name) in enumerate(zip(task.pictures.files, task.names, strict=True), start=1)
+        if task.overwrite or not _is_done(task, path, task.output / name)
+    ]
+    outcome.done_before = total - len(todo)
+    for number, path, stem in todo:
+        start = time.perf_counter()
+        try:
+            result = segmenter(path, task.vocabulary, value_range=task.value_range, max_pixels=task.max_pixels)
+            seconds = time.perf_counter() - start
+            _write(result, path, stem, seconds, task)
+        except DiskFullError:
+            raise
+        except (ImageError, OSError, RuntimeError, MemoryError) as error:
+            outcome.failures.append((str(path), one_line(error)))
+            say(f"[{number}/{total}] {path}  FAILED")
+            continue
+        outcome.seconds.append(seconds)
+        say(f"[{number}/{total}] {path}  {_describe(result)}  {seconds:.2f} s")
+    return outcome
+
+
+def _is_done(task: LabellingTask, path: Path, stem: Path) -> bool:
+    """Whether the outputs of a picture are there, made in the same way."""
+    report = Path(f"{stem}{REPORT}")
+    wanted = [OVERLAY, LABELS, *([PROMPTS] * task.draw_prompts), *([SCORES] * task.save_scores)]
+    if not report.is_file() or not all(Path(f"{stem}{suffix}").is_file() for suffix in wanted):
+        return False
+    try:
+        found = json.loads(report.read_text(encoding="utf-8"))
+    except ValueError:
+        return False
+    ours = _origin(task, path) | {
+        "class_names": list(task.vocabulary.class_names),
+        "background": list(task.vocabulary.background),
+        "templates": list(task.vocabulary.templates),
+    }
+    differing = [key for key in _SAME if found.get(key) != ours[key]]
+    if differing:
+        raise LabellingError(
+            f"{report}: was made with other {', '.join(differing)}; choose another --output, or replace it with "
+            "--overwrite"
+        )
+    return True
+
+
+def _origin(task: LabellingTask, path: Path) -> dict[str, Any]:
+    return {"image": str(path), **task.origin}
+
+
+def _write(result: SegmentationResult, path: Path, stem: Path, seconds: float, task: LabellingTask) -> None:
+    """The files of one picture; the report last, so that its presence says that all are there."""
+    report = Path(f"{stem}{REPORT}")
+    if report.is_file():
+        report.unlink()
+    result.save_overlay(f"{stem}{OVERLAY}")
+    result.save_labels(f"{stem}{LABELS}")
+    if task.draw_prompts:
+        result.save_prompts(f"{stem}{PROMPTS}")
+    if task.save_scores:
+        result.save_class_scores(f"{stem}{SCORES}")
+    contents = {**_origin(task, path), "seconds": round(seconds, 3), **result.summary()}
+    with replacing(report) as temporary:
+        temporary.write_text(json.dumps(contents, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _describe(result: SegmentationResult) -> str:
+    """The size of a picture and the three largest classes in it."""
+    summary = result.summary()
+    largest = [f"{entry['name']} {entry['fraction']:.1%}" for entry in summary["classes"][:3]]
+    return f"{summary['width']}x{summary['height']}  {', '.join(largest)}"

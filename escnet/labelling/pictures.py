@@ -1,0 +1,142 @@
+"""Which pictures files, folders and patterns stand for, and what the files that are written for them are called."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL import Image
+from PIL.ImageFile import StubImageFile
+
+# Of each picture NAME; the report last, since its presence says that all are there.
+OVERLAY, LABELS, PROMPTS, SCORES, REPORT = "_overlay.png", "_labels.png", "_prompts.png", "_scores.npz", ".json"
+OUTPUT_SUFFIXES = (OVERLAY, LABELS, PROMPTS, SCORES, REPORT)
+# Pillow knows these by name, but has no pixels of them: drawings that another program has to draw, and films.
+_NO_PIXELS = {"EPS", "MPEG"}
+
+
+class LabellingError(ValueError):
+    """Inputs or an output folder with which nothing can be done; the message says what to change."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What was found.
+
+    Attributes:
+        files: each once, folders in the order of their names.
+        missing: inputs that match nothing.
+        skipped: number of other files in the folders, by suffix.
+    """
+
+    files: list[Path]
+    missing: list[str]
+    skipped: Counter[str] = field(default_factory=Counter)
+
+
+def find_pictures(inputs: Sequence[str], recursive: bool = False, output: Path | None = None) -> Pictures:
+    """The pictures that files, folders and globs stand for.
+
+    Of a folder, those files are taken whose suffix is that of a format that Pillow can open, but for hidden files and
+    for what an earlier labelling wrote there.
+
+    Args:
+        inputs: paths, and quoted patterns.
+        recursive: also look into folders in folders.
+        output: a folder that is not looked into on the way.
+
+    Raises:
+        LabellingError: when there is no picture at all.
+    """
+    found: dict[str, Path] = {}
+    missing, skipped = [], Counter()
+    for entry in inputs:
+        path = Path(entry).expanduser()
+        matches = [path] if path.exists() else [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
+        if not matches:
+            missing.append(entry)
+        for match in matches:
+            for file in _files_in(match, recursive, output) if match.is_dir() else [match]:
+                if match.is_dir() and file.suffix.lower() not in _readable_suffixes():
+                    skipped[file.suffix.lower() or "without suffix"] += 1
+                else:
+                    found.setdefault(os.path.abspath(file), file)
+    if not found:
+        others = f" (skipped: {listed_suffixes(skipped)})" if skipped else ""
+        raise LabellingError(
+            f"no image matches --input {' '.join(inputs)}{others}; give image files, folders with images, or globs"
+        )
+    return Pictures(list(found.values()), missing, skipped)
+
+
+def listed_suffixes(skipped: Counter[str]) -> str:
+    """``3 .heic, 1 .dng``"""
+    return ", ".join(f"{count} {suffix}" for suffix, count in skipped.most_common())
+
+
+def output_names(images: Sequence[Path]) -> list[str]:
+    """A name for the outputs of each image: its stem, numbered from the second image of the same stem on."""
+    # Compared without case, since some file systems do not know it.
+    stems = {image.stem.casefold() for image in images}
+    taken: set[str] = set()
+    names = []
+    for image in images:
+        name, number = image.stem, 1
+        while name.casefold() in taken or (number > 1 and name.casefold() in stems):
+            number += 1
+            name = f"{image.stem}_{number}"
+        taken.add(name.casefold())
+        names.append(name)
+    return names
+
+
+def prepare_output(images: Sequence[Path], names: Sequence[str], output: Path) -> None:
+    """Make the output folder.
+
+    Raises:
+        LabellingError: an image would be overwritten there, or the folder cannot be made.
+    """
+    inputs = {os.path.abspath(image) for image in images}
+    for name in names:
+        for suffix in OUTPUT_SUFFIXES:
+            if os.path.abspath(output / f"{name}{suffix}") in inputs:
+                raise LabellingError(f"the input {output / name}{suffix} would be overwritten; choose another --output")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LabellingError(f"--output {output}: the folder cannot be made ({error.strerror})") from error
+
+
+def _readable_suffixes() -> set[str]:
+    suffixes = set()
+    for suffix, kind in Image.registered_extensions().items():
+        factory = Image.OPEN[kind][0] if kind in Image.OPEN and kind not in _NO_PIXELS else None
+        if factory is not None and not (isinstance(factory, type) and issubclass(factory, StubImageFile)):
+            suffixes.add(suffix)
+    return suffixes
+
+
+def _files_in(folder: Path, recursive: bool, output: Path | None) -> Iterator[Path]:
+    """The files of a folder in the order of their names, without hidden ones and what a labelling wrote."""
+    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    names = {entry.name for entry in entries}
+    for entry in entries:
+        if entry.is_file() and not _is_output(entry.name, names):
+            yield entry
+    if recursive:
+        for entry in entries:
+            if entry.is_dir() and (output is None or entry.resolve() != output.resolve()):
+                yield from _files_in(entry, recursive, output)
+
+
+def _is_output(name: str, beside: set[str]) -> bool:
+    """Whether a file is what a labelling wrote: its report stands beside it."""
+    for suffix in OUTPUT_SUFFIXES:
+        stem = name.removesuffix(suffix)
+        if stem != name and f"{stem}{REPORT}" in beside:
+            return True
+    return False

@@ -1,0 +1,152 @@
+"""What a model says of one image: label map, scores, and what is drawn and written of them."""
+
+from __future__ import annotations
+
+import difflib
+import io
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from escnet.data.images import write_labels
+from escnet.drawing.overlay import overlay
+from escnet.drawing.prompt_sheets import draw_prompts
+from escnet.layers.pseudo_prompts import PseudoPrompts
+from escnet.safe_files import replacing
+from escnet.vocabulary import Vocabulary
+
+# Of a printed result, so many of the largest classes; of a shown one, the pixels of the longer side.
+NAMED_CLASSES = 3
+SHOWN_PIXELS = 1600
+
+
+@dataclass(frozen=True, repr=False)
+class SegmentationResult:
+    """What a model says of one image, H by W pixels.
+
+    Attributes:
+        labels: (H, W) int32, indices into `class_names`.
+        scores: (H, W) float32, the probability of each pixel's label.
+        image: (H, W, 3) uint8 RGB, the image as it was read.
+        vocabulary: the words by which it was segmented.
+        correlations: (1, M, h, w) each, CLIP's correlation maps, then those after each block; on the CPU.
+        prompts: the pseudo prompts of each block, on the CPU.
+        rows: (1, M) the vocabulary rows to which these maps belong; None for all in order.
+        class_scores: (N, H, W) float32, the probability of each class at each pixel, with TEST.FULL_SCORES; else None.
+    """
+
+    labels: np.ndarray
+    scores: np.ndarray
+    image: np.ndarray
+    vocabulary: Vocabulary
+    correlations: list[Tensor] = field(default_factory=list)
+    prompts: list[PseudoPrompts] = field(default_factory=list)
+    rows: Tensor | None = None
+    class_scores: np.ndarray | None = None
+
+    def __repr__(self) -> str:
+        summary = self.summary()
+        largest = ", ".join(f"{entry['name']} {entry['fraction']:.1%}" for entry in summary["classes"][:NAMED_CLASSES])
+        rest = len(summary["classes"]) - NAMED_CLASSES
+        more = f" and {rest} more" if rest > 0 else ""
+        return f"SegmentationResult({summary['width']}x{summary['height']}: {largest}{more})"
+
+    def _repr_png_(self) -> bytes:
+        """The overlay as a PNG file, which is what a notebook shows."""
+        picture = self.overlay()
+        # A notebook keeps what it shows, and no screen has more pixels.
+        picture.thumbnail((SHOWN_PIXELS, SHOWN_PIXELS))
+        file = io.BytesIO()
+        picture.save(file, format="PNG")
+        return file.getvalue()
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The class of each index in `labels`."""
+        return self.vocabulary.class_names
+
+    def mask(self, name: str) -> np.ndarray:
+        """(H, W) bool: where the class of this name is.
+
+        Raises:
+            ValueError: when the vocabulary has no class of this name.
+        """
+        if name not in self.class_names:
+            near = difflib.get_close_matches(name, self.class_names, n=5, cutoff=0.3) or self.class_names[:5]
+            known = ", ".join(f'"{other}"' for other in near)
+            raise ValueError(f'the vocabulary has no class "{name}"; it has {len(self.class_names)}, such as {known}')
+        return self.labels == self.class_names.index(name)
+
+    def summary(self) -> dict[str, Any]:
+        """What json.dump can write: the image's size, all class names, and the classes present, the largest first."""
+        areas = np.bincount(self.labels.ravel(), minlength=len(self.class_names))
+        totals = np.bincount(self.labels.ravel(), self.scores.ravel(), minlength=len(self.class_names))
+        present = sorted(np.flatnonzero(areas).tolist(), key=lambda c: -areas[c])
+        return {
+            "height": self.labels.shape[0],
+            "width": self.labels.shape[1],
+            "class_names": list(self.class_names),
+            "background": list(self.vocabulary.background),
+            "templates": list(self.vocabulary.templates),
+            "classes": [
+                {
+                    "id": c,
+                    "name": self.class_names[c],
+                    "pixels": int(areas[c]),
+                    "fraction": float(areas[c] / self.labels.size),
+                    "mean_score": float(totals[c] / areas[c]),
+                }
+                for c in present
+            ],
+        }
+
+    def overlay(self, alpha: float = 0.5) -> Image.Image:
+        """The image tinted by class, with a legend; see `escnet.visualization.overlay`."""
+        return overlay(self.image, self.labels, self.class_names, self.scores, alpha)
+
+    def draw_prompts(self, max_classes: int = 6) -> Image.Image:
+        """The correlation maps and pseudo prompts of the largest classes; see `escnet.drawing.prompt_sheets`."""
+        return draw_prompts(
+            self.image, self.labels, self.vocabulary, self.correlations, self.prompts, self.rows, max_classes
+        )
+
+    def save_overlay(self, path: str | os.PathLike, alpha: float = 0.5) -> None:
+        """Write `overlay` to a file, whose suffix says the format; never half-written."""
+        _save_picture(path, self.overlay(alpha))
+
+    def save_prompts(self, path: str | os.PathLike, max_classes: int = 6) -> None:
+        """Write `draw_prompts` to a file, whose suffix says the format; never half-written."""
+        _save_picture(path, self.draw_prompts(max_classes))
+
+    def save_labels(self, path: str | os.PathLike) -> None:
+        """Write `labels` as a grey PNG, of 8 bits for up to 256 classes, else of 16; never half-written."""
+        write_labels(path, self.labels, bits=8 if len(self.class_names) <= 256 else 16)
+
+    def save_class_scores(self, path: str | os.PathLike) -> None:
+        """Write `class_scores` as a compressed .npz: "scores" (N, H, W) float16, and "class_names". Never half-written.
+
+        Half precision keeps three digits of a probability, in half of the memory.
+
+        Raises:
+            ValueError: when the result has no class scores.
+        """
+        if self.class_scores is None:
+            raise ValueError(f"{path}: there are no scores of all classes to write; set TEST.FULL_SCORES True")
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(
+                file, scores=self.class_scores.astype(np.float16), class_names=np.array(self.class_names)
+            )
+
+
+def _save_picture(path: str | os.PathLike, picture: Image.Image) -> None:
+    suffix = Path(path).suffix.lower()
+    formats = Image.registered_extensions()
+    if suffix not in formats:
+        raise ValueError(f'{path}: "{suffix}" is not the suffix of a picture format; use .png or .jpg')
+    with replacing(path) as temporary:
+        picture.save(temporary, format=formats[suffix])
