@@ -17,7 +17,7 @@ from PIL import Image
 
 from escnet import Segmenter, Vocabulary
 from escnet.config import ConfigError, load_config
-from escnet.data.images import ImageError
+from escnet.data.images import MAX_PIXELS, ImageError
 from escnet.predictor import SegmentationResult
 from escnet.pretrained.files import WeightsError
 from escnet.vocabulary import VocabularyError
@@ -70,7 +70,7 @@ def test_files_and_pixels_are_read_with_the_settings_of_the_call(
         segmenter(picture, ["a", "b"], value_range=(0, 1))
         assert read_with.pop() == ("to_rgb", {"value_range": (0, 1)})
     segmenter("photo.png", ["a", "b"])
-    assert read_with.pop() == ("read_image", {})
+    assert read_with.pop() == ("read_image", {"value_range": None, "max_pixels": MAX_PIXELS})
 
 
 def test_result_has_the_size_of_the_image_and_what_is_needed_for_drawing(
