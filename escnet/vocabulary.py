@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Generic, TypeVar
+
+from escnet.word_lists import VocabularyError, WordList, list_words, parse_words, split_synonyms
+
+__all__ = ["BACKGROUND", "SINGLE_TEMPLATE", "TextEmbeddingCache", "Vocabulary", "VocabularyError"]
 
 BACKGROUND = "background"
 SINGLE_TEMPLATE = "a photo of a {}"
@@ -14,27 +19,25 @@ SINGLE_TEMPLATE = "a photo of a {}"
 Value = TypeVar("Value")
 
 
-class VocabularyError(ValueError):
-    """A word list or a template that cannot be used; the message names the entry."""
-
-
 @dataclass(frozen=True, init=False)
 class Vocabulary:
     """An immutable list of classes; equal, and of equal hash, when names, background words and templates are equal.
 
-    A name may hold synonyms, separated by commas ("building, edifice"). Background words are extra words whose pixels
-    all belong to one last class, "background", which exists only if there are such words. Two classes may share a
-    synonym, as 41 words of the ADE20K-847 list do, but not their whole name.
+    A name may hold synonyms, separated by "," or "|" ("building, edifice"). Background words are extra words whose
+    pixels all belong to one last class, "background", which exists only if there are such words. Two classes may share
+    a synonym, as 41 words of the ADE20K-847 list do, but not their whole name.
 
     Arguments:
-      names: the class names, at least one.
-      background: background words, each with synonyms if wanted.
+      names: the class names, at least one: an iterable in a fixed order, a mapping of names to their synonyms, or the
+        Path of a file as `parse` takes it.
+      background: background words in the same form, () for none.
       templates: "single" ("a photo of a {}"), "imagenet" (the 80 templates of CLIP), or own strings that hold "{}".
       allow_duplicates: accept classes of the same name, between which no model can tell: all their pixels go to the
         first. Numbers in the literature are made so.
 
     Raises:
-      VocabularyError: for an empty list, name or synonym, a duplicate, or a template without "{}".
+      VocabularyError: for an empty list, name or synonym, a duplicate, a template without "{}", a set, whose order is
+        not fixed, or what is no list of words at all.
     """
 
     names: tuple[str, ...]
@@ -45,17 +48,17 @@ class Vocabulary:
 
     def __init__(
         self,
-        names: Sequence[str],
-        background: Sequence[str] = (),
+        names: WordList,
+        background: WordList = (),
         templates: str | Sequence[str] = "single",
         allow_duplicates: bool = False,
     ) -> None:
-        stripped = _strip_all("class", names)
+        stripped = list_words("class", names)
         if not stripped:
             raise VocabularyError("the vocabulary is empty: give at least one class name")
-        words = _strip_all("background word", background)
-        classes = tuple(_split_synonyms("class", index, name) for index, name in enumerate(stripped))
-        others = tuple(_split_synonyms("background word", index, name) for index, name in enumerate(words))
+        words = list_words("background word", background)
+        classes = tuple(split_synonyms("class", index, name) for index, name in enumerate(stripped))
+        others = tuple(split_synonyms("background word", index, name) for index, name in enumerate(words))
         if not allow_duplicates:
             _refuse_duplicates(classes, others)
         _refuse_overlap(classes, others)
@@ -68,19 +71,24 @@ class Vocabulary:
             object.__setattr__(self, name, value)
 
     @classmethod
-    def parse(cls, text: str, background: str = "", templates: str | Sequence[str] = "single") -> Vocabulary:
+    def parse(
+        cls, text: str | os.PathLike, background: str | os.PathLike = "", templates: str | Sequence[str] = "single"
+    ) -> Vocabulary:
         """Read the form of the command line: commas separate classes, "|" separates synonyms.
 
         Arguments:
-          text: "cat, grass, building|edifice", or the path of a .txt file with one class per line, where blank lines
-            do not count and both "," and "|" separate synonyms.
+          text: "cat, grass, building|edifice", where semicolons or line breaks may stand for the commas; or the path of
+            a file: JSON, or text with one class per line, where blank lines do not count and both "," and "|" separate
+            synonyms (in a text of a single line, commas separate classes).
           background: background words in the same form; "" for none.
           templates: as for the constructor.
 
         Raises:
-          VocabularyError: as the constructor, and for a .txt file that cannot be read.
+          VocabularyError: as the constructor, for a file that is missing or cannot be read, and for a text in which
+            commas and other separators are mixed.
         """
-        return cls(_parse_names(text), _parse_names(background) if background.strip() else (), templates)
+        blank = isinstance(background, str) and not background.strip()
+        return cls(parse_words(text), () if blank else parse_words(background), templates)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -99,52 +107,44 @@ class Vocabulary:
 
 
 class TextEmbeddingCache(Generic[Value]):
-    """Keeps the `capacity` most recently used values; the key must hold all that the value depends on."""
+    """Keeps the `capacity` most recently used values; the key must hold all that the value depends on.
+
+    Many threads may use it at once. A copy, and a pickled one, starts empty.
+    """
 
     def __init__(self, capacity: int = 8) -> None:
         if capacity < 1:
             raise ValueError(f"capacity is {capacity}, but must be at least 1")
         self.capacity = capacity
         self._values: OrderedDict[Hashable, Value] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[type, tuple[int]]:
+        # A lock cannot be copied, and a copied model has other weights, of which no value is known.
+        return type(self), (self.capacity,)
 
     def __len__(self) -> int:
         return len(self._values)
 
     def get(self, key: Hashable, compute: Callable[[], Value]) -> Value:
         """Return the value of `key`; when it is not kept, compute and keep it, and drop the least recently used."""
-        if key not in self._values:
-            self._values[key] = compute()
-        self._values.move_to_end(key)
-        while len(self._values) > self.capacity:
-            self._values.popitem(last=False)
-        return self._values[key]
+        with self._lock:
+            if key in self._values:
+                self._values.move_to_end(key)
+                return self._values[key]
+        # Not under the lock, so that nobody who finds his value waits for it. Two threads may compute the same one.
+        value = compute()
+        with self._lock:
+            self._values[key] = value
+            self._values.move_to_end(key)
+            while len(self._values) > self.capacity:
+                self._values.popitem(last=False)
+        return value
 
     def clear(self) -> None:
         """Forget everything."""
-        self._values.clear()
-
-
-def _strip_all(kind: str, names: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(names, str):
-        raise VocabularyError(f'"{names}" is one string, not a list of names; Vocabulary.parse reads a string')
-    for index, name in enumerate(names):
-        if not isinstance(name, str):
-            raise VocabularyError(f"{kind} {index} is {name!r}, not a string")
-    return tuple(name.strip() for name in names)
-
-
-def _split_synonyms(kind: str, index: int, name: str) -> tuple[str, ...]:
-    if not name:
-        raise VocabularyError(f"{kind} {index} is empty")
-    synonyms = tuple(word.strip() for word in name.split(","))
-    if not all(synonyms):
-        raise VocabularyError(f'{kind} {index}, "{name}", has an empty synonym')
-    seen: set[str] = set()
-    for word in synonyms:
-        if word.casefold() in seen:
-            raise VocabularyError(f'{kind} {index}, "{name}", has the synonym "{word}" twice')
-        seen.add(word.casefold())
-    return synonyms
+        with self._lock:
+            self._values.clear()
 
 
 def _refuse_duplicates(classes: Sequence[tuple[str, ...]], background: Sequence[tuple[str, ...]]) -> None:
@@ -188,14 +188,3 @@ def _resolve_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
                 f'template {index}, {template!r}, has no "{{}}" for the name (or use "single" or "imagenet")'
             )
     return own
-
-
-def _parse_names(text: str) -> list[str]:
-    if not text.strip().endswith(".txt"):
-        return [name.replace("|", ",") for name in text.split(",")]
-    path = Path(text.strip()).expanduser()
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise VocabularyError(f"{path}: cannot be read as a UTF-8 list of classes, one per line ({error})") from None
-    return [line.replace("|", ",") for line in lines if line.strip()]

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,6 +68,16 @@ def test_templates() -> None:
         (["cat", "background"], ["tree"], 'class 1 is called "background"'),
         ("cat", [], "Vocabulary.parse"),
         (["cat", 3], [], "class 1 is 3, not a string"),
+        (b"cat", [], "Vocabulary.parse"),
+        (None, [], "the class names are None"),
+        (["cat"], None, "the background word names are None"),
+        ({"cat", "dog"}, [], "a set, whose order is not fixed"),
+        (["cat"], frozenset({"sky"}), "a set, whose order is not fixed"),
+        (["sky; grass"], [], "class 0, 'sky; grass', holds ';'"),
+        (["cat"], ["sky\ngrass"], "background word 0, 'sky\\\\ngrass', holds"),
+        (["cat", "words.TXT"], [], 'class 1, "words.TXT", is the name of a file'),
+        ({"0": "cat"}, [], 'class 0 is called "0"'),
+        ({"cat": 3}, [], "class 0 is 'cat' with the synonyms 3"),
     ],
 )
 def test_refuses_and_names_the_entry(names: list, background: list, message: str) -> None:
@@ -99,6 +115,132 @@ def test_parse_file(tmp_path) -> None:
         Vocabulary.parse(str(path))
     with pytest.raises(VocabularyError, match=r"missing\.txt"):
         Vocabulary.parse(str(tmp_path / "missing.txt"))
+
+
+def names_one_by_one() -> Iterator[str]:
+    yield from ("cat", "building, edifice")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        names_one_by_one(),
+        ("cat", "building|edifice"),
+        {"cat": [], "building": ["edifice"]},
+        {"cat": "", "building": "edifice"},
+    ],
+)
+def test_what_lists_words_in_a_fixed_order_is_taken(words: Any) -> None:
+    assert Vocabulary(words).rows == (("cat",), ("building", "edifice"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("words.txt", "\ufeffcat\nbuilding, edifice\n"),
+        ("words.TXT", "cat\r\n\r\nbuilding|edifice"),
+        ("words", "cat\nbuilding, edifice"),
+        ("words.names", "cat, building|edifice\n"),
+        ("words.list", "cat; building|edifice"),
+        ("words.json", '["cat", "building, edifice"]'),
+        ("words.JSON", '{"cat": [], "building": ["edifice"]}'),
+        ("bom.json", '\ufeff{"cat": "", "building": "edifice"}'),
+    ],
+)
+def test_a_file_is_read_in_every_way_in(name: str, content: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_text(content, encoding="utf-8", newline="")
+    expected = (("cat",), ("building", "edifice"))
+    assert Vocabulary.parse(str(path)).rows == Vocabulary.parse(path).rows == Vocabulary(path).rows == expected
+    assert Vocabulary.parse("sky", f" {path} ").rows == Vocabulary(["sky"], path).rows == (("sky",), *expected)
+
+
+def test_a_file_beats_a_word_of_its_name_and_this_is_said(tmp_path: Path, monkeypatch, caplog) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "street").mkdir()
+    assert Vocabulary.parse("street").names == ("street",)
+    (tmp_path / "pets").write_text("cat\ndog")
+    assert not caplog.records
+    assert Vocabulary.parse("pets").names == ("cat", "dog")
+    assert '"pets" is a file here' in caplog.text
+
+
+@pytest.mark.parametrize(
+    "text", ["sky, grass", "sky; grass", "sky\ngrass", " sky;\n\ngrass\n", "sky,\n grass", "sky\r\n \r\ngrass"]
+)
+def test_separators(text: str) -> None:
+    assert Vocabulary.parse(text).names == ("sky", "grass")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("building, edifice; cat", 'has commas and ";"'),
+        ("building, edifice\ncat", "has commas and line breaks"),
+        ("sky;;grass", "class 1 is empty"),
+        ("words.json", r"words\.json: there is no such file"),
+        ("sky, words.txt", 'class 1, "words.txt", is the name of a file'),
+        (f"{Path(__file__).parent}/", "is a folder"),
+        (None, "None is not a string"),
+        (["cat"], "is not a string; give a list of names to Vocabulary itself"),
+    ],
+)
+def test_parse_refuses_what_has_two_meanings_or_none(text: Any, message: str) -> None:
+    with pytest.raises(VocabularyError, match=message):
+        Vocabulary.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('["cat",', "is not valid JSON"),
+        ("3", "has to be a list of strings"),
+        ('["cat", 3]', "has to be a list of strings"),
+        ('{"cat": [], "cat": ["feline"]}', 'has "cat" twice'),
+        ('{"0": "cat"}', 'entry 0 is called "0"'),
+        ('{"cat": null}', "entry 0 is 'cat' with the synonyms None"),
+        ("[]", "holds no words"),
+    ],
+)
+def test_unusable_json_is_refused_by_its_name(content: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "words.json").write_text(content)
+    with pytest.raises(VocabularyError, match=rf"words\.json: .*{message}"):
+        Vocabulary.parse(str(tmp_path / "words.json"))
+
+
+def test_a_file_without_words_is_refused_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "words.txt").write_text("\n \n")
+    with pytest.raises(VocabularyError, match=r"words\.txt: holds no words"):
+        Vocabulary(tmp_path / "words.txt")
+
+
+@pytest.fixture
+def hasty_threads() -> Iterator[None]:
+    """Threads take turns as often as they can, so that what can go wrong between two lines does."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
+
+
+@pytest.mark.usefixtures("hasty_threads")
+def test_cache_serves_more_threads_and_vocabularies_than_it_keeps() -> None:
+    cache: TextEmbeddingCache[str] = TextEmbeddingCache(capacity=8)
+
+    def ask(thread: int) -> bool:
+        names = [f"vocabulary {i % 20}" for i in range(2000)]
+        return all(cache.get(name, name.upper) == name.upper() for name in names)
+
+    with ThreadPoolExecutor(16) as pool:
+        assert all(pool.map(ask, range(16)))
+    assert len(cache) == 8
+
+
+def test_a_copy_of_a_cache_starts_empty() -> None:
+    cache: TextEmbeddingCache[str] = TextEmbeddingCache(capacity=3)
+    cache.get("a", lambda: "A")
+    for other in (copy.deepcopy(cache), pickle.loads(pickle.dumps(cache))):
+        assert (other.capacity, len(other)) == (3, 0)
 
 
 def test_cache_drops_the_least_recently_used() -> None:

@@ -29,8 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the tool; returns the exit code."""
     args = _parse(arguments)
     # Takes seconds, and --help and mistyped options should not.
+    from escnet.evaluation.runs.comparable import paired_runs
     from escnet.evaluation.runs.comparison import compare_runs, write_csv
-    from escnet.evaluation.runs.run_folder import paired_runs
 
     try:
         pairs, alone = paired_runs(args.a, args.b)

@@ -114,10 +114,11 @@ def _prepare(cfg: CfgNode, args: argparse.Namespace) -> Callable[[], object]:
         ValueError, WeightsError: something cannot be used.
     """
     import escnet.meta_arch  # noqa: F401  registers the systems
-    from escnet.training.trainer import EscTrainer, check_config, evaluate
+    from escnet.evaluation.loop import evaluate_datasets
+    from escnet.training.tasks.segmentation import check_config, segmentation_trainer
 
     if not args.eval_only:
-        trainer = EscTrainer(cfg)
+        trainer = segmentation_trainer(cfg)
         trainer.resume_or_load(resume=args.resume)
         return trainer.train
     from detectron2.modeling import build_model
@@ -127,7 +128,7 @@ def _prepare(cfg: CfgNode, args: argparse.Namespace) -> Callable[[], object]:
     check_config(cfg, training=False)
     model = build_model(cfg)
     SafeCheckpointer(model, cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
-    return partial(evaluate, cfg, model)
+    return partial(evaluate_datasets, cfg, model)
 
 
 def refuse(error: Exception | str) -> NoReturn:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
-from pathlib import Path
 
-import matplotlib
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from escnet.drawing.lettering import Lettering, label_font, shortened
 from escnet.drawing.palette import palette
 
 __all__ = ["draw_legend", "label_font", "overlay", "palette", "percent", "shortened", "tinted"]
@@ -135,9 +133,9 @@ def draw_legend(
 
     As many columns as fit `max_width`, or more if `max_height` needs them.
     """
-    font, step, margin, gap = label_font(size), 2 * size, size, 3 * size
-    names = [shortened(name, font, 22 * size) for _, name, _ in entries]
-    name_width = math.ceil(max(font.getlength(name) for name in names))
+    font, letters, step, margin, gap = label_font(size), Lettering(size), 2 * size, size, 3 * size
+    names = [shortened(name, letters, 22 * size) for _, name, _ in entries]
+    name_width = math.ceil(max(letters.getlength(name) for name in names))
     width = 3 * size + name_width + 2 * size + math.ceil(max(font.getlength(figures) for _, _, figures in entries))
     fitting = (max_width - 2 * margin + gap) // (width + gap)
     needed = math.ceil(len(entries) * step / (max_height - margin))
@@ -149,26 +147,9 @@ def draw_legend(
     for i, ((colour, _, figures), name) in enumerate(zip(entries, names, strict=True)):
         x, y = margin + i // per_column * (width + gap), margin // 2 + i % per_column * step + size
         draw.rounded_rectangle((x, y - 0.6 * size, x + 1.8 * size, y + 0.6 * size), size // 4, fill=colour)
-        draw.text((x + 2.6 * size, y), name, INK, font, anchor="lm")
+        letters.draw(draw, (x + 2.6 * size, y), name, INK)
         draw.text((x + width, y), figures, FAINT, font, anchor="rm")
     return panel
-
-
-@lru_cache(maxsize=16)
-def label_font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """The font of all drawings, which comes with matplotlib, in letters of `size` pixels."""
-    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", name), size)
-
-
-def shortened(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
-    """The text on one line, its end replaced by an ellipsis if it is wider than `width`."""
-    text = " ".join(text.split())
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(text + "…") > width:
-        text = text[:-1]
-    return text.rstrip(" ,") + "…"
 
 
 def percent(share: float) -> str:

@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from escnet.drawing.overlay import FAINT, INK, PAPER, label_font, percent, shortened, tinted
+from escnet.drawing.lettering import Lettering, label_font, shortened
+from escnet.drawing.overlay import FAINT, INK, PAPER, percent, tinted
 from escnet.drawing.palette import palette
 from escnet.layers.pseudo_prompts import PseudoPrompts
 from escnet.vocabulary import Vocabulary
@@ -202,9 +203,9 @@ class _Sheet:
         self.draw = ImageDraw.Draw(self.canvas)
 
     def heading(self, line: int, text: str) -> None:
-        font = label_font(16, bold=True)
+        letters = Lettering(16, bold=True)
         y = self.MARGIN + self.TITLE + line * self.step[1] + self.HEADING // 2
-        self.draw.text((self.MARGIN, y), shortened(text, font, self.canvas.width - 2 * self.MARGIN), INK, font, "lm")
+        letters.draw(self.draw, (self.MARGIN, y), shortened(text, letters, self.canvas.width - 2 * self.MARGIN), INK)
 
     def add(self, line: int, column: int, title: str, tile: Image.Image, caption: str = "") -> int:
         """Place a tile and return the next column."""

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from PIL import Image, ImageDraw
 
+from escnet.drawing.lettering import drawable
 from escnet.drawing.overlay import FAINT, INK, PAPER, draw_legend, label_font, percent, shortened, tinted
 from escnet.drawing.palette import palette
 from escnet.evaluation.confusion import ConfusionMatrix, SemanticMetrics, semantic_metrics
@@ -129,6 +130,7 @@ def _figure(height: float) -> Figure:
 def _headings(figure: Figure, title: str, caption: str) -> None:
     """Title and caption at a fixed distance from the top, whatever the figure's height."""
     height = figure.get_figheight()
+    title = drawable(title, installed_fonts=False)
     figure.text(0.012, 1 - 0.12 / height, title, va="top", fontsize=14, fontweight="bold", parse_math=False)
     figure.text(0.012, 1 - 0.45 / height, caption, va="top", fontsize=10, color="#555555", parse_math=False)
 
@@ -200,7 +202,7 @@ def _plain(axes: Axes, grid: str) -> None:
 
 
 def _cut(name: str, longest: int) -> str:
-    name = " ".join(name.split())
+    name = drawable(name, installed_fonts=False)
     return name if len(name) <= longest else name[: longest - 1].rstrip(" ,") + "…"
 
 

@@ -103,7 +103,7 @@ class SemanticEvaluator(DatasetEvaluator):
         """
         for record, output in zip(inputs, outputs, strict=True):
             try:
-                self._confusion.update(_predicted_labels(output, len(self._class_names)), self._true_labels(record))
+                self._confusion.update(predicted_labels(output, len(self._class_names)), self._true_labels(record))
             except ValueError as error:
                 raise ValueError(f"{_image_name(record, self._num_images)}: {error}") from error
             self._num_images += 1
@@ -155,7 +155,7 @@ class SemanticEvaluator(DatasetEvaluator):
         return total, sum(num_images for _, num_images in gathered)
 
 
-def _predicted_labels(output: Mapping[str, Any], num_classes: int) -> np.ndarray | torch.Tensor:
+def predicted_labels(output: Mapping[str, Any], num_classes: int) -> np.ndarray | torch.Tensor:
     """The (H, W) label map of a model's output for one image."""
     if "labels" in output:
         return output["labels"]

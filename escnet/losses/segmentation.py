@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from escnet.ignore_label import IGNORE_LABEL
+from escnet.losses.dice import dice_loss
 
 
 def segmentation_loss(logits: Tensor, targets: Tensor, kind: str = "ce") -> Tensor:
@@ -17,8 +18,7 @@ def segmentation_loss(logits: Tensor, targets: Tensor, kind: str = "ce") -> Tens
         targets: (B, H, W) int64 class of each pixel, -1 where ignored.
         kind: `ce`, softmax cross entropy over the classes (ESC-Net); `bce`, binary cross entropy with the one-hot
             target, averaged over pixels and classes (CAT-Seg); or `ce_dice`, `ce` plus the soft Dice loss of each
-            class that an image holds (Milletari et al., "V-Net", sec. 3, without the squares), where a class of few
-            pixels weighs as much as one of many.
+            class that an image holds, where a class of few pixels weighs as much as one of many.
 
     Returns:
         A scalar; 0, with a gradient of 0, when every pixel is ignored.
@@ -31,7 +31,7 @@ def segmentation_loss(logits: Tensor, targets: Tensor, kind: str = "ce") -> Tens
     count = valid.sum().clamp(min=1)
     if kind in ("ce", "ce_dice"):
         loss = F.cross_entropy(logits, targets, ignore_index=IGNORE_LABEL, reduction="sum") / count
-        return loss + _dice_loss(logits, targets, valid) if kind == "ce_dice" else loss
+        return loss + _class_dice_loss(logits, targets, valid) if kind == "ce_dice" else loss
     if kind == "bce":
         one_hot = torch.zeros_like(logits).scatter_(1, targets.clamp(min=0).unsqueeze(1), 1.0)
         per_pixel = F.binary_cross_entropy_with_logits(logits, one_hot, reduction="none").mean(dim=1)
@@ -39,8 +39,8 @@ def segmentation_loss(logits: Tensor, targets: Tensor, kind: str = "ce") -> Tens
     raise ValueError(f"loss must be one of 'ce', 'bce' and 'ce_dice', got {kind!r}")
 
 
-def _dice_loss(logits: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
-    """Mean of 1 - (2·overlap + 1) / (predicted + true + 1), in pixels, over the classes that each image holds."""
+def _class_dice_loss(logits: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
+    """Mean Dice loss over the classes that each image holds."""
     share = logits.softmax(dim=1) * valid.unsqueeze(1)
     classes = targets.clamp(min=0)
     hit = share.gather(1, classes.unsqueeze(1)).flatten(1)
@@ -48,6 +48,6 @@ def _dice_loss(logits: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
         torch.zeros_like(share[..., 0, 0]).scatter_add(1, classes.flatten(1), amount)
         for amount in (hit, valid.flatten(1).to(share.dtype))
     )
-    loss = 1 - (2 * overlap + 1) / (share.sum(dim=(2, 3)) + size + 1)
+    loss = dice_loss(overlap, share.sum(dim=(2, 3)), size)
     present = size > 0
     return (loss * present).sum() / present.sum().clamp(min=1)

@@ -75,6 +75,7 @@ class ClipThenSam(DenseClip):
         "SAM mask decoder": r"sam\.mask_decoder",
     }
     untraceable = ("generator",)
+    has_sliding_windows = False
 
     @configurable
     def __init__(

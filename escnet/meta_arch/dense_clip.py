@@ -37,6 +37,7 @@ class DenseClip(SegmentingModel):
     prediction_keys = CLIP_KEYS
     cost_parts: ClassVar = CLIP_PARTS
     text_encoder = "clip_text"
+    is_training_free = True
 
     @configurable
     def __init__(

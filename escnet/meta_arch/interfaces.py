@@ -81,12 +81,16 @@ class SegmentingModel(nn.Module, ABC):
         cost_parts: name of each part in tables of costs, and the regular expression of its modules' names.
         text_encoder: name of the submodule with `encode(vocabulary)`, whose result is kept for a vocabulary.
         untraceable: names of submodules that a tracer cannot follow.
+        is_training_free: nothing of it is trained, so that it serves as a baseline of those that are.
+        has_sliding_windows: TEST.SLIDING can be enabled.
     """
 
     prediction_keys: ClassVar[tuple[str, ...]] = ()
     cost_parts: ClassVar[Mapping[str, str]] = {}
     text_encoder: ClassVar[str] = ""
     untraceable: ClassVar[tuple[str, ...]] = ()
+    is_training_free: ClassVar[bool] = False
+    has_sliding_windows: ClassVar[bool] = True
 
     def __init__(self, inference: InferenceOptions) -> None:
         super().__init__()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from escnet.evaluation.classification import nearest_class, pool_masks, retrieval_recall
 from escnet.layers.clip_image_encoder import ClipImageEncoder
 from escnet.layers.clip_text_encoder import ClipTextEncoder
 from escnet.miniature.clip_recipe import Captioned, normalise
@@ -64,7 +65,8 @@ def evaluate_clip(
     )
     is_single = captioned.words >= 0
     right, novel = _is_right(pooled[is_single], captioned.words[is_single], objects)
-    image_to_text, text_to_image = _retrieval(pooled, text_encoder, captioned.captions)
+    tokens = text_encoder.tokenizer(captioned.captions, context_length=text_encoder.context_length)
+    image_to_text, text_to_image = retrieval_recall(pooled, text_encoder.embed(tokens, 256), captioned.captions)
     dense, truth = _mask_pooled(image_encoder, scenes)
     dense_right, dense_novel = _is_right(dense, truth, objects)
     return ClipFigures(
@@ -78,33 +80,10 @@ def evaluate_clip(
     )
 
 
-def pool_masks(dense: Tensor, masks: Tensor) -> Tensor:
-    """The mean dense feature inside each mask, normalised.
-
-    Args:
-        dense: (D, h, w) features on a grid.
-        masks: (K, H, W) bool; a cell counts by the share of it that is inside.
-
-    Returns:
-        (K, D)
-    """
-    weights = F.interpolate(masks[None].float(), dense.shape[-2:], mode="area")[0]
-    return F.normalize(torch.einsum("dhw,khw->kd", dense, weights), dim=-1)
-
-
 def _is_right(features: Tensor, truth: Tensor, objects: Tensor) -> tuple[Tensor, Tensor]:
     """Whether each (n, D) feature is nearest to its word, as float; and whether its word is novel."""
-    predicted = torch.tensor(OBJECTS)[(features @ objects.T).argmax(dim=1)]
+    predicted = torch.tensor(OBJECTS)[nearest_class(features, objects)]
     return (predicted == truth).float(), truth >= NOVEL.start
-
-
-def _retrieval(pooled: Tensor, text_encoder: ClipTextEncoder, captions: list[str]) -> tuple[float, float]:
-    tokens = text_encoder.tokenizer(captions, context_length=text_encoder.context_length)
-    similarity = pooled @ text_encoder.embed(tokens, 256).T
-    names = np.array(captions)
-    found = names[similarity.argmax(dim=1).numpy()] == names
-    sought = names[similarity.argmax(dim=0).numpy()] == names
-    return float(found.mean()), float(sought.mean())
 
 
 def _mask_pooled(encoder: ClipImageEncoder, scenes: int) -> tuple[Tensor, Tensor]:

@@ -9,25 +9,26 @@ seen in collages of 4 or 9, where the dense features of each cell have to match 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from escnet.layers.clip_image_encoder import ClipImageEncoder
 from escnet.layers.clip_text_encoder import ClipTextEncoder
-from escnet.miniature.pretraining import decay_groups, draw_chunks, fast_arithmetic
+from escnet.miniature.contrastive_encoder import ContrastiveImageEncoder
+from escnet.miniature.pretraining import decay_groups, draw_chunks, fast_arithmetic, recipe_trainer
 from escnet.miniature.world.glyphs import load_glyphs
 from escnet.miniature.world.scene import SceneStyle, compose
+from escnet.training.tasks.contrastive import ContrastiveTask
+from escnet.training.trainer import Trainer
 
 MODEL = "escnet-moji"
-LOGIT_SCALE_LIMIT = math.log(100)
-
 
 # A unit of ground has as many pixels as in a picture of 128, so these are cut-outs of such pictures.
 _CUT_OUT = {"size": 48, "repeats": 0.0, "horizon": 0.5, "ground_named": 0.2, "unit": 1.0}
@@ -113,56 +114,66 @@ def normalise(images: Tensor) -> Tensor:
     return (images.float() / 255 - mean) / std
 
 
-def train_clip(
-    model: nn.Module,
-    tokenizer: Callable[..., Tensor],
-    data: Captioned,
-    recipe: ClipRecipe,
-    report: Callable[[int, float], None] | None = None,
-) -> None:
-    """Train a CLIP with the symmetric contrastive loss (CLIP, sec. 2.3), in bf16 autocast.
+class ClipBatch(NamedTuple):
+    """What a step is trained on.
+
+    Attributes:
+        rows: numbers of the pictures (alone + 4·fours + 9·nines,): those seen alone, then the collages' cells, row by
+            row.
+        alone: the pictures seen alone (alone,3,s,s).
+        fours, nines: the collages (fours,3,2s,2s) and (nines,3,2s,2s).
+    """
+
+    rows: Tensor
+    alone: Tensor
+    fours: Tensor
+    nines: Tensor
+
+
+class ClipTask(ContrastiveTask):
+    """Pictures and collages against their captions, in bf16 autocast.
 
     Args:
         model: open_clip's CLIP.
         tokenizer: its tokenizer.
         data: pictures, some of them of one object.
         recipe: numbers of the training.
-        report: called after each step with its number, from 1, and loss.
     """
-    image_encoder, text_encoder = ClipImageEncoder(model.visual), ClipTextEncoder(model, tokenizer)
-    tokens = tokenizer(data.captions, context_length=text_encoder.context_length)
-    optimizer = torch.optim.AdamW(decay_groups(model, recipe.weight_decay), lr=recipe.learning_rate, betas=recipe.betas)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(_rate, recipe=recipe))
-    model.train()
-    generator = torch.Generator().manual_seed(recipe.seed)
-    for step in range(1, recipe.steps + 1):
-        rows, alone, fours, nines = draw_batch(data, recipe, generator)
+
+    def __init__(self, model: nn.Module, tokenizer: Callable[..., Tensor], data: Captioned, recipe: ClipRecipe) -> None:
+        super().__init__(model, recipe.seed)
+        self.data, self.recipe = data, recipe
+        self.image_encoder = ContrastiveImageEncoder(model.visual)
+        self.text_encoder = ClipTextEncoder(model, tokenizer)
+        self.tokens = tokenizer(data.captions, context_length=self.text_encoder.context_length)
+
+    def batches(self, start_iteration: int) -> Iterator[ClipBatch]:
+        while True:
+            yield draw_batch(self.data, self.recipe, self.generator)
+
+    def features(self, batch: ClipBatch) -> tuple[Tensor, Tensor]:
         with fast_arithmetic():
-            parts = [
-                image_encoder.pool(normalise(alone)),
-                image_encoder.pool_cells(normalise(fours), 2).flatten(0, 1),
-                image_encoder.pool_cells(normalise(nines), 3).flatten(0, 1),
+            images = [
+                self.image_encoder.pool(normalise(batch.alone)),
+                self.image_encoder.pool_cells(normalise(batch.fours), 2).flatten(0, 1),
+                self.image_encoder.pool_cells(normalise(batch.nines), 3).flatten(0, 1),
             ]
-            texts = text_encoder.embed(tokens[rows], len(rows))
-        images = F.normalize(torch.cat(parts).float(), dim=-1)
-        loss = contrastive_loss(images, texts.float(), model.logit_scale)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        with torch.no_grad():
-            model.logit_scale.clamp_(0, LOGIT_SCALE_LIMIT)
-        if report:
-            report(step, loss.item())
-    model.eval()
+            texts = self.text_encoder.embed(self.tokens[batch.rows], len(batch.rows))
+        return torch.cat(images), texts
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        groups = decay_groups(self.model, self.recipe.weight_decay)
+        return torch.optim.AdamW(groups, lr=self.recipe.learning_rate, betas=self.recipe.betas)
+
+    def schedule(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+        return torch.optim.lr_scheduler.LambdaLR(optimizer, partial(_rate, recipe=self.recipe))
 
 
-def contrastive_loss(images: Tensor, texts: Tensor, logit_scale: Tensor) -> Tensor:
-    """Mean of the cross entropies image → text and text → image: (n, D) normalised features of n pairs to ()."""
-    logits = logit_scale.exp() * images @ texts.T
-    targets = torch.arange(len(logits))
-    return (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
+def clip_trainer(
+    model: nn.Module, tokenizer: Callable[..., Tensor], data: Captioned, recipe: ClipRecipe, folder: Path
+) -> Trainer:
+    """The trainer of a CLIP; see `ClipTask` for the arguments, and `recipe_trainer` for the folder."""
+    return recipe_trainer(ClipTask(model, tokenizer, data, recipe), recipe, folder)
 
 
 def _rate(step: int, recipe: ClipRecipe) -> float:
@@ -171,19 +182,13 @@ def _rate(step: int, recipe: ClipRecipe) -> float:
     return 0.5 + 0.5 * math.cos(math.pi * (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup))
 
 
-def draw_batch(
-    data: Captioned, recipe: ClipRecipe, generator: torch.Generator
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def draw_batch(data: Captioned, recipe: ClipRecipe, generator: torch.Generator) -> ClipBatch:
     """What a step is trained on, drawn with replacement.
 
     Args:
         data: all pictures.
         recipe: how many of which kind.
         generator: decides all.
-
-    Returns:
-        The numbers of the pictures (alone + 4·fours + 9·nines,): those seen alone, then the collages' cells, row by
-        row; the pictures seen alone (alone,3,s,s); the collages of four (fours,3,2s,2s) and of nine (nines,3,2s,2s).
     """
     one_object = (data.words >= 0).nonzero()[:, 0]
     count, side = len(data.words), data.images.shape[-1] * 2 // 3
@@ -195,7 +200,7 @@ def draw_batch(
         data.images[row, :, y : y + side, x : x + side]
         for row, (y, x) in zip(nines.tolist(), corners.tolist(), strict=True)
     ]
-    return (
+    return ClipBatch(
         torch.cat([alone, fours, nines]),
         data.images[alone],
         _collages(data.images[fours], 2),

@@ -21,7 +21,7 @@ from escnet.evaluation.zero_shot import ZeroShotTask, evaluate_zero_shot
 from escnet.miniature.demo_page import write_page
 from escnet.miniature.world.writing import FOLDER, World, write_world
 from escnet.predictor import Segmenter
-from escnet.training.trainer import EscTrainer
+from escnet.training.tasks.segmentation import segmentation_trainer
 
 NAME = "ESC-Net"
 BENCHMARKS = ("mojiscenes_val_base", "mojiscenes_val_novel")
@@ -77,7 +77,7 @@ def run_demo(task: DemoTask, say: Callable[[str], None]) -> Path:
         say("1/4  drawing pictures")
         write_world(task.output / "data" / FOLDER, task.world)
         say("2/4  training ESC-Net")
-        trainer = EscTrainer(cfg)
+        trainer = segmentation_trainer(cfg)
         trainer.resume_or_load(resume=True)
         trainer.train()
         cfg.MODEL.WEIGHTS = str(Path(cfg.OUTPUT_DIR) / "model_final.pth")

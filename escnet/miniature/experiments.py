@@ -21,10 +21,11 @@ from tabulate import tabulate
 
 import escnet.meta_arch  # noqa: F401  registers the systems
 from escnet.config import load_config
+from escnet.evaluation.loop import evaluate_datasets
 from escnet.pretrained.files import file_sha256
 from escnet.safe_files import replacing
 from escnet.training.checkpoint import SafeCheckpointer
-from escnet.training.trainer import EscTrainer, evaluate
+from escnet.training.tasks.segmentation import segmentation_trainer
 
 NOVEL_BASE = ("mojiscenes_val_novel[:100]", "mojiscenes_val_base[:100]")
 Options = tuple[str, ...]
@@ -229,7 +230,7 @@ def _evaluate(experiment: Experiment, dataset: str) -> dict[str, Any]:
     model = build_model(cfg).eval()
     SafeCheckpointer(model).load(cfg.MODEL.WEIGHTS, checkpointables=[])
     start = time.perf_counter()
-    scores = evaluate(cfg, model)[dataset]["sem_seg"]
+    scores = evaluate_datasets(cfg, model)[dataset]["sem_seg"]
     seconds = time.perf_counter() - start
     path = Path(cfg.OUTPUT_DIR) / "inference" / dataset / "semantic_metrics.json"
     metrics = json.loads(path.read_text(encoding="utf-8"))
@@ -253,7 +254,7 @@ def _train(experiment: Experiment, folder: Path) -> float:
     timing = folder / "seconds.json"
     if not timing.is_file():
         start = time.perf_counter()
-        trainer = EscTrainer(cfg)
+        trainer = segmentation_trainer(cfg)
         trainer.resume_or_load(resume=True)
         trainer.train()
         seconds = (time.perf_counter() - start) / cfg.SOLVER.MAX_ITER

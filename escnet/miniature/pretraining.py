@@ -1,21 +1,27 @@
-"""What the trainings of the small CLIP and SAM share: drawing on all cores, arithmetic, weight decay, progress."""
+"""What the trainings of the small CLIP and SAM share: drawing on all cores, arithmetic, weight decay, their folder."""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TypeVar
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from escnet.progress import progress_bar
+from escnet.safe_files import replacing
+from escnet.training.tasks.interface import TrainingTask
+from escnet.training.trainer import Trainer, TrainingSettings
 from escnet.worker_pool import worker_pool
 
 Drawn = TypeVar("Drawn")
 _CHUNK = 500
+CHECKPOINT_PERIOD = 250
 
 
 def draw_chunks(draw: Callable[[tuple[int, int]], Drawn], count: int) -> list[Drawn]:
@@ -34,22 +40,34 @@ def fast_arithmetic() -> Iterator[None]:
         yield
 
 
-def decay_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Parameter groups for an optimizer: matrices decay; biases, norms and scalars do not."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    matrices = {name: p for name, p in trained.items() if p.ndim >= 2}
+    others = {name: p for name, p in trained.items() if p.ndim < 2}
     return [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        {"params": list(group.values()), "names": list(group), "weight_decay": decay}
+        for group, decay in ((matrices, weight_decay), (others, 0.0))
     ]
 
 
-@contextmanager
-def progress(steps: int) -> Iterator[Callable[[int, float], None]]:
-    """A bar on the screen; yields what is to be called after each step, with its number and loss."""
-    with progress_bar(total=steps, unit="step") as bar:
+def recipe_trainer(task: TrainingTask, recipe: Any, folder: Path) -> Trainer:
+    """The trainer of a recipe, with the common norm of all gradients clipped to 1.
 
-        def report(step: int, loss: float) -> None:
-            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
-            bar.update()
+    Args:
+        task: what is trained.
+        recipe: a dataclass with `steps`; it is written to the folder.
+        folder: of checkpoints and metrics; a training that was stopped there goes on.
 
-        yield report
+    Raises:
+        ValueError: the folder is of another recipe.
+    """
+    file, text = folder / "recipe.json", json.dumps(asdict(recipe), indent=1)
+    if file.is_file() and file.read_text(encoding="utf-8") != text:
+        raise ValueError(f"{file} is of another recipe; delete the folder, or name another one")
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(file) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return Trainer(
+        task, TrainingSettings(str(folder), recipe.steps, min(CHECKPOINT_PERIOD, recipe.steps), gradient_limit=1.0)
+    )

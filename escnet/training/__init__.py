@@ -1,1 +1,1 @@
-"""Training: trainer, optimizer, checkpoints."""
+"""Training: one trainer, the tasks that it runs, optimizer, checkpoints."""

@@ -1,7 +1,8 @@
-"""The optimizer: which parameters train, at which learning rate and weight decay (ESC-Net, training details)."""
+"""The optimizer: which parameters train, at which learning rate and weight decay."""
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ import torch
 from detectron2.config import CfgNode
 from tabulate import tabulate
 from torch import nn
+
+from escnet.meta_arch.interfaces import LearningPart
 
 _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 # Tables of one learned value per position: neither matrices nor biases, and never decayed.
@@ -22,7 +25,7 @@ class ParameterGroup:
     """Parameters of one part of the model and of one kind, which share learning rate and weight decay.
 
     Attributes:
-        name: part and kind, such as "CLIP image, weights".
+        name: part and kind, such as "other, weights".
         lr: learning rate before the schedule.
         weight_decay: AdamW's decoupled weight decay.
         parameters: (name in the model, parameter) of each.
@@ -37,15 +40,18 @@ class ParameterGroup:
 def parameter_groups(model: nn.Module, cfg: CfgNode) -> list[ParameterGroup]:
     """Sort the trainable parameters of a model into groups, each parameter into exactly one.
 
-    CLIP (below `clip_image` and `clip_text`) learns at BASE_LR·CLIP_MULTIPLIER, a pretrained SAM block (below
-    `sam_block`) at BASE_LR·SAM_MULTIPLIER, the rest, and a SAM block from random weights, at BASE_LR.
+    The parts are those that a model states (`SegmentingModel.learning_parts`); what is in none of them, and all of a
+    model that states none, is "other" and learns at the base rate.
     """
+    parts = model.learning_parts(cfg) if hasattr(model, "learning_parts") else []
+    factors = {part.name: part.rate for part in parts}
     members: dict[tuple[str, str], list[tuple[str, nn.Parameter]]] = defaultdict(list)
     for name, module, parameter in _trainable_parameters(model):
-        part = _part(name)
-        members[part, _kind(name, module, parameter, part, cfg)].append((name, parameter))
+        members[_part(name, parts), _kind(name, module, parameter)].append((name, parameter))
     return [
-        ParameterGroup(f"{part}, {kind}", _learning_rate(part, cfg), _weight_decay(kind, cfg), tuple(parameters))
+        ParameterGroup(
+            f"{part}, {kind}", cfg.SOLVER.BASE_LR * factors.get(part, 1.0), _weight_decay(kind, cfg), tuple(parameters)
+        )
         for (part, kind), parameters in sorted(members.items())
     ]
 
@@ -63,8 +69,8 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.AdamW:
         merged[group.lr, group.weight_decay] += group.parameters
     if not merged:
         raise ValueError(
-            f"{type(model).__name__} has no trainable parameter; use it with --eval-only, or let MODEL.CLIP.TRAIN or "
-            "MODEL.SAM.TRAIN train some"
+            f"{type(model).__name__} has no trainable parameter; use it with --eval-only, or let the keys TRAIN of its "
+            "configuration train some"
         )
     return torch.optim.AdamW(
         [
@@ -104,31 +110,19 @@ def _trainable_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Module, nn
                 yield f"{module_name}.{own_name}" if module_name else own_name, module, parameter
 
 
-def _part(name: str) -> str:
-    modules = name.split(".")
-    if modules[0] in ("clip_image", "clip_text"):
-        return modules[0].replace("clip_", "CLIP ")
-    return "SAM blocks" if "sam_block" in modules else "other"
+def _part(name: str, parts: Sequence[LearningPart]) -> str:
+    return next((part.name for part in parts if re.match(part.pattern, name)), "other")
 
 
-def _kind(name: str, module: nn.Module, parameter: nn.Parameter, part: str, cfg: CfgNode) -> str:
-    own_name = name.rpartition(".")[2]
-    if own_name in _TABLES:
+def _kind(name: str, module: nn.Module, parameter: nn.Parameter) -> str:
+    if name.rpartition(".")[2] in _TABLES:
         return "tables"
-    # Their key rows are frozen by a gradient of zero, which a decay would not respect.
-    if part.startswith("CLIP") and cfg.MODEL.CLIP.TRAIN == "qv" and own_name.startswith("in_proj_"):
+    # Their key rows are frozen by a gradient of zero (layers/trainable_attention), which a decay would not respect.
+    if hasattr(parameter, "key_rows_hook"):
         return "query and value rows"
     if isinstance(module, _NORMS):
         return "norms"
     return "biases" if parameter.ndim < 2 else "weights"
-
-
-def _learning_rate(part: str, cfg: CfgNode) -> float:
-    if part.startswith("CLIP"):
-        return cfg.SOLVER.BASE_LR * cfg.SOLVER.CLIP_MULTIPLIER
-    if part == "SAM blocks" and cfg.MODEL.SAM.INIT == "pretrained":
-        return cfg.SOLVER.BASE_LR * cfg.SOLVER.SAM_MULTIPLIER
-    return cfg.SOLVER.BASE_LR
 
 
 def _weight_decay(kind: str, cfg: CfgNode) -> float:

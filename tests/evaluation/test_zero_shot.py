@@ -17,14 +17,18 @@ from escnet.config import load_config
 from escnet.data.errors import DatasetError
 from escnet.data.images import read_image, read_labels, write_labels
 from escnet.evaluation.report.html_report import write_report
-from escnet.evaluation.report.result_table import PUBLISHED, measured_row, write_table
+from escnet.evaluation.report.published import PUBLISHED
+from escnet.evaluation.report.result_table import measured_row, write_table
+from escnet.evaluation.runs import image_results
 from escnet.evaluation.runs.comparison import compare_runs
 from escnet.evaluation.runs.conditions import SCORED, model_identity
-from escnet.evaluation.runs.evaluation_data import EvaluationData, Run
+from escnet.evaluation.runs.evaluation_data import EvaluationData
 from escnet.evaluation.runs.image_results import ImageResults, ResultsError
+from escnet.evaluation.runs.run_folder import Run
 from escnet.evaluation.semantic import SemanticEvaluator
-from escnet.evaluation.zero_shot import ZeroShotTask, evaluate_zero_shot
+from escnet.evaluation.zero_shot import ZeroShotTask, evaluate_zero_shot, models_to_evaluate
 from escnet.evaluation.zero_shot import evaluate_run as evaluate_identified_run
+from escnet.meta_arch import ESCNet
 from escnet.meta_arch.interfaces import InferenceOptions, SegmentingModel
 from escnet.meta_arch.segmentation import Segmentation
 
@@ -39,13 +43,16 @@ class RedModel(SegmentingModel):
         self.weight = torch.nn.Parameter(torch.zeros(1))
         self.calls = 0
 
-    def segment_image(self, image, vocabulary):
-        self.calls += 1
-        one_hot = torch.nn.functional.one_hot(image[0].long(), len(vocabulary.rows)).permute(2, 0, 1)
-        return Segmentation(100 * one_hot[None].float())
-
-    def segment(self, images, vocabulary):
+    def encode_pixels(self, pixels):
         raise NotImplementedError
+
+    def encode(self, images):
+        return images[0].long()
+
+    def segment_features(self, features, vocabulary):
+        self.calls += 1
+        one_hot = torch.nn.functional.one_hot(features, len(vocabulary.rows)).permute(2, 0, 1)
+        return Segmentation(100 * one_hot[None].float())
 
 
 def evaluate_run(run: Run, cfg, model: RedModel, weights: str = "", restart: bool = False):
@@ -167,6 +174,81 @@ def test_other_conditions_are_refused(run, cfg, change, message):
     evaluate_run(changed, cfg, model, restart=True)
 
 
+class SetModel(RedModel):
+    """Depends on what ESC-Net depends on."""
+
+    prediction_keys = ESCNet.prediction_keys
+
+
+def test_what_changes_no_prediction_lets_a_run_go_on(run, cfg):
+    evaluate_run(run, cfg, SetModel())
+    cfg.merge_from_list(["MODEL.ESC.CLASS_CHUNK", "3", "MODEL.ESC.LOSS", "bce"])
+    again = SetModel()
+    evaluate_run(run, cfg, again)
+    assert again.calls == 2  # the worst images are drawn, none is evaluated
+
+
+def test_a_refusal_names_the_setting(run, cfg):
+    evaluate_run(run, cfg, SetModel())
+    cfg.MODEL.ESC.ALPHA = 0.3
+    with pytest.raises(
+        ResultsError, match=r"conditions \(model\.settings\.MODEL\.ESC\.ALPHA was 0\.\d+, is 0\.3\); evaluate"
+    ):
+        evaluate_run(run, cfg, SetModel())
+
+
+class ForeignModel(torch.nn.Module):
+    """Scores of each class, as Detectron2's own models give them: the red value is the class."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, batch):
+        return [{"sem_seg": torch.nn.functional.one_hot(x["image"][0].long(), 52).permute(2, 0, 1)} for x in batch]
+
+
+def test_a_model_of_another_kind_is_evaluated_and_goes_on(novel, cfg):
+    metrics = evaluate_run(novel, cfg, ForeignModel())
+    assert metrics.to_dict() == evaluate_run(novel, cfg, RedModel(), restart=True).to_dict()
+    evaluate_run(novel, cfg, ForeignModel(), restart=True)
+    assert evaluate_run(novel, cfg, ForeignModel()).to_dict() == metrics.to_dict()
+    assert "more, see run.json; on cpu" in measured_row("Foreign", [novel]).how
+    cfg.MODEL.RESNETS.DEPTH = 101
+    with pytest.raises(ResultsError, match=r"model\.settings\.MODEL\.RESNETS\.DEPTH was 50, is 101"):
+        evaluate_run(novel, cfg, ForeignModel())
+
+
+def test_each_result_is_read_once_when_a_run_is_summed_up(run, cfg, monkeypatch):
+    read = []
+    parse = image_results._parse
+    monkeypatch.setattr(image_results, "_parse", lambda *line: read.append(line) or parse(*line))
+    evaluate_run(run, cfg, RedModel())
+    assert len(read) == 2
+
+
+def test_a_damaged_description_is_named(run, cfg):
+    evaluate_run(run, cfg, RedModel())
+    (run.folder / "run.json").write_text('{"conditions": ')
+    with pytest.raises(ResultsError, match=r"run\.json: cannot be read"):
+        evaluate_run(run, cfg, RedModel())
+
+
+def test_baselines_are_the_training_free_systems_without_windows_where_they_know_none(cfg, tmp_path):
+    cfg.merge_from_list(["MODEL.WEIGHTS", "x.pth", "TEST.SLIDING.ENABLED", "True", "TEST.FULL_SCORES", "True"])
+    models = models_to_evaluate(cfg, ZeroShotTask((), tmp_path, "mine", baselines=True))
+    found = [
+        (name, model.MODEL.META_ARCHITECTURE, model.MODEL.WEIGHTS, model.TEST.SLIDING.ENABLED) for name, model in models
+    ]
+    assert found == [
+        ("mine", "ESCNet", "x.pth", True),
+        ("DenseClip", "DenseClip", "", True),
+        ("ClipThenSam", "ClipThenSam", "", False),
+    ]
+    assert not any(model.TEST.FULL_SCORES for _, model in models)
+    assert [name for name, _ in models_to_evaluate(cfg, ZeroShotTask((), tmp_path, "mine"))] == ["mine"]
+
+
 def test_truth_that_does_not_fit_names_both_files(run, cfg, voc):
     write_labels(voc / "VOCdevkit/VOC2012/annotations_detectron2_bg/val/b.png", np.zeros((5, 5), int))
     with pytest.raises(ValueError, match=r"b\.jpg.*b\.png: prediction is 8x24 but truth is 5x5"):
@@ -201,10 +283,8 @@ def test_conditions_say_what_the_number_depends_on(run, cfg):
     assert conditions["vocabulary"]["class names"] == "original" and conditions["vocabulary"]["classes"] == 21
     assert conditions["vocabulary"]["words of the background"] == 39
     assert conditions["vocabulary"]["templates"] == ["a photo of a {}"]
-    assert conditions["inference"] == {
-        "image size": [4, 4], "sliding window": "off: whole image", "MAX_CLASSES": "off: all classes",
-        "precision": "fp32", "device": "cpu",
-    }  # fmt: skip
+    assert conditions["model"]["architecture"] == "RedModel"
+    assert conditions["model"]["settings"] == {"MODEL.PRECISION": "fp32"} and conditions["device"] == "cpu"
     assert conditions["data"]["images"] == 2 and conditions["data"]["images of the published split"] == [1449]
     assert len(conditions["model"]["all weights sha256"]) == 64 and conditions["versions"]["torch"] == torch.__version__
 
@@ -230,6 +310,7 @@ def test_table_shows_measured_beside_published(run, cfg, voc):
     assert table["rows"][-1]["scores"]["voc_20b_val"]["folder"] == "Red/voc_20b_val"
     markdown = (run.output / "table.md").read_text()
     assert "| Red " in markdown and "- Red: measured: no checkpoint" in markdown and "until 2022" in markdown
+    assert "templates: 1; PRECISION fp32; on cpu; escnet" in markdown
     with open(run.output / "table.csv") as file:
         last = list(csv.DictReader(file))[-1]
     assert (last["model"], last["dataset"], float(last["miou"]), last["of"]) == ("Red", "voc_20b_val", 0.5, "1449")

@@ -55,9 +55,6 @@ def test_pooled_equals_encode_image(vision: dict) -> None:
         torch.testing.assert_close(
             ClipImageEncoder(model.visual)(images).pooled, model.encode_image(images), atol=1e-5, rtol=0
         )
-        torch.testing.assert_close(
-            ClipImageEncoder(model.visual).pool(images), model.encode_image(images), atol=1e-5, rtol=0
-        )
 
 
 def test_pooled_is_computed_only_if_asked() -> None:
@@ -211,45 +208,6 @@ def test_gradient_flows_through_interpolated_positions_and_checkpoints() -> None
     assert model.visual.positional_embedding.grad[1:].abs().sum() > 0
     for plain, again in zip(*gradients, strict=True):
         torch.testing.assert_close(plain, again)
-
-
-@pytest.mark.parametrize("pool_type", ("avg", "tok"))
-def test_pooling_in_training_drops_the_patches_that_open_clip_drops(pool_type: str) -> None:
-    model = make_clip(patch_dropout=0.5, pool_type=pool_type).train()
-    images = make_images(3, 32, 32)
-    torch.manual_seed(7)
-    pooled = ClipImageEncoder(model.visual).train().pool(images)
-    torch.manual_seed(7)
-    torch.testing.assert_close(pooled, model.encode_image(images), atol=1e-5, rtol=0)
-    assert not torch.allclose(pooled, model.eval().encode_image(images), atol=1e-3)
-
-
-def test_pooled_cells_are_means_of_the_dense_features() -> None:
-    encoder = ClipImageEncoder(make_clip(patch_dropout=0.5).visual).eval()
-    images = make_images(2, 32, 32)
-    patches = encoder.pool_cells(images, 4)
-    dense = encoder(images).dense
-    torch.testing.assert_close(F.normalize(patches, dim=-1), dense.flatten(2).transpose(1, 2))
-    halves = patches.unflatten(1, (2, 2, 2, 2)).mean(dim=(2, 4)).flatten(1, 2)
-    torch.testing.assert_close(encoder.pool_cells(images, 2), halves)
-
-
-def test_pooled_cells_in_training_are_of_some_patches_of_each() -> None:
-    """Pictures of one colour each and no positions: a cell's feature does not depend on which patches are left."""
-    encoder = ClipImageEncoder(make_clip(patch_dropout=0.5).visual).train()
-    with torch.no_grad():
-        encoder.visual.positional_embedding.zero_()
-    colours = torch.arange(4.0).view(2, 2).repeat_interleave(16, 0).repeat_interleave(16, 1).expand(1, 3, -1, -1)
-    some, others = encoder.pool_cells(colours, 2), encoder.pool_cells(colours, 2)
-    torch.testing.assert_close(some, others)
-    assert (some[0, 0] - some[0, 1]).abs().max() > 1e-3
-    noise = make_images(1, 32, 32)
-    assert not torch.allclose(encoder.pool_cells(noise, 2), encoder.pool_cells(noise, 2), atol=1e-4)
-
-
-def test_a_grid_that_cells_do_not_fit_into() -> None:
-    with pytest.raises(ValueError, match="4x4 patches cannot be divided into 3x3"):
-        ClipImageEncoder(make_clip().visual).pool_cells(make_images(1, 32, 32), 3)
 
 
 def test_patch_dropout_is_not_applied_to_maps() -> None:

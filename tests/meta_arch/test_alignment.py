@@ -16,7 +16,8 @@ from escnet.meta_arch.alignment import _features, align_projections
 from escnet.miniature.world.scene import SceneStyle
 from escnet.miniature.world.writing import World, write_world
 from escnet.pretrained.sam import build_sam
-from escnet.training.trainer import EscTrainer
+from escnet.training.tasks.segmentation import segmentation_trainer
+from escnet.training.trainer import Trainer
 
 CONFIG = Path(__file__).parents[2] / "configs/mojiscenes/escnet.yaml"
 OPTIONS = [
@@ -93,12 +94,12 @@ def cfg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CfgNode:
     )  # fmt: skip
 
 
-def projections(trainer: EscTrainer) -> list[Tensor]:
+def projections(trainer: Trainer) -> list[Tensor]:
     return [block.project[0].weight.detach().clone() for block in trainer.checkpointer.model.blocks]
 
 
 def test_training_begins_with_aligned_projections_and_resumes_without(cfg: CfgNode) -> None:
-    trainer = EscTrainer(cfg)
+    trainer = segmentation_trainer(cfg)
     random = projections(trainer)
     trainer.resume_or_load()
     aligned = projections(trainer)
@@ -106,7 +107,7 @@ def test_training_begins_with_aligned_projections_and_resumes_without(cfg: CfgNo
     assert trainer.model.training
     trainer.train()
     trained = projections(trainer)
-    again = EscTrainer(cfg)
+    again = segmentation_trainer(cfg)
     again.resume_or_load()
     for before, after in zip(trained, projections(again), strict=True):
         assert torch.equal(before, after)
@@ -115,7 +116,7 @@ def test_training_begins_with_aligned_projections_and_resumes_without(cfg: CfgNo
 @pytest.mark.parametrize("option", (("MODEL.SAM.ALIGN_IMAGES", "0"), ("MODEL.SAM.INIT", "random")))
 def test_only_what_is_pretrained_is_aligned(cfg: CfgNode, option: tuple[str, str]) -> None:
     cfg.merge_from_list(list(option))
-    trainer = EscTrainer(cfg)
+    trainer = segmentation_trainer(cfg)
     before = projections(trainer)
     trainer.resume_or_load()
     for random, after in zip(before, projections(trainer), strict=True):
@@ -125,4 +126,4 @@ def test_only_what_is_pretrained_is_aligned(cfg: CfgNode, option: tuple[str, str
 def test_a_negative_number_is_refused(cfg: CfgNode) -> None:
     cfg.MODEL.SAM.ALIGN_IMAGES = -1
     with pytest.raises(ValueError, match=r"MODEL\.SAM\.ALIGN_IMAGES is -1"):
-        EscTrainer(cfg)
+        segmentation_trainer(cfg)

@@ -19,12 +19,12 @@ from escnet.config import ConfigError
 from escnet.drawing.prompt_sheets import Example, draw_examples
 from escnet.layers.pseudo_prompts import PseudoPromptGenerator
 from escnet.miniature import __main__ as command
-from escnet.miniature import demo as demo_module
 from escnet.miniature.demo import DemoTask, run_demo
 from escnet.miniature.demo_page import training_losses
 from escnet.miniature.world.writing import World
 from escnet.pretrained.files import WeightsError
 from escnet.safe_files import DiskFullError
+from escnet.training.trainer import Trainer
 
 CONFIG = Path(__file__).parents[2] / "configs/mojiscenes/escnet.yaml"
 
@@ -52,7 +52,7 @@ def test_the_demo_from_nothing_to_the_page(
     assert all(":checked" in rule for rule in re.findall(r"\n([^\n]*)\{[^}]*max-width: none", html))
     assert [line[:3] for line in said if line[1:2] == "/"] == ["1/4", "2/4", "3/4", "4/4"]
 
-    monkeypatch.setattr(demo_module.EscTrainer, "run_step", lambda self: pytest.fail("trained again"))
+    monkeypatch.setattr("escnet.training.trainer.Trainer.run_step", lambda self: pytest.fail("trained again"))
     assert run_demo(task, said.append) == page
 
 
@@ -71,7 +71,7 @@ def test_the_command_hands_its_options_on(
         tasks.append(task)
         return tmp_path / "index.html"
 
-    monkeypatch.setattr(demo_module, "run_demo", run)
+    monkeypatch.setattr("escnet.miniature.demo.run_demo", run)
     arguments = ["--config-file", "mine.yaml", "--output", str(tmp_path), "--train", "4", "--val", "2", "--large", "1"]
     assert command.main([*arguments, "--examples", "3", "SOLVER.MAX_ITER", "5"]) == 0
     assert tasks == [DemoTask("mine.yaml", tmp_path, World(4, 2), 1, 3, ("SOLVER.MAX_ITER", "5"))]
@@ -100,7 +100,7 @@ def test_what_ends_the_command_is_told_in_one_line(
     def run(task: DemoTask, say: Callable[[str], None]) -> Path:
         raise error
 
-    monkeypatch.setattr(demo_module, "run_demo", run)
+    monkeypatch.setattr("escnet.miniature.demo.run_demo", run)
     assert command.main([]) == code
     assert re.fullmatch(f"demo: .*{said}.*", capsys.readouterr().err.strip())
 
@@ -108,10 +108,10 @@ def test_what_ends_the_command_is_told_in_one_line(
 def test_a_full_disk_while_training_is_told_in_one_line(
     tiny_config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def full(self: demo_module.EscTrainer) -> None:
+    def full(self: Trainer) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(demo_module.EscTrainer, "run_step", full)
+    monkeypatch.setattr(Trainer, "run_step", full)
     arguments = ["--config-file", tiny_config, "--output", str(tmp_path / "demo"), "--train", "2", "--val", "1"]
     assert command.main(arguments) == 1
     told = capsys.readouterr()

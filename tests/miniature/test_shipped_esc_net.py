@@ -13,7 +13,7 @@ from escnet.miniature.world.writing import World
 from escnet.miniature.world.writing import _draw_chunk as draw_chunk
 from escnet.pretrained.shipped import FOLDER, shipped_weights
 from escnet.training.checkpoint import SafeCheckpointer
-from escnet.training.trainer import evaluate
+from escnet.training.tasks.segmentation import evaluate
 
 CONFIG = Path(__file__).parents[2] / "configs/mojiscenes/escnet.yaml"
 NOVEL = "mojiscenes_val_novel"

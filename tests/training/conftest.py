@@ -15,12 +15,23 @@ from torch import nn
 from torch.nn import functional as F
 
 from escnet.config import add_escnet_config
+from escnet.meta_arch.interfaces import LearningPart
 
 CLASSES = 11
 
 
+def learning_parts(cfg: CfgNode) -> list[LearningPart]:
+    """As ESC-Net states them."""
+    clip, sam = cfg.SOLVER.CLIP_MULTIPLIER, cfg.SOLVER.SAM_MULTIPLIER
+    return [
+        LearningPart("CLIP image", r"clip_image\.", clip),
+        LearningPart("CLIP text", r"clip_text\.", clip),
+        LearningPart("SAM blocks", r"blocks\.\d+\.sam_block\.", sam if cfg.MODEL.SAM.INIT == "pretrained" else 1.0),
+    ]
+
+
 class Block(nn.Module):
-    """Parameters under the names that ESC-Net's have, on 4 channels."""
+    """A layer that learns slowly among others, on 4 channels."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,6 +55,9 @@ class TinySegmenter(nn.Module):
         self.head = nn.Conv2d(4, CLASSES, 1)
         self.frozen = nn.Linear(5, 3).requires_grad_(False)
         self.dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[cfg.MODEL.PRECISION]
+
+    def learning_parts(self, cfg: CfgNode) -> list[LearningPart]:
+        return learning_parts(cfg)
 
     def logits(self, images: torch.Tensor) -> torch.Tensor:
         x = self.clip_image(images.float() / 255).permute(0, 2, 3, 1)

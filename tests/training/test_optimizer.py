@@ -8,11 +8,17 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import nn
 
+from escnet.layers.trainable_attention import _freeze_key_rows
+from escnet.meta_arch.interfaces import LearningPart
 from escnet.training.optimizer import build_optimizer, group_table, parameter_groups
 
 
 class Attention(nn.Module):
     """Holds CLIP-like parameters: a packed attention projection, a token and its positions."""
+
+    def learning_parts(self, cfg: CfgNode) -> list[LearningPart]:
+        clip = cfg.SOLVER.CLIP_MULTIPLIER
+        return [LearningPart("CLIP image", "clip_image", clip), LearningPart("CLIP text", "clip_text", clip)]
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,17 +60,23 @@ def test_key_rows_are_not_decayed(cfg: CfgNode) -> None:
     name = "clip_text.attn.in_proj_weight"
     lr = cfg.SOLVER.BASE_LR * cfg.SOLVER.CLIP_MULTIPLIER
     assert rates(Attention(), cfg)[name] == (lr, cfg.SOLVER.WEIGHT_DECAY)
-    cfg.MODEL.CLIP.TRAIN = "qv"
-    found = rates(Attention(), cfg)
+    model = Attention()
+    _freeze_key_rows(model.get_parameter(name))
+    found = rates(model, cfg)
     assert found[name] == (lr, 0.0)
     assert found["clip_text.attn.out_proj.weight"] == (lr, cfg.SOLVER.WEIGHT_DECAY)
     assert found["clip_text.positional_embedding"] == (lr, 0.0)
+    assert [group.name for group in parameter_groups(model, cfg) if name in dict(group.parameters)] == [
+        "CLIP text, query and value rows"
+    ]
 
 
-@pytest.mark.parametrize("train", ["attention", "qv"])
-def test_every_trainable_parameter_is_in_one_group(cfg: CfgNode, train: str) -> None:
-    cfg.MODEL.CLIP.TRAIN = train
-    for model in (build_model(cfg), Attention()):
+@pytest.mark.parametrize("has_frozen_rows", [False, True])
+def test_every_trainable_parameter_is_in_one_group(cfg: CfgNode, has_frozen_rows: bool) -> None:
+    attention = Attention()
+    if has_frozen_rows:
+        _freeze_key_rows(attention.clip_text.attn.in_proj_weight)
+    for model in (build_model(cfg), attention):
         trainable = sorted(name for name, parameter in model.named_parameters() if parameter.requires_grad)
         grouped = [name for group in parameter_groups(model, cfg) for name, _ in group.parameters]
         assert sorted(grouped) == trainable
@@ -94,6 +106,13 @@ def test_table(cfg: CfgNode) -> None:
     assert rows["other, tables"] == ["1", "8", "0.01", "0"]
     assert rows["frozen"] == ["2", "18", "", ""]
     assert rows["total"][1] == str(sum(parameter.numel() for parameter in model.parameters()))
+
+
+def test_a_model_that_states_no_parts_learns_at_the_base_rate(cfg: CfgNode) -> None:
+    groups = parameter_groups(nn.Linear(2, 2), cfg)
+    assert [(group.name, group.lr) for group in groups] == [
+        ("other, biases", cfg.SOLVER.BASE_LR), ("other, weights", cfg.SOLVER.BASE_LR),
+    ]  # fmt: skip
 
 
 def test_nothing_to_train_is_an_error(cfg: CfgNode) -> None:

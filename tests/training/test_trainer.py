@@ -19,11 +19,12 @@ from torch import nn
 from escnet.data.errors import DatasetError
 from escnet.pretrained.files import WeightsError
 from escnet.training.reproducibility import deterministic_if_cpu, seed_step
-from escnet.training.trainer import EscTrainer, clip_gradients, evaluate
+from escnet.training.tasks.segmentation import evaluate, segmentation_trainer, training_settings
+from escnet.training.trainer import Trainer, clip_gradients
 
 
-def trainer_of(cfg: CfgNode, resume: bool = False) -> EscTrainer:
-    trainer = EscTrainer(cfg)
+def trainer_of(cfg: CfgNode, resume: bool = False) -> Trainer:
+    trainer = segmentation_trainer(cfg)
     trainer.resume_or_load(resume=resume)
     return trainer
 
@@ -57,12 +58,12 @@ def test_gradients_are_clipped_by_their_common_norm(cfg: CfgNode, limit: float) 
         parameter.grad = torch.randn_like(parameter)
     before = [parameter.grad.clone() for parameter in model.parameters()]
     norm = torch.sqrt(sum((gradient**2).sum() for gradient in before))
-    assert torch.allclose(clip_gradients(model.parameters(), cfg.SOLVER.CLIP_GRADIENTS), norm)
+    assert torch.allclose(clip_gradients(model.parameters(), training_settings(cfg)), norm)
     for parameter, gradient in zip(model.parameters(), before, strict=True):
         assert torch.allclose(parameter.grad, gradient * min(1.0, limit / (norm + 1e-6)))
     cfg.SOLVER.CLIP_GRADIENTS.ENABLED = False
     clipped = [parameter.grad.clone() for parameter in model.parameters()]
-    clip_gradients(model.parameters(), cfg.SOLVER.CLIP_GRADIENTS)
+    clip_gradients(model.parameters(), training_settings(cfg))
     assert_same([parameter.grad for parameter in model.parameters()], clipped)
 
 
@@ -71,7 +72,7 @@ def test_one_step_equals_the_step_by_hand(cfg: CfgNode) -> None:
     trainer = trainer_of(cfg)
     torch.manual_seed(cfg.SEED)
     model = build_model(cfg).train()
-    batch = next(iter(trainer._build_loader()))
+    batch = next(trainer.task.batches(0))
     trainer.train()
 
     seed_step(cfg.SEED, 0)
@@ -98,8 +99,8 @@ def test_a_stopped_run_ends_as_an_undisturbed_one(
     undisturbed, cfg.OUTPUT_DIR = cfg.OUTPUT_DIR, str(tmp_path / "stopped")
 
     with monkeypatch.context() as patch:
-        step = EscTrainer.run_step
-        patch.setattr(EscTrainer, "run_step", lambda self: 1 / 0 if self.iter == stopped_at else step(self))
+        step = Trainer.run_step
+        patch.setattr(Trainer, "run_step", lambda self: 1 / 0 if self.iter == stopped_at else step(self))
         with pytest.raises(ZeroDivisionError):
             trainer_of(cfg).train()
     assert not (tmp_path / "stopped/model_final.pth").exists()
@@ -218,7 +219,7 @@ def test_resuming_with_other_parameters_is_refused(cfg: CfgNode) -> None:
 def test_a_missing_dataset_is_found_before_the_training(cfg: CfgNode) -> None:
     cfg.DATASETS.TEST = ("ade20k_150_val",)
     with pytest.raises(DatasetError, match=r"ade20k_150_val.*DATASETS\.TEST \"\(\)\""):
-        EscTrainer(cfg)
+        segmentation_trainer(cfg)
     cfg.DATASETS.TEST = ()
     assert trainer_of(cfg).train() == {}
 
@@ -236,7 +237,7 @@ def test_a_missing_dataset_is_found_before_the_training(cfg: CfgNode) -> None:
 def test_what_cannot_be_trained_is_refused(cfg: CfgNode, key: str, value: Any, message: str) -> None:
     cfg.merge_from_list([key, value])
     with pytest.raises(ValueError, match=re.escape(message)):
-        EscTrainer(cfg)
+        segmentation_trainer(cfg)
 
 
 def test_random_numbers_of_a_step_depend_on_seed_and_iteration_alone() -> None:

@@ -2,8 +2,9 @@
 
     python tools/miniature/pretrain_clip.py --output output/clip.safetensors
 
-The pictures are drawn once, then the contrastive training runs with progress on the screen. Beside the weights comes a
-card, the same name with .json: recipe, command, seed, time, figures on new pictures, SHA-256.
+The pictures are drawn once, then the contrastive training runs with progress on the screen and checkpoints beside the
+weights; the same command goes on with a training that was stopped. Beside the weights comes a card, the same name with
+.json: recipe, command, seed, time, figures on new pictures, SHA-256.
 """
 
 from __future__ import annotations
@@ -34,10 +35,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help="of the training (default: the recipe's)")
     parser.add_argument("--pictures", type=int, help="drawn to train on (default: the recipe's)")
     parser.add_argument("--seed", type=int, help="(default: the recipe's)")
+    parser.add_argument("--output-dir", type=Path, help="of checkpoints (default: --output, ending in .training)")
     parser.add_argument("--threads", type=int, default=0, help="of PyTorch (default: one for each core)")
     options = parser.parse_args(arguments)
     if options.output.suffix != ".safetensors":
         parser.error(f"--output has to end in .safetensors, got {options.output}")
+    options.output_dir = options.output_dir or options.output.with_suffix(".training")
     if options.pictures is not None and options.pictures < _LEAST_PICTURES:
         parser.error(f"--pictures is {options.pictures}, but at least {_LEAST_PICTURES} are needed")
     return options
@@ -48,13 +51,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     import torch
 
-    from escnet.data.errors import DatasetError
     from escnet.layers.clip_image_encoder import DENSE_ATTENTION, ClipImageEncoder
     from escnet.layers.clip_text_encoder import ClipTextEncoder
     from escnet.miniature.cards import save_with_card
     from escnet.miniature.clip_evaluation import evaluate_clip
     from escnet.miniature.clip_recipe import MODEL, ClipRecipe, draw_captioned
     from escnet.pretrained.clip import build_clip
+    from escnet.pretrained.files import WeightsError
 
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -64,13 +67,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.manual_seed(recipe.seed)
     model, tokenizer = build_clip(MODEL)
     try:
-        train(model, tokenizer, recipe)
+        train(model, tokenizer, recipe, options.output_dir)
         test = draw_captioned(replace(recipe, pictures=TEST_PICTURES), TEST_SEED)
-    except DatasetError as error:
+    except (ValueError, WeightsError, FloatingPointError) as error:
         print(f"pretrain_clip: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\npretrain_clip: stopped; nothing was written", file=sys.stderr)
+        print(
+            f"\npretrain_clip: stopped; {options.output} was not written, the same command goes on from the last "
+            f"checkpoint in {options.output_dir}",
+            file=sys.stderr,
+        )
         return 130
     # The figures are those of the weights as they are written, in half precision.
     model.half().float()
@@ -83,16 +90,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def train(model: nn.Module, tokenizer: Callable[..., Tensor], recipe: ClipRecipe) -> None:
-    """Draw the pictures and train on them, with progress on the screen."""
-    from escnet.miniature.clip_recipe import draw_captioned, train_clip
-    from escnet.miniature.pretraining import progress
+def train(model: nn.Module, tokenizer: Callable[..., Tensor], recipe: ClipRecipe, folder: Path) -> None:
+    """Draw the pictures and train on them, with progress on the screen and checkpoints in a folder."""
+    from detectron2.utils.logger import setup_logger
+
+    from escnet.miniature.clip_recipe import clip_trainer, draw_captioned
 
     start = time.perf_counter()
     data = draw_captioned(recipe, seed=recipe.seed)
     print(f"{recipe.pictures} pictures drawn in {time.perf_counter() - start:.0f} s", flush=True)
-    with progress(recipe.steps) as report:
-        train_clip(model, tokenizer, data, recipe, report)
+    trainer = clip_trainer(model, tokenizer, data, recipe, folder)
+    setup_logger(str(folder), name="detectron2")
+    trainer.resume_or_load()
+    trainer.train()
+    model.eval()
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
     python tools/miniature/pretrain_sam.py --output output/sam.safetensors
 
-The pictures are drawn once, then the training runs with progress on the screen. Beside the weights comes a card, the
-same name with .json: recipe, command, seed, time, figures on new pictures of base and novel glyphs, SHA-256. Both are
-written at the end; a run that is stopped before leaves nothing behind.
+The pictures are drawn once, then the training runs with progress on the screen and checkpoints beside the weights; the
+same command goes on with a training that was stopped. Beside the weights comes a card, the same name with .json:
+recipe, command, seed, time, figures on new pictures of base and novel glyphs, SHA-256. Both are written at the end.
 """
 
 from __future__ import annotations
@@ -38,10 +38,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--learning-rate", type=float, help="(default: the recipe's)")
     parser.add_argument("--seed", type=int, help="(default: the recipe's)")
     parser.add_argument("--test-pictures", type=int, default=300, help="of each set of glyphs, to be measured on")
+    parser.add_argument("--output-dir", type=Path, help="of checkpoints (default: --output, ending in .training)")
     parser.add_argument("--threads", type=int, default=0, help="of PyTorch (default: one for each core)")
     options = parser.parse_args(arguments)
     if options.output.suffix != ".safetensors":
         parser.error(f"--output has to end in .safetensors, got {options.output}")
+    options.output_dir = options.output_dir or options.output.with_suffix(".training")
     for name in ("steps", "pictures", "batch_size", "test_pictures"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             parser.error(f"--{name.replace('_', '-')} has to be at least 1, got {getattr(options, name)}")
@@ -53,9 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     import torch
 
-    from escnet.data.errors import DatasetError
     from escnet.miniature.cards import save_with_card
     from escnet.miniature.sam_recipe import SamRecipe
+    from escnet.pretrained.files import WeightsError
     from escnet.pretrained.sam import build_sam
 
     if options.threads:
@@ -66,41 +68,50 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.manual_seed(recipe.seed)
     sam = build_sam(MODEL)
     try:
-        train(sam, recipe)
+        train(sam, recipe, options.output_dir)
         figures = measure(sam, recipe, options.test_pictures)
-    except DatasetError as error:
+    except (ValueError, WeightsError, FloatingPointError) as error:
         print(f"pretrain_sam: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\npretrain_sam: stopped; nothing was written", file=sys.stderr)
+        print(
+            f"\npretrain_sam: stopped; {options.output} was not written, the same command goes on from the last "
+            f"checkpoint in {options.output_dir}",
+            file=sys.stderr,
+        )
         return 130
     print(json.dumps(figures, indent=1), flush=True)
     save_with_card(options.output, sam.state_dict(), asdict(recipe), figures, time.perf_counter() - start)
     return 0
 
 
-def train(sam: Sam, recipe: SamRecipe) -> None:
-    """Draw the pictures and train on them, with progress on the screen."""
-    from escnet.miniature.pretraining import progress
-    from escnet.miniature.sam_recipe import draw_masked, train_sam
+def train(sam: Sam, recipe: SamRecipe, folder: Path) -> None:
+    """Draw the pictures and train on them, with progress on the screen and checkpoints in a folder."""
+    from detectron2.utils.logger import setup_logger
+
+    from escnet.miniature.sam_recipe import draw_masked, sam_trainer
 
     start = time.perf_counter()
     data = draw_masked("unnamed", recipe.pictures, recipe.seed, recipe.style, recipe.least_area)
     print(f"{recipe.pictures} pictures drawn in {time.perf_counter() - start:.0f} s", flush=True)
-    with progress(recipe.steps) as report:
-        train_sam(sam, data, recipe, report)
+    trainer = sam_trainer(sam, data, recipe, folder)
+    setup_logger(str(folder), name="detectron2")
+    trainer.resume_or_load()
+    trainer.train()
+    sam.eval()
 
 
 def measure(sam: Sam, recipe: SamRecipe, pictures: int) -> dict[str, dict[str, float]]:
     """Mean IoU on new pictures of each set of glyphs, of the weights as they are written, in half precision."""
-    from escnet.evaluation.prompting import evaluate_sam
-    from escnet.miniature.sam_recipe import draw_masked
+    from escnet.evaluation.prompting import evaluate_prompting
+    from escnet.meta_arch.sam import PromptableSam
+    from escnet.miniature.sam_recipe import GROUND, draw_masked
 
-    sam.half().float()
-    return {
-        glyph_set: evaluate_sam(sam, draw_masked(glyph_set, pictures, TEST_SEED, recipe.style, recipe.least_area))
-        for glyph_set in TEST_SETS
-    }
+    model, figures = PromptableSam(sam.half().float()), {}
+    for glyph_set in TEST_SETS:
+        data = draw_masked(glyph_set, pictures, TEST_SEED, recipe.style, recipe.least_area)
+        figures[glyph_set] = evaluate_prompting(model, data.images, data.regions, GROUND)
+    return figures
 
 
 if __name__ == "__main__":

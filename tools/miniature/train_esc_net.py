@@ -35,16 +35,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from detectron2.utils.logger import setup_logger
 
     from escnet.config import load_config
+    from escnet.evaluation.loop import evaluate_datasets
     from escnet.miniature.cards import save_with_card
     from escnet.pretrained.files import WeightsError
     from escnet.pretrained.reading import load_checkpoint
-    from escnet.training.trainer import EscTrainer, evaluate
+    from escnet.training.tasks.segmentation import segmentation_trainer
 
     try:
         cfg = load_config(options.config_file, options.opts)
         setup_logger(cfg.OUTPUT_DIR, name="detectron2")
         cfg.DATASETS.TEST = ()
-        trainer = EscTrainer(cfg)
+        trainer = segmentation_trainer(cfg)
         trainer.resume_or_load(resume=True)
         trainer.train()
     except (ValueError, WeightsError) as error:
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     model.load_state_dict(halves)
     cfg.DATASETS.TEST = BENCHMARKS
-    scores = {name: result["sem_seg"]["mIoU"] / 100 for name, result in evaluate(cfg, model).items()}
+    scores = {name: result["sem_seg"]["mIoU"] / 100 for name, result in evaluate_datasets(cfg, model).items()}
     recipe = {
         "config": options.config_file,
         "options": options.opts,

@@ -7,6 +7,8 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +16,15 @@ from tabulate import tabulate
 
 from escnet.data.benchmarks import find_benchmark
 from escnet.evaluation.confusion import SCORES
-from escnet.evaluation.runs.evaluation_data import Run, dataset_title
+from escnet.evaluation.runs.conditions import Conditions
+from escnet.evaluation.runs.evaluation_data import dataset_title
 from escnet.evaluation.runs.image_results import ResultsError
-from escnet.evaluation.runs.run_folder import read_json
+from escnet.evaluation.runs.run_folder import Run, read_json, read_run
 from escnet.evaluation.scored_classes import scored_words
 from escnet.safe_files import replacing
 
-_SHORT_NAMES = ("a847", "pc459", "a150", "pc59", "pas20", "pas20b")
-_ESC_NET = "published: ESC-Net's authors, trained on COCO-Stuff; class names, templates and mIoU definition are theirs"
-_CAT_SEG = "published: CAT-Seg's authors, trained on COCO-Stuff; class names, templates and mIoU definition are theirs"
+# Of a model that cannot say which of its settings matter, all are known, more than a line can hold.
+_LISTED_SETTINGS = 30
 
 
 @dataclass(frozen=True)
@@ -42,39 +44,15 @@ class Row:
     scores: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
-def _published(model: str, how: str, *percent: float | None) -> Row:
-    """A row of the literature, in the order of `_SHORT_NAMES`."""
-    return Row(
-        model,
-        "published",
-        how,
-        {
-            find_benchmark(short).name: {"miou": round(value / 100, 4)}
-            for short, value in zip(_SHORT_NAMES, percent, strict=True)
-            if value is not None
-        },
-    )
-
-
-PUBLISHED = (
-    _published("CAT-Seg ViT-B/16", _CAT_SEG, 12.0, 19.0, 31.8, 57.5, 94.6, 77.3),
-    _published("CAT-Seg ViT-L/14", _CAT_SEG, 16.0, 23.8, 37.9, 63.3, 97.0, 82.5),
-    _published("ESC-Net ViT-B/16", _ESC_NET, None, None, 35.6, 59.0, 97.3, 80.1),
-    _published("ESC-Net ViT-L/14", _ESC_NET, 18.1, 27.0, 41.8, 65.6, 98.3, None),
-)
-"""mIoU as reported in the literature."""
-
-
 def measured_row(model: str, runs: Sequence[Run]) -> Row:
     """The row of a model from the files of its finished runs.
 
     Raises:
         ResultsError: a run is not finished, or the runs were made with different weights.
     """
-    scores, settings = {}, []
+    scores = {}
     for run in runs:
-        metrics, conditions = read_json(run.folder / "metrics.json"), read_json(run.folder / "run.json")["conditions"]
-        settings.append(conditions)
+        metrics = read_json(run.folder / "metrics.json")
         scores[run.data.dataset] = {
             **{name: metrics[name] for name in SCORES},
             "images": metrics["images"],
@@ -84,7 +62,7 @@ def measured_row(model: str, runs: Sequence[Run]) -> Row:
         if "scored_classes" in metrics:
             words = scored_words(metrics["scored_classes"], len(metrics["classes"]))
             scores[run.data.dataset]["scored"] = words
-    return Row(model, "measured", _how(settings), scores)
+    return Row(model, "measured", _how([read_run(run.folder).conditions for run in runs]), scores)
 
 
 def write_table(output: Path, datasets: Sequence[str], rows: Sequence[Row]) -> str:
@@ -174,32 +152,35 @@ def _csv(datasets: Sequence[str], rows: Sequence[Row]) -> str:
     return stream.getvalue()
 
 
-def _how(settings: Sequence[Mapping[str, Any]]) -> str:
+def _how(runs: Sequence[Conditions]) -> str:
     """One line of what the runs of a row have in common; where they differ, all values."""
 
-    def common(part: str, key: str) -> str:
-        values = {json.dumps(conditions[part][key]): conditions[part][key] for conditions in settings}
-        return " / ".join(_words(value) for value in values.values())
+    def common(*keys: str) -> str:
+        values = (reduce(getitem, keys, conditions) for conditions in runs)
+        return " / ".join(dict.fromkeys(map(_words, values)))
 
-    checkpoint = {conditions["model"]["checkpoint sha256"][:8] for conditions in settings}
-    weights = {conditions["model"]["all weights sha256"][:8] for conditions in settings}
+    checkpoint = {conditions["model"]["checkpoint sha256"][:8] for conditions in runs}
+    weights = {conditions["model"]["all weights sha256"][:8] for conditions in runs}
     if len(checkpoint) > 1 or len(weights) > 1:
         raise ResultsError(f"the runs of one row have different weights: {sorted(checkpoint | weights)}; use --restart")
     file = f"checkpoint {checkpoint.pop()}" if any(checkpoint) else "no checkpoint"
-    templates = {len(conditions["vocabulary"]["templates"]) for conditions in settings}
+    templates = dict.fromkeys(str(len(conditions["vocabulary"]["templates"])) for conditions in runs)
     return (
-        f"measured: {file}, weights {weights.pop()}, {common('model', 'CLIP')}; "
-        f"class names {common('vocabulary', 'class names')}, templates: {' / '.join(map(str, templates))}; "
-        f"image size {common('inference', 'image size')}, sliding window {common('inference', 'sliding window')}, "
-        f"MAX_CLASSES {common('inference', 'MAX_CLASSES')}, {common('inference', 'precision')} "
-        f"on {common('inference', 'device')}; "
+        f"measured: {file}, weights {weights.pop()}; "
+        f"class names {common('vocabulary', 'class names')}, templates: {' / '.join(templates)}; "
+        f"{_settings(runs[0]['model']['settings'])}; on {common('device')}; "
         f"escnet {common('versions', 'escnet')}, torch {common('versions', 'torch')}"
     )
 
 
+def _settings(settings: Mapping[str, Any]) -> str:
+    """The settings of the model, which all runs of a row have in common; of very many only the first."""
+    words = [f"{key.removeprefix('MODEL.')} {_words(value)}" for key, value in settings.items()]
+    rest = len(words) - _LISTED_SETTINGS
+    return ", ".join(words[:_LISTED_SETTINGS]) + (f" and {rest} more, see run.json" if rest > 0 else "")
+
+
 def _words(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return " ".join(f"{key} {_words(entry)}" for key, entry in value.items())
     return "x".join(map(str, value)) if isinstance(value, list) else str(value)
 
 

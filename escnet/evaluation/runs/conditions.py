@@ -19,6 +19,7 @@ from torch import nn
 from escnet import __version__
 from escnet.data.benchmarks import find_benchmark, split_dataset_name
 from escnet.evaluation.runs.evaluation_data import EvaluationData
+from escnet.meta_arch.interfaces import SegmentingModel
 from escnet.pretrained.files import file_sha256
 from escnet.pretrained.shipped import resolve_shipped
 from escnet.vocabulary import Vocabulary
@@ -42,34 +43,40 @@ def conditions(cfg: CfgNode, model: nn.Module, identity: Conditions, data: Evalu
     return {
         "model": identity,
         "vocabulary": _vocabulary(vocabulary, cfg.TEST.CLASS_NAMES, data.dataset),
-        "inference": {
-            "image size": list(model.inference.image_size),
-            "sliding window": _sliding(model),
-            "MAX_CLASSES": _max_classes(model, vocabulary),
-            "precision": model.inference.precision,
-            "device": _device(model),
-        },
         "data": _data(data),
+        "device": _device(model),
         "versions": versions(),
     }
 
 
 def model_identity(cfg: CfgNode, model: nn.Module, weights: str = "") -> Conditions:
-    """Which model it is, by the hashes of its weights and its configuration; takes seconds for a large one.
+    """Which model it is, by the hashes of its weights and its settings; takes seconds for a large one.
 
     Args:
+        cfg: the configuration of the model.
+        model: with its weights.
         weights: the checkpoint file that was loaded, "" if none.
     """
     weights = resolve_shipped(weights)
     return {
         "architecture": type(model).__name__,
-        "CLIP": cfg.MODEL.CLIP.NAME,
-        "SAM": cfg.MODEL.SAM.NAME,
+        "settings": model_settings(cfg, model),
         "checkpoint": Path(weights).name,
         "checkpoint sha256": file_sha256(weights) if weights else "",
         "all weights sha256": weights_sha256(model),
-        "configuration sha256": _configuration_sha256(cfg),
     }
+
+
+def model_settings(cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
+    """The configuration that a prediction depends on, by key.
+
+    A `SegmentingModel` says which that is. Of another model nothing is known, so that all of cfg.MODEL counts but where
+    weights come from and the device, which are conditions of their own, and the sliding windows.
+    """
+    if isinstance(model, SegmentingModel):
+        return model.prediction_settings(cfg)
+    settings = flatten({"MODEL": cfg.MODEL, "TEST": {"SLIDING": cfg.TEST.SLIDING}})
+    return {key: value for key, value in settings.items() if key.split(".")[-1] not in ("WEIGHTS", "DEVICE")}
 
 
 def versions() -> dict[str, str]:
@@ -105,16 +112,6 @@ def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _configuration_sha256(cfg: CfgNode) -> str:
-    """The SHA-256 of the keys that a prediction depends on; where the weights come from is no part of it."""
-    keys = {name: cfg.MODEL[name].clone() for name in ("CLIP", "SAM", "ESC")}
-    for node in keys.values():
-        node.defrost()
-        node.pop("WEIGHTS", None)
-    keys |= {"SLIDING": cfg.TEST.SLIDING, "MODEL": [cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.PRECISION]}
-    return _sha256(json.dumps(keys, sort_keys=True))
-
-
 def _vocabulary(vocabulary: Vocabulary, class_names: str, dataset: str) -> dict[str, Any]:
     shared = sum(times for times in Counter(vocabulary.rows).values() if times > 1)
     return {
@@ -148,21 +145,9 @@ def _sizes(record: dict[str, Any]) -> str:
     return f"{os.path.getsize(record['file_name'])} {os.path.getsize(record['sem_seg_file_name'])}"
 
 
-def _sliding(model: nn.Module) -> dict[str, Any] | str:
-    sliding = model.inference.sliding
-    if sliding is None:
-        return "off: whole image"
-    return {"size": list(sliding.size), "window": list(sliding.window), "overlap": round(sliding.overlap, 6)}
-
-
-def _max_classes(model: nn.Module, vocabulary: Vocabulary) -> int | str:
-    """How many words are kept for an image; only ESC-Net can leave some out."""
-    kept = getattr(model, "max_classes", 0)
-    return kept if 0 < kept < len(vocabulary.rows) else "off: all classes"
-
-
 def _device(model: nn.Module) -> str:
-    return torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else model.device.type
+    device = next(model.parameters()).device
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def _sha256(text: str) -> str:

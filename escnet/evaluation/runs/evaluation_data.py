@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
 
-from escnet.data.benchmarks import dataset_folder_name, find_benchmark, split_dataset_name
+from escnet.data.benchmarks import find_benchmark, split_dataset_name
 from escnet.data.errors import DatasetError
 from escnet.data.label_spaces import LabelSpace, label_spaces
 from escnet.data.registration import dataset_metadata, dataset_records
@@ -65,26 +64,6 @@ class EvaluationData:
         benchmark, images = find_benchmark(self.dataset), len(self.records)
         expected = benchmark.sizes if benchmark and benchmark.sizes else (self.complete,)
         return None if images in expected else expected[0]
-
-
-@dataclass(frozen=True)
-class Run:
-    """One model on one dataset, and the folder of the results.
-
-    Attributes:
-        model: its name in tables.
-        data: the dataset.
-        output: the folder of the whole evaluation.
-    """
-
-    model: str
-    data: EvaluationData
-    output: Path
-
-    @property
-    def folder(self) -> Path:
-        """Where the results of this run are."""
-        return self.output / dataset_folder_name(self.model) / dataset_folder_name(self.data.dataset)
 
 
 def dataset_title(dataset: str) -> str:

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO
 
 import numpy as np
 
@@ -91,7 +91,7 @@ class ImageResults:
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
-        self._stream: TextIO | None = None
+        self._stream: BinaryIO | None = None
 
     def files(self) -> list[Path]:
         """The files that hold results."""
@@ -105,16 +105,16 @@ class ImageResults:
             if whole < len(contents):
                 os.truncate(file, whole)
 
-    def remove(self) -> None:
-        """Delete all results."""
-        for file in self.files():
-            file.unlink()
-
     def add(self, result: ImageResult, rank: int = 0) -> None:
-        """Append one result to the file of this process."""
+        """Append one result to the file of this process.
+
+        Raises:
+            OSError: it could not be written, for want of space as a rule; what was written of it is removed again.
+        """
         if self._stream is None:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._stream = open(self.folder / f"images.{rank}.jsonl", "a", encoding="utf-8")  # noqa: SIM115
+            # Unbuffered, so that after an error nothing is left that closing the file would try to write again.
+            self._stream = open(self.folder / f"images.{rank}.jsonl", "ab", buffering=0)  # noqa: SIM115
         line = {
             "image": result.image,
             "height": result.height,
@@ -123,8 +123,18 @@ class ImageResults:
             "truth": result.truth,
             "entries": result.entries.tolist(),
         }
-        self._stream.write(json.dumps(line, separators=(",", ":"), ensure_ascii=False) + "\n")
-        self._stream.flush()
+        contents = (json.dumps(line, separators=(",", ":"), ensure_ascii=False) + "\n").encode()
+        start = self._stream.seek(0, os.SEEK_END)
+        try:
+            while contents:
+                # Where space runs out in the middle of a line, a part of it is written, and only the rest is an error.
+                contents = contents[self._stream.write(contents) :]
+        except OSError as error:
+            self._stream.truncate(start)
+            raise OSError(
+                f"{self._stream.name}: the result of the image '{result.image}' was not written ({error.strerror}); "
+                "those of the images before it stand. Free some space, and the same command goes on from there"
+            ) from error
 
     def close(self) -> None:
         """Close the file of this process."""
@@ -155,6 +165,19 @@ class ImageResults:
         """The ids of the images that have a result."""
         return {result.image for result in self}
 
+    def added_to(self, total: ConfusionMatrix) -> Iterator[ImageResult]:
+        """Read the results, one at a time, and add each to a matrix.
+
+        Raises:
+            ResultsError: the results cannot be read, or are of other classes.
+        """
+        for result in self:
+            try:
+                total.add_entries(result.entries)
+            except ValueError as error:
+                raise ResultsError(f"{self.folder}, image '{result.image}': {error}") from error
+            yield result
+
     def confusion(self, num_classes: int) -> ConfusionMatrix:
         """The sum over all images, the same in whatever order and by how many processes they were counted.
 
@@ -162,11 +185,8 @@ class ImageResults:
             ResultsError: the results cannot be read, or are of other classes.
         """
         total = ConfusionMatrix(num_classes, ignore_label=-1)
-        for result in self:
-            try:
-                total.add_entries(result.entries)
-            except ValueError as error:
-                raise ResultsError(f"{self.folder}, image '{result.image}': {error}") from error
+        for _ in self.added_to(total):
+            pass
         return total
 
 

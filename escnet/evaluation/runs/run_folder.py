@@ -1,16 +1,41 @@
-"""Folders of runs, each one model evaluated on one dataset: their descriptions read back, and two outputs paired."""
+"""The folder of a run, and its run.json: what was evaluated, and all that the numbers depend on."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from escnet.evaluation.runs.conditions import SCORED
-from escnet.evaluation.runs.image_results import ResultsError
+from escnet.data.benchmarks import dataset_folder_name
+from escnet.evaluation.runs.conditions import SCORED, Conditions, differences
+from escnet.evaluation.runs.evaluation_data import EvaluationData
+from escnet.evaluation.runs.image_results import ImageResults, ResultsError
 from escnet.evaluation.scored_classes import ScoredClasses, scored_classes
+from escnet.safe_files import replacing
+
+_LISTED_CHANGES = 6
+
+
+@dataclass(frozen=True)
+class Run:
+    """One model on one dataset, and the folder of the results.
+
+    Attributes:
+        model: its name in tables.
+        data: the dataset.
+        output: the folder of the whole evaluation.
+    """
+
+    model: str
+    data: EvaluationData
+    output: Path
+
+    @property
+    def folder(self) -> Path:
+        """Where the results of this run are."""
+        return self.output / dataset_folder_name(self.model) / dataset_folder_name(self.data.dataset)
 
 
 @dataclass(frozen=True)
@@ -36,6 +61,29 @@ class RunDescription:
     scored: ScoredClasses
 
 
+def open_run(run: Run, conditions: Conditions, restart: bool = False) -> None:
+    """Begin a run, or go on with the one in its folder. To be called by one process, before any reads or adds results.
+
+    Args:
+        run: what is evaluated, and where.
+        conditions: what its numbers depend on.
+        restart: delete what is in the folder.
+
+    Raises:
+        ResultsError: the folder has results that were made under other conditions, or nobody knows how.
+    """
+    if restart:
+        shutil.rmtree(run.folder, ignore_errors=True)
+    results = ImageResults(run.folder)
+    if (run.folder / "run.json").is_file():
+        _check_conditions(read_run(run.folder), conditions)
+    elif results.files():
+        raise ResultsError(f"{run.folder}: has results, but no run.json that says how they were made; use --restart")
+    else:
+        _write_run(run, conditions)
+    results.repair()
+
+
 def read_run(folder: Path) -> RunDescription:
     """Read run.json of a run's folder.
 
@@ -50,40 +98,6 @@ def read_run(folder: Path) -> RunDescription:
         return RunDescription(folder, fields["model"], fields["dataset"], fields["title"], names, conditions, scored)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ResultsError(f"{path}: is not the description of a run ({error!r}); evaluate again") from None
-
-
-def paired_runs(a: Path, b: Path) -> tuple[list[tuple[Path, Path]], list[str]]:
-    """Pairs of run folders to compare, and descriptions of the runs left without a partner.
-
-    Args:
-        a, b: two run folders; or two output folders of evaluations, whose runs are paired by model and dataset, or by
-            dataset alone if each folder has exactly one model.
-
-    Raises:
-        ResultsError: one is a run and the other is not, or there is nothing to pair.
-    """
-    folders = [Path(a), Path(b)]
-    single = [(folder / "run.json").is_file() for folder in folders]
-    if all(single):
-        return [(folders[0], folders[1])], []
-    if any(single):
-        run, other = folders if single[0] else folders[::-1]
-        raise ResultsError(
-            f"{run} is the folder of one run, but {other} is not; give two runs, or two outputs of eval_zero_shot.py"
-        )
-    runs_a, runs_b = (_runs_in(folder) for folder in folders)
-    by_dataset = all(len({run.model for run in runs}) == 1 for runs in (runs_a, runs_b))
-
-    def keyed(runs: Iterable[RunDescription]) -> dict[tuple[str, ...], Path]:
-        return {(run.dataset,) if by_dataset else (run.dataset, run.model): run.folder for run in runs}
-
-    of_a, of_b = keyed(runs_a), keyed(runs_b)
-    alone = [f"{folder} is only in A" for key, folder in of_a.items() if key not in of_b]
-    alone += [f"{folder} is only in B" for key, folder in of_b.items() if key not in of_a]
-    pairs = [(folder, of_b[key]) for key, folder in of_a.items() if key in of_b]
-    if not pairs:
-        raise ResultsError(f"no model and dataset is in both outputs: {'; '.join(alone)}")
-    return pairs, alone
 
 
 def read_json(path: Path) -> Any:
@@ -102,8 +116,29 @@ def read_json(path: Path) -> Any:
         raise ResultsError(f"{path}: cannot be read ({error}); evaluate again") from None
 
 
-def _runs_in(folder: Path) -> list[RunDescription]:
-    runs = [read_run(path.parent) for path in sorted(folder.glob("*/*/run.json"))]
-    if not runs:
-        raise ResultsError(f"{folder}: neither a run nor an output of eval_zero_shot.py; no run.json is in it")
-    return runs
+def write_json(path: Path, contents: Any) -> None:
+    """Write JSON, never half of it."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(contents, indent=1, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
+
+
+def _check_conditions(known: RunDescription, conditions: Conditions) -> None:
+    # As JSON holds them: a tuple is a list there.
+    changed = differences(known.conditions, json.loads(json.dumps(conditions)))
+    if changed:
+        shown = "; ".join(f"{key} was {was}, is {now}" for key, was, now in changed[:_LISTED_CHANGES])
+        raise ResultsError(
+            f"{known.folder}: has results that were made under other conditions ({shown}); "
+            f"evaluate into another --output, or delete them with --restart"
+        )
+
+
+def _write_run(run: Run, conditions: Conditions) -> None:
+    description = {
+        "model": run.model,
+        "dataset": run.data.dataset,
+        "title": run.data.title,
+        "class_names": run.data.class_names,
+        "conditions": conditions,
+    }
+    write_json(run.folder / "run.json", description)

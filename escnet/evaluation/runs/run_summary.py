@@ -3,52 +3,48 @@
 from __future__ import annotations
 
 import csv
-import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from torch import nn
 
 from escnet.data.benchmarks import dataset_folder_name
-from escnet.data.images import read_image, read_labels
+from escnet.data.mappers import EvaluationMapper
 from escnet.evaluation.confusion import ConfusionMatrix, SemanticMetrics, semantic_metrics
 from escnet.evaluation.figures import prediction_and_truth, save_class_iou_plot
-from escnet.evaluation.runs.evaluation_data import Run
+from escnet.evaluation.loop import evaluation_mode, predict_labels
 from escnet.evaluation.runs.image_results import ImageResult, ImageResults, ResultsError
-from escnet.meta_arch.interfaces import SegmentingModel
+from escnet.evaluation.runs.run_folder import Run, write_json
+from escnet.evaluation.scored_classes import ScoredClasses
 from escnet.safe_files import replacing
-from escnet.vocabulary import Vocabulary
 
 LARGEST_CONFUSIONS = 20
 WORST_IMAGES = 6
 
 
-def summarise(run: Run, model: SegmentingModel, results: ImageResults) -> SemanticMetrics:
+def summarise(run: Run, model: nn.Module, mapper: EvaluationMapper) -> SemanticMetrics:
     """Sum up the results of all images and write the files of the run; the metrics last, as they say that all is there.
+
+    Args:
+        run: whose images all have a result in its folder.
+        model: predicts the worst images once more, for the pictures.
+        mapper: reads them.
 
     Raises:
         ResultsError: an image is missing, or nothing can be scored.
     """
-    names, expected = run.data.class_names, {record["image_id"] for record in run.data.records}
-    confusion = results.confusion(len(names))
-    summary, scores = _Summary(), {}
-    for result in results:
+    confusion, summary = ConfusionMatrix(len(run.data.class_names), ignore_label=-1), _Summary(run.data.scored)
+    for result in ImageResults(run.folder).added_to(confusion):
         summary.add(result)
-        scores[result.image] = (result.miou(run.data.scored), result.pixel_accuracy())
-    if scores.keys() != expected:
-        raise ResultsError(
-            f"{run.folder}: has results of {len(scores)} images, but the dataset {len(expected)}; use --restart"
-        )
-    if not confusion.counts.any():
-        raise ResultsError(f"{run.folder}: not a pixel of {len(expected)} images could be scored, all are ignored")
-    metrics = semantic_metrics(confusion, names, run.data.scored)
+    _check_complete(run, confusion, summary.scores.keys())
+    metrics = semantic_metrics(confusion, run.data.class_names, run.data.scored)
     _write_classes(run.folder / "per_class.csv", metrics)
-    _write_confusions(run.folder / "confusions.csv", confusion, names)
+    _write_confusions(run.folder / "confusions.csv", confusion, run.data.class_names)
     save_class_iou_plot(run.folder / "per_class.png", metrics, f"{run.model} on {run.data.title}")
-    _draw_worst(run, model, scores)
+    _draw_worst(run, model, mapper, summary.scores)
     write_json(
         run.folder / "metrics.json",
         {"dataset": run.data.dataset, "of": run.data.of} | summary.to_dict() | metrics.to_dict(),
@@ -57,14 +53,21 @@ def summarise(run: Run, model: SegmentingModel, results: ImageResults) -> Semant
 
 
 class _Summary:
-    """What is known of all images together besides the confusion matrix."""
+    """What is known of all images besides the confusion matrix.
 
-    def __init__(self) -> None:
+    Attributes:
+        scores: (mIoU, pixel accuracy) of each image.
+    """
+
+    def __init__(self, scored: ScoredClasses) -> None:
+        self.scores: dict[str, tuple[float, float]] = {}
+        self._scored = scored
         self._pixels, self._counted = 0, 0
         self._seconds: list[float] = []
         self._truths: list[str] = []
 
     def add(self, result: ImageResult) -> None:
+        self.scores[result.image] = (result.miou(self._scored), result.pixel_accuracy())
         self._pixels += result.height * result.width
         self._counted += int(result.entries[:, 2].sum())
         self._seconds.append(result.seconds)
@@ -79,6 +82,16 @@ class _Summary:
             # The median, as the first image pays for the embeddings of all words.
             "seconds_per_image": round(float(np.median(self._seconds)), 4),
         }
+
+
+def _check_complete(run: Run, confusion: ConfusionMatrix, images: Set[str]) -> None:
+    expected = {record["image_id"] for record in run.data.records}
+    if images != expected:
+        raise ResultsError(
+            f"{run.folder}: has results of {len(images)} images, but the dataset {len(expected)}; use --restart"
+        )
+    if not confusion.counts.any():
+        raise ResultsError(f"{run.folder}: not a pixel of {len(expected)} images could be scored, all are ignored")
 
 
 def _write_classes(path: Path, metrics: SemanticMetrics) -> None:
@@ -101,20 +114,28 @@ def _write_confusions(path: Path, confusion: ConfusionMatrix, names: Sequence[st
     _write_csv(path, ("truth", "predicted", "pixels", "share_of_truth"), rows)
 
 
-def _draw_worst(run: Run, model: SegmentingModel, scores: dict[str, tuple[float, float]]) -> None:
+def _draw_worst(
+    run: Run, model: nn.Module, mapper: EvaluationMapper, scores: Mapping[str, tuple[float, float]]
+) -> None:
     """Predict the images of the lowest mIoU once more, and draw them beside the truth; `scores`: mIoU, accuracy."""
-    folder, space = run.folder / "worst", run.data.space
     defined = [image for image, (miou, _) in scores.items() if not np.isnan(miou)]
     worst = sorted(defined, key=lambda image: (scores[image][0], image))[:WORST_IMAGES]
     by_id = {record["image_id"]: record for record in run.data.records}
     entries = []
     for number, image in enumerate(worst, start=1):
-        pixels, truth = read_image(by_id[image]["file_name"]), read_labels(by_id[image]["sem_seg_file_name"])
-        labels = predict(model, torch.from_numpy(pixels).permute(2, 0, 1), space.vocabulary)
+        sample = mapper(by_id[image])
+        with evaluation_mode(model):
+            labels = predict_labels(model, sample)
+        picture = prediction_and_truth(
+            sample["image"].permute(1, 2, 0).numpy(),
+            labels,
+            sample["sem_seg_truth"],
+            run.data.class_names,
+            run.data.space.ignore_label,
+            scored=run.data.scored,
+        )
         file = f"{number:02d}_{dataset_folder_name(image)}.jpg"
-        names, scored = run.data.class_names, run.data.scored
-        picture = prediction_and_truth(pixels, labels, truth, names, space.ignore_label, scored=scored)
-        with replacing(folder / file) as temporary:
+        with replacing(run.folder / "worst" / file) as temporary:
             picture.save(temporary, format="JPEG")
         miou, accuracy = scores[image]
         entries.append({"file": file, "image": image, "miou": miou, "pixel_accuracy": accuracy})
@@ -126,17 +147,3 @@ def _write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]])
         writer = csv.writer(stream)
         writer.writerow(header)
         writer.writerows(rows)
-
-
-def write_json(path: Path, contents: Any) -> None:
-    """Write JSON, never half of it."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(contents, indent=1, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
-
-
-@torch.no_grad()
-def predict(model: SegmentingModel, image: torch.Tensor, vocabulary: Vocabulary) -> np.ndarray:
-    """(H, W) class ids of an image (3, H, W)."""
-    height, width = image.shape[1:]
-    (output,) = model([{"image": image, "height": height, "width": width, "vocabulary": vocabulary}])
-    return output["labels"].cpu().numpy()

@@ -117,6 +117,16 @@ def test_the_table_has_measured_and_published_rows(tmp_path: Path) -> None:
     assert classes[1:4] == ["published", "measured", "measured"]
 
 
+def test_a_long_account_of_how_a_row_was_measured_is_folded(tmp_path: Path) -> None:
+    output = write_output(tmp_path)
+    table = json.loads((output / "table.json").read_text())
+    table["rows"][1]["how"] = "measured: " + ", ".join(f"SETTING_{i} {i}" for i in range(30))
+    write_table(output, table)
+    page = page_of(output)
+    folded = [tag for tag in page.named("details") if tag.get("class") == "how"]
+    assert len(folded) == 1 and "SETTING_29 29" in page.text
+
+
 def test_the_best_measured_number_is_bold_and_leads_to_its_run(tmp_path: Path) -> None:
     page = page_of(write_output(tmp_path))
     links = [a for a in page.named("a") if a["href"] != "#"][:3]

@@ -12,17 +12,11 @@ import numpy as np
 import pytest
 
 from escnet.evaluation.confusion import ConfusionMatrix, semantic_metrics
-from escnet.evaluation.runs.comparison import (
-    Comparison,
-    ComparisonError,
-    compare_runs,
-    pixel_counts,
-    resamples,
-    write_csv,
-)
+from escnet.evaluation.runs.bootstrap import pixel_counts, resamples
+from escnet.evaluation.runs.comparable import ComparisonError, paired_runs
+from escnet.evaluation.runs.comparison import Comparison, compare_runs, write_csv
 from escnet.evaluation.runs.conditions import SCORED
 from escnet.evaluation.runs.image_results import ImageResult, ImageResults, ResultsError
-from escnet.evaluation.runs.run_folder import paired_runs
 
 Pairs = dict[str, tuple[np.ndarray, np.ndarray]]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import zlib
 
@@ -132,3 +134,32 @@ def test_lines_are_plain_json(tmp_path):
     assert json.loads((tmp_path / "images.0.jsonl").read_text()) == {
         "image": "a", "height": 4, "width": 5, "seconds": 0.25, "truth": 7, "entries": [[1, 2, 3]],
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_leaves_no_half_line_and_says_how_to_go_on(tmp_path, monkeypatch, code):
+    space = 150
+
+    class SmallDisk(io.FileIO):
+        """Takes what fits; only the next write is an error, as of a real disk."""
+
+        def write(self, contents):
+            left = space - self.seek(0, io.SEEK_END)
+            if left <= 0:
+                raise OSError(code, "No space left on device")
+            return super().write(contents[:left])
+
+    results = ImageResults(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("builtins.open", lambda path, mode, buffering: SmallDisk(path, mode))
+        results.add(result("a", [[0, 0, 20]]))
+        size = (tmp_path / "images.0.jsonl").stat().st_size
+        assert size < space < 2 * size, "the second line has to fit in part"
+        with pytest.raises(OSError, match=r"images\.0\.jsonl: the result of the image 'b' was not written \(No space"):
+            results.add(result("b", [[0, 0, 20]]))
+        results.close()
+    assert (tmp_path / "images.0.jsonl").stat().st_size == size
+    again = ImageResults(tmp_path)
+    assert again.images() == {"a"}
+    again.add(result("b", [[0, 0, 20]]))
+    assert ImageResults(tmp_path).images() == {"a", "b"}

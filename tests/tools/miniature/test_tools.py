@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -13,7 +12,8 @@ import pytest
 import torch
 
 from escnet.miniature import pretraining
-from escnet.miniature.clip_recipe import train_clip
+from escnet.miniature.clip_evaluation import evaluate_clip
+from escnet.miniature.clip_recipe import ClipRecipe
 from escnet.predictor import Segmenter
 from escnet.pretrained.clip import build_clip
 from escnet.pretrained.files import file_sha256
@@ -32,13 +32,9 @@ def test_pretrain_clip_writes_weights_that_load(
     script = load_script("tools/miniature/pretrain_clip.py")
     monkeypatch.setattr(pretraining.os, "cpu_count", lambda: 1)
     monkeypatch.setattr(script, "TEST_PICTURES", 6)
-    monkeypatch.setattr(script, "evaluate_clip", partial(script.evaluate_clip, scenes=3))
+    monkeypatch.setattr("escnet.miniature.clip_evaluation.evaluate_clip", partial(evaluate_clip, scenes=3))
     # A step of the recipe has 272 pictures, which say no more here than these 17.
-    monkeypatch.setattr(
-        script,
-        "train_clip",
-        lambda *parts: train_clip(*parts[:3], replace(parts[3], alone=4, fours=1, nines=1), *parts[4:]),
-    )
+    monkeypatch.setattr("escnet.miniature.clip_recipe.ClipRecipe", partial(ClipRecipe, alone=4, fours=1, nines=1))
     path = tmp_path / "clip.safetensors"
     small = ["--pictures", "20", "--steps", "2"]
     assert script.main(["--output", str(path), "--seed", "3", *small]) == 0
