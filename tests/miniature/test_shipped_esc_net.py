@@ -9,10 +9,10 @@ import pytest
 from detectron2.modeling import build_model
 
 from escnet.config import load_config
+from escnet.evaluation.loop import evaluate_datasets
 from escnet.miniature.world.writing import World, write_world
 from escnet.pretrained.shipped import FOLDER, shipped_weights
 from escnet.training.checkpoint import SafeCheckpointer
-from escnet.training.tasks.segmentation import evaluate
 
 CONFIG = Path(__file__).parents[2] / "configs/mojiscenes/escnet.yaml"
 NOVEL = "mojiscenes_val_novel"
@@ -26,7 +26,7 @@ def test_the_score_on_novel_classes_is_that_of_the_card(tmp_path: Path, monkeypa
     cfg = load_config(CONFIG, [*options, "OUTPUT_DIR", str(tmp_path / "output")])
     model = build_model(cfg).eval()
     SafeCheckpointer(model).load(cfg.MODEL.WEIGHTS, checkpointables=[])
-    score = evaluate(cfg, model)[NOVEL]["sem_seg"]["mIoU"] / 100
+    score = evaluate_datasets(cfg, model)[NOVEL]["sem_seg"]["mIoU"] / 100
     card = json.loads((FOLDER / "esc_net.json").read_text(encoding="utf-8"))
     assert score == pytest.approx(card["figures"]["miou"][NOVEL], abs=0.02)
 
