@@ -17,9 +17,10 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from escnet.data.errors import DatasetError
+from escnet.evaluation.loop import evaluate_datasets
 from escnet.pretrained.files import WeightsError
 from escnet.training.reproducibility import deterministic_if_cpu, seed_step
-from escnet.training.tasks.segmentation import evaluate, segmentation_trainer, training_settings
+from escnet.training.tasks.segmentation import segmentation_trainer, training_settings
 from escnet.training.trainer import Trainer, clip_gradients
 
 
@@ -146,7 +147,7 @@ def test_metrics_and_results_are_written(cfg: CfgNode) -> None:
     assert 100 * report["miou"] == pytest.approx(results["camvid_val"]["sem_seg"]["mIoU"])
     assert list(Path(cfg.OUTPUT_DIR).glob("events.out.tfevents.*"))
     assert trainer.model.training
-    assert evaluate(cfg, trainer.model) == results
+    assert evaluate_datasets(cfg, trainer.model) == results
 
 
 def test_the_schedule_starts_at_the_base_rate_and_ends_near_zero(cfg: CfgNode) -> None:
