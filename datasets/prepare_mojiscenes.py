@@ -19,6 +19,7 @@ from pathlib import Path
 from escnet.data.benchmarks import data_root
 from escnet.miniature.world.scene import SceneStyle
 from escnet.miniature.world.writing import FOLDER, SPLITS, World, write_world
+from escnet.safe_files import DiskFullError
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         style = SceneStyle(size=options.size, objects=tuple(options.objects), repeats=options.repeats)
         world = World(options.train, options.val, options.seed, style)
         is_new = write_world(root, world, options.workers, options.overwrite)
-    except ValueError as error:
+    except (ValueError, DiskFullError) as error:
         print(f"{FOLDER}: {error}", file=sys.stderr)
         return 1
     counts = ", ".join(f"{split} {world.count(split)}" for split in SPLITS)

@@ -11,6 +11,7 @@ from PIL import Image
 
 from escnet.data.images import read_labels, write_labels
 from escnet.data.registration import dataset_records
+from escnet.safe_files import DiskFullError
 
 SCRIPT = "datasets/prepare_ade20k_150.py"
 RAW = np.array([[0, 1, 2], [149, 150, 0]])
@@ -79,3 +80,14 @@ def test_real_samples(sample_data, root, run):
     for record in records:
         raw = np.array(Image.open(samples / "annotations" / f"{record['image_id']}.png")).astype(int)
         np.testing.assert_array_equal(read_labels(record["sem_seg_file_name"]), np.where(raw == 0, 255, raw - 1))
+
+
+def test_a_full_disk_is_told_in_one_line(root, run, monkeypatch):
+    def full(path, *_, **__):
+        raise DiskFullError(f"{path}: could not be written, the disk is full")
+
+    monkeypatch.setattr("escnet.data.preparation.making.write_labels", full)
+    code, err = run()
+    # The bar of progress stands before it.
+    assert code == 1 and "could not be written, the disk is full" in err.strip().splitlines()[-1]
+    assert "Traceback" not in err

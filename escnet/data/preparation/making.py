@@ -16,7 +16,7 @@ from PIL import Image
 from escnet.data.errors import DatasetError
 from escnet.data.images import ImageError, has_orientation, image_size, read_image, read_labels, write_labels
 from escnet.data.preparation.label_conversion import Task
-from escnet.safe_files import replacing
+from escnet.safe_files import DiskFullError, replacing
 
 # Label maps handed to a worker at a time: few, so that Ctrl-C is obeyed soon and little is lost.
 _CHUNK = 8
@@ -94,7 +94,7 @@ def make_some(recipe: Recipe, tasks: list[Task]) -> Count:
             pixels = _pixels_of_finished(recipe, task)
             made = pixels is None
             total += Count(_make(recipe, task) if made else pixels, int(made), int(not made))
-        except (DatasetError, ImageError):
+        except (DatasetError, ImageError, DiskFullError):
             raise
         except Exception as error:
             raise DatasetError(f"{task.source}: cannot be converted ({type(error).__name__}: {error})") from error

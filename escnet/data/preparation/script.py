@@ -23,7 +23,7 @@ from escnet.data.pairing import Source, files_by_name
 from escnet.data.preparation.label_conversion import Task
 from escnet.data.preparation.making import Count, Recipe, count_pixels, make_all, read_checked
 from escnet.progress import progress_bar
-from escnet.safe_files import replacing
+from escnet.safe_files import DiskFullError, replacing
 from escnet.worker_pool import worker_pool
 
 REPORT, TABLE = "preparation.json", "preparation.csv"
@@ -118,7 +118,7 @@ def run_script(
             for label_set in label_sets:
                 count = make(label_set, pool, options.workers, options.overwrite)
                 print(write_summary(label_set, count), flush=True)
-    except (DatasetError, ImageError) as error:
+    except (DatasetError, ImageError, DiskFullError) as error:
         print(f"{folder}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
