@@ -124,7 +124,7 @@ def test_the_script_runs_a_table(
 ) -> None:
     script = load_script("tools/miniature/ablation.py")
     tiny = Table("sam_block", "Does it help?", (Variant("none", ("MODEL.SAM.INIT", "none")),), NOVEL)
-    monkeypatch.setitem(script.TABLES, "sam_block", tiny)
+    monkeypatch.setitem(TABLES, "sam_block", tiny)
     arguments = [
         "sam_block",
         "--config-file",
