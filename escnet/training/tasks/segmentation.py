@@ -157,7 +157,5 @@ def _check_training(cfg: CfgNode) -> None:
         raise ValueError("SOLVER.AMP.ENABLED is True; set MODEL.PRECISION to bf16 or fp16 instead")
     if clipping.ENABLED and clipping.CLIP_TYPE != "full_model":
         raise ValueError(f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE is '{clipping.CLIP_TYPE}'; only full_model is supported")
-    if cfg.MODEL.SAM.ALIGN_IMAGES < 0:
-        raise ValueError(f"MODEL.SAM.ALIGN_IMAGES is {cfg.MODEL.SAM.ALIGN_IMAGES}; 0 is off, any more are images")
     if cfg.SEED < 0:
         raise ValueError(f"SEED is {cfg.SEED}; a run that can be resumed needs one that is not negative")
