@@ -153,7 +153,8 @@ class ClipThenSam(DenseClip):
             masks = F.interpolate(masks[:, None], probability.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
             inside = masks > 0
             mean = (probability[n] * inside).sum(dim=(1, 2)) / inside.sum(dim=(1, 2)).clamp(min=1)
-            score.index_reduce_(0, n, mean[:, None, None] * masks.sigmoid(), "amax")
+            of_objects = mean[:, None, None] * masks.sigmoid()
+            score.scatter_reduce_(0, n[:, None, None].expand_as(of_objects), of_objects, "amax")
             covered |= inside.any(dim=0)
         return torch.where(covered, score, probability).clamp(min=LEAST_SCORE).log()
 

@@ -60,5 +60,6 @@ class Segmentation:
             probability = F.interpolate(logits[None].softmax(dim=1), size, mode="bilinear", align_corners=False)[0]
             full = probability.new_zeros(vocabulary.num_classes, *size)
             # Rows of the background compete one by one, so the best of them speaks for it.
-            result["sem_seg"] = full.index_reduce_(0, to_class, probability, "amax")
+            index = to_class[:, None, None].expand_as(probability)
+            result["sem_seg"] = full.scatter_reduce_(0, index, probability, "amax")
         return result
