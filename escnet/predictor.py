@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import Any, BinaryIO
 
@@ -33,7 +34,7 @@ __all__ = ["EncodedImage", "Picture", "SegmentationResult", "Segmenter"]
 
 logger = logging.getLogger(__name__)
 
-Picture = str | os.PathLike | bytes | BinaryIO | Image.Image | np.ndarray | Tensor
+Picture = str | os.PathLike | bytes | bytearray | memoryview | BinaryIO | Image.Image | np.ndarray | Tensor
 ValueRange = tuple[float, float]
 
 
@@ -139,10 +140,8 @@ class Segmenter:
             ImageError, ValueError: as a call does.
         """
         pixels = self.preprocess(image, value_range, max_pixels)
-        if self.model.training:
-            self.model.eval()
-        with torch.no_grad():
-            features = self.model.encode(torch.from_numpy(pixels).permute(2, 0, 1))
+        with self._evaluating() as model:
+            features = model.encode(torch.from_numpy(pixels).permute(2, 0, 1))
         return EncodedImage(self, pixels, features)
 
     def vocabulary(self, vocabulary: WordList | str | Vocabulary, background: WordList | str = ()) -> Vocabulary:
@@ -167,7 +166,7 @@ class Segmenter:
         self, image: Picture, value_range: ValueRange | None = None, max_pixels: int | None = MAX_PIXELS
     ) -> np.ndarray:
         """Any picture to (H, W, 3) uint8 RGB; arguments as those of a call."""
-        if isinstance(image, str | os.PathLike | bytes) or hasattr(image, "read"):
+        if isinstance(image, str | os.PathLike | bytes | bytearray | memoryview) or hasattr(image, "read"):
             return read_image(image, value_range=value_range, max_pixels=max_pixels)
         return to_rgb(image, value_range=value_range)
 
@@ -184,6 +183,14 @@ class Segmenter:
             rows=None if segmentation.rows is None else segmentation.rows.cpu(),
             class_scores=output["sem_seg"].float().cpu().numpy() if "sem_seg" in output else None,
         )
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[SegmentingModel]:
+        """The model in evaluation mode, which a training beside may have changed; nothing is recorded for gradients."""
+        if self.model.training:
+            self.model.eval()
+        with torch.no_grad():
+            yield self.model
 
     def _warn_of_single_class(self, vocabulary: Vocabulary) -> None:
         if vocabulary.num_classes > 1:
@@ -220,6 +227,6 @@ class EncodedImage:
             VocabularyError: for words that cannot be used.
         """
         words = self.segmenter.vocabulary(vocabulary, background)
-        with torch.no_grad():
-            segmentation = self.segmenter.model.segment(self.features, words)
+        with self.segmenter._evaluating() as model:
+            segmentation = model.segment(self.features, words)
         return self.segmenter.postprocess(self.pixels, segmentation, words)

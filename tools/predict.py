@@ -12,6 +12,7 @@ vocabulary, no input).
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,6 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return refuse(PROGRAM, error)
     if pictures.skipped:
         print(f"skipped, as Pillow has no pixels of them: {listed_suffixes(pictures.skipped)}", file=sys.stderr)
+    if pictures.outputs:
+        print(f"skipped, as an earlier labelling wrote them: {pictures.outputs} files", file=sys.stderr)
     task = LabellingTask(
         pictures,
         names,
@@ -118,6 +121,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.max_pixels is not None and options.max_pixels < 0:
         parser.error(f"--max-pixels is {options.max_pixels}; give a number of pixels, or 0 for no limit")
+    if options.value_range:
+        black, white = options.value_range
+        if not -math.inf < black < white < math.inf:
+            parser.error(f"--value-range is {black:g} {white:g}; black has to be below white, and both finite")
     return options
 
 

@@ -262,7 +262,7 @@ def _named(source: Source) -> tuple[str, Path | BinaryIO]:
     path = Path(source)
     if not path.is_file():
         what = "is a folder, not a file" if path.is_dir() else "does not exist"
-        raise ImageError(f"{path}: {what}; check the path, and that the dataset is unpacked and its links are intact")
+        raise ImageError(f"{path}: {what}; check the path, and where links in it lead")
     if path.stat().st_size == 0:
         raise ImageError(f"{path}: the file is empty (0 bytes); copy or download it again")
     return str(path), path

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -11,9 +13,18 @@ from typing import Any
 
 from escnet.command_line import one_line
 from escnet.data.images import MAX_PIXELS, ImageError
-from escnet.labelling.pictures import LABELS, OVERLAY, PROMPTS, REPORT, SCORES, LabellingError, Pictures
+from escnet.labelling.pictures import (
+    LABELS,
+    OUTPUT_SUFFIXES,
+    OVERLAY,
+    PROMPTS,
+    REPORT,
+    SCORES,
+    LabellingError,
+    Pictures,
+)
 from escnet.predictor import SegmentationResult, Segmenter
-from escnet.safe_files import DiskFullError, replacing
+from escnet.safe_files import DiskFullError, is_disk_full
 from escnet.vocabulary import Vocabulary
 
 # What a report has to agree in with a new call, for its picture to be done.
@@ -32,7 +43,7 @@ class LabellingTask:
         origin: how the labels came about, for the reports: config, weights, options, value_range.
         draw_prompts: also draw correlation maps and pseudo prompts.
         save_scores: also write the probabilities of all classes; the segmenter has to compute them.
-        overwrite: do again what is done already.
+        overwrite: do again what is done already, in the place of whatever is there.
         value_range, max_pixels: as for `Segmenter`.
     """
 
@@ -66,7 +77,7 @@ def label_pictures(segmenter: Segmenter, task: LabellingTask, say: Callable[[str
         say: is told a line for each picture.
 
     Raises:
-        LabellingError: the output folder has results that were made otherwise.
+        LabellingError: the output folder has results that were made otherwise, or files that are no results.
         VocabularyError: a name that is too long for the text encoder.
         DiskFullError: there is no room for an output; what was finished stays, and the same call goes on.
     """
@@ -98,27 +109,41 @@ def label_pictures(segmenter: Segmenter, task: LabellingTask, say: Callable[[str
 
 
 def _is_done(task: LabellingTask, path: Path, stem: Path) -> bool:
-    """Whether the outputs of a picture are there, made in the same way."""
+    """Whether the outputs of a picture are there, made in the same way.
+
+    Raises:
+        LabellingError: what is there was made otherwise, or not by a labelling, and would be lost.
+    """
     report = Path(f"{stem}{REPORT}")
-    wanted = [OVERLAY, LABELS, *([PROMPTS] * task.draw_prompts), *([SCORES] * task.save_scores)]
-    if not report.is_file() or not all(Path(f"{stem}{suffix}").is_file() for suffix in wanted):
+    wanted = _wanted(task)
+    there = [suffix for suffix in wanted if Path(f"{stem}{suffix}").is_file()]
+    if not there:
         return False
+    remedy = "choose another --output, or replace it with --overwrite"
+    if not report.is_file():
+        raise LabellingError(f"{stem}{there[0]}: is there, but no {report.name}, as beside a result; {remedy}")
     try:
         found = json.loads(report.read_text(encoding="utf-8"))
     except ValueError:
-        return False
+        found = None
+    if not isinstance(found, dict) or not set(_SAME) <= set(found):
+        raise LabellingError(f"{report}: is there, but is no report of a labelling; {remedy}")
     ours = _origin(task, path) | {
         "class_names": list(task.vocabulary.class_names),
         "background": list(task.vocabulary.background),
         "templates": list(task.vocabulary.templates),
     }
-    differing = [key for key in _SAME if found.get(key) != ours[key]]
+    # One picture may be named from here or from the root.
+    if os.path.abspath(str(found["image"])) == os.path.abspath(path):
+        found["image"] = str(path)
+    differing = [key for key in _SAME if found[key] != ours[key]]
     if differing:
-        raise LabellingError(
-            f"{report}: was made with other {', '.join(differing)}; choose another --output, or replace it with "
-            "--overwrite"
-        )
-    return True
+        raise LabellingError(f"{report}: was made with other {', '.join(differing)}; {remedy}")
+    return there == wanted
+
+
+def _wanted(task: LabellingTask) -> list[str]:
+    return [OVERLAY, LABELS, *([PROMPTS] * task.draw_prompts), *([SCORES] * task.save_scores), REPORT]
 
 
 def _origin(task: LabellingTask, path: Path) -> dict[str, Any]:
@@ -126,19 +151,33 @@ def _origin(task: LabellingTask, path: Path) -> dict[str, Any]:
 
 
 def _write(result: SegmentationResult, path: Path, stem: Path, seconds: float, task: LabellingTask) -> None:
-    """The files of one picture; the report last, so that its presence says that all are there."""
-    report = Path(f"{stem}{REPORT}")
-    if report.is_file():
-        report.unlink()
-    result.save_overlay(f"{stem}{OVERLAY}")
-    result.save_labels(f"{stem}{LABELS}")
-    if task.draw_prompts:
-        result.save_prompts(f"{stem}{PROMPTS}")
-    if task.save_scores:
-        result.save_class_scores(f"{stem}{SCORES}")
-    contents = {**_origin(task, path), "seconds": round(seconds, 3), **result.summary()}
-    with replacing(report) as temporary:
-        temporary.write_text(json.dumps(contents, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    """Write the files of one picture, the report last, so that its presence says that all are there.
+
+    They are made aside: what ends the process meanwhile leaves none that a later call would take for a picture.
+    """
+    try:
+        with tempfile.TemporaryDirectory(prefix=".labelling-", dir=task.output) as folder:
+            made = Path(folder) / stem.name
+            result.save_overlay(f"{made}{OVERLAY}")
+            result.save_labels(f"{made}{LABELS}")
+            if task.draw_prompts:
+                result.save_prompts(f"{made}{PROMPTS}")
+            if task.save_scores:
+                result.save_class_scores(f"{made}{SCORES}")
+            contents = {**_origin(task, path), "seconds": round(seconds, 3), **result.summary()}
+            text = json.dumps(contents, indent=2, ensure_ascii=False) + "\n"
+            Path(f"{made}{REPORT}").write_text(text, encoding="utf-8")
+            wanted = _wanted(task)
+            Path(f"{stem}{REPORT}").unlink(missing_ok=True)
+            # What was made in another way, and is not made now, would be taken for a part of this result.
+            for suffix in set(OUTPUT_SUFFIXES).difference(wanted) if task.overwrite else ():
+                Path(f"{stem}{suffix}").unlink(missing_ok=True)
+            for suffix in wanted:
+                os.replace(f"{made}{suffix}", f"{stem}{suffix}")
+    except (OSError, RuntimeError) as error:
+        if is_disk_full(error):
+            raise DiskFullError(f"{path}: its results are not written, No space left on device") from error
+        raise
 
 
 def _describe(result: SegmentationResult) -> str:

@@ -31,18 +31,21 @@ class Pictures:
         files: each once, folders in the order of their names.
         missing: inputs that match nothing.
         skipped: number of other files in the folders, by suffix.
+        outputs: number of files that an earlier labelling wrote, which are no pictures to it.
     """
 
     files: list[Path]
     missing: list[str]
     skipped: Counter[str] = field(default_factory=Counter)
+    outputs: int = 0
 
 
 def find_pictures(inputs: Sequence[str], recursive: bool = False, output: Path | None = None) -> Pictures:
     """The pictures that files, folders and globs stand for.
 
-    Of a folder, those files are taken whose suffix is that of a format that Pillow can open, but for hidden files and
-    for what an earlier labelling wrote there.
+    Of a folder, those files are taken whose suffix is that of a format that Pillow can open, but for hidden files.
+    What an earlier labelling wrote is not taken, be it in a folder, matched by a pattern, which a shell may have
+    expanded, or named.
 
     Args:
         inputs: paths, and quoted patterns.
@@ -53,24 +56,29 @@ def find_pictures(inputs: Sequence[str], recursive: bool = False, output: Path |
         LabellingError: when there is no picture at all.
     """
     found: dict[str, Path] = {}
-    missing, skipped = [], Counter()
+    missing, skipped, outputs = [], Counter(), set()
+    readable = _readable_suffixes()
     for entry in inputs:
-        path = Path(entry).expanduser()
+        # Path.expanduser raises where "~name" is no user's home, but a file of that name.
+        path = Path(os.path.expanduser(entry))
         matches = [path] if path.exists() else [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
         if not matches:
             missing.append(entry)
         for match in matches:
             for file in _files_in(match, recursive, output) if match.is_dir() else [match]:
-                if match.is_dir() and file.suffix.lower() not in _readable_suffixes():
+                if _is_output(file):
+                    outputs.add(os.path.abspath(file))
+                elif match.is_dir() and file.suffix.lower() not in readable:
                     skipped[file.suffix.lower() or "without suffix"] += 1
                 else:
                     found.setdefault(os.path.abspath(file), file)
     if not found:
         others = f" (skipped: {listed_suffixes(skipped)})" if skipped else ""
+        others += f" (files that an earlier labelling wrote: {len(outputs)})" if outputs else ""
         raise LabellingError(
             f"no image matches --input {' '.join(inputs)}{others}; give image files, folders with images, or globs"
         )
-    return Pictures(list(found.values()), missing, skipped)
+    return Pictures(list(found.values()), missing, skipped, len(outputs))
 
 
 def listed_suffixes(skipped: Counter[str]) -> str:
@@ -120,23 +128,27 @@ def _readable_suffixes() -> set[str]:
     return suffixes
 
 
-def _files_in(folder: Path, recursive: bool, output: Path | None) -> Iterator[Path]:
-    """The files of a folder in the order of their names, without hidden ones and what a labelling wrote."""
+def _files_in(
+    folder: Path, recursive: bool, output: Path | None, above: frozenset[Path] = frozenset()
+) -> Iterator[Path]:
+    """The files of a folder in the order of their names, without hidden ones; `above` are the folders that it is in."""
     entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    names = {entry.name for entry in entries}
+    yield from (entry for entry in entries if entry.is_file())
+    if not recursive:
+        return
+    # A link to a folder above would be followed for ever.
+    above |= {folder.resolve()}
     for entry in entries:
-        if entry.is_file() and not _is_output(entry.name, names):
-            yield entry
-    if recursive:
-        for entry in entries:
-            if entry.is_dir() and (output is None or entry.resolve() != output.resolve()):
-                yield from _files_in(entry, recursive, output)
+        if entry.is_dir() and entry.resolve() not in above and (output is None or entry.resolve() != output.resolve()):
+            yield from _files_in(entry, recursive, output, above)
 
 
-def _is_output(name: str, beside: set[str]) -> bool:
-    """Whether a file is what a labelling wrote: its report stands beside it."""
+def _is_output(file: Path) -> bool:
+    """Whether a file is what a labelling wrote: its report stands beside it, or it is the report beside the others."""
     for suffix in OUTPUT_SUFFIXES:
-        stem = name.removesuffix(suffix)
-        if stem != name and f"{stem}{REPORT}" in beside:
-            return True
+        stem = file.name.removesuffix(suffix)
+        if stem != file.name:
+            beside = (REPORT,) if suffix != REPORT else (OVERLAY, LABELS)
+            if any(file.with_name(f"{stem}{other}").is_file() for other in beside):
+                return True
     return False
