@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from escnet.command_line import refuse
 from escnet.data.class_tables import load_class_names
 from escnet.data.errors import DatasetError
 from escnet.data.images import ImageError, read_image, read_labels
@@ -84,8 +85,7 @@ def main(arguments: list[str] | None = None) -> int:
         folders = {split: find_split(options.source, split) for split in SPLITS}
         checked = {split: check_split(*folders[split]) for split in SPLITS}
     except (DatasetError, ImageError) as error:
-        print(f"camvid: {error}", file=sys.stderr)
-        return 1
+        return refuse("camvid", error, code=1)
 
     for split, (names, _) in checked.items():
         for kind, folder in zip(("images", "annotations"), folders[split], strict=True):

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from escnet.command_line import refuse
 from escnet.data.class_tables import ClassRow, load_class_table
 from escnet.data.errors import DatasetError
 from escnet.data.images import ImageError, read_image, write_labels
@@ -100,8 +101,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         pixels = convert(options.source, options.output, options.split)
     except (DatasetError, ImageError) as error:
-        print(f"coco sample: {error}", file=sys.stderr)
-        return 1
+        return refuse("coco sample", error, code=1)
     images = len(os.listdir(options.output / "images" / options.split))
     print(
         f"coco sample: {images} images in {options.output} ({options.split}); {np.count_nonzero(pixels[:171])} of 171 "

@@ -16,6 +16,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from escnet.command_line import refuse
 from escnet.data.benchmarks import data_root
 from escnet.miniature.world.scene import SceneStyle
 from escnet.miniature.world.writing import FOLDER, SPLITS, World, write_world
@@ -52,8 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         world = World(options.train, options.val, options.seed, style)
         is_new = write_world(root, world, options.workers, options.overwrite)
     except (ValueError, DiskFullError) as error:
-        print(f"{FOLDER}: {error}", file=sys.stderr)
-        return 1
+        return refuse(FOLDER, error, code=1)
     counts = ", ".join(f"{split} {world.count(split)}" for split in SPLITS)
     state = f"drawn in {time.perf_counter() - start:.1f} s" if is_new else "is complete already, nothing to do"
     print(f"{FOLDER}: {counts} pictures of {style.size}x{style.size} in {root}: {state}")

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
+# What PyTorch puts before the traceback of an error in a loader's process, raised again with both as its message.
+_IN_LOADER = re.compile(r"Caught \w+ in DataLoader worker process \d+\.")
 # Of arguments with which nothing can be done; 1 is for what failed on the way.
 UNUSABLE = 2
 
 
 def one_line(error: BaseException) -> str:
-    """The message of an error on one line; its type, if it has none."""
+    """The message of an error on one line, without the traceback of a loader's process; its type, if it has none."""
     # A KeyError puts quotes around its message.
-    message = error.args[0] if isinstance(error, KeyError) and error.args else error
-    return " ".join(str(message).split()) or type(error).__name__
+    message = str(error.args[0] if isinstance(error, KeyError) and error.args else error).strip()
+    if _IN_LOADER.match(message):
+        # "package.module.ImageError: photo.jpg: the message"
+        message = message.splitlines()[-1].split(": ", 1)[-1]
+    return " ".join(message.split()) or type(error).__name__
 
 
 def refuse(program: str, error: BaseException | str, code: int = UNUSABLE) -> int:

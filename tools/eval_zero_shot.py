@@ -104,13 +104,13 @@ def run(cfg: CfgNode, task: ZeroShotTask) -> None:
     from detectron2.utils.logger import setup_logger
 
     from escnet.evaluation.zero_shot import evaluate_zero_shot
-    from escnet.training.failures import explain_failure, plain_message
+    from escnet.training.failures import explain_failure
 
     setup_logger(name="escnet", distributed_rank=comm.get_rank()).setLevel(logging.WARNING)
     try:
         table = evaluate_zero_shot(cfg, task)
     except ValueError as error:
-        sys.exit(refuse("eval_zero_shot.py", plain_message(error)))
+        sys.exit(refuse("eval_zero_shot.py", error))
     except Exception as error:
         explanation = explain_failure(error)
         if explanation is None:
@@ -138,8 +138,7 @@ def main() -> None:
     try:
         launch(run, args, cfg.MODEL.DEVICE, (cfg, task))
     except KeyboardInterrupt:
-        print("\neval_zero_shot.py: stopped; the same command goes on from here", file=sys.stderr, flush=True)
-        sys.exit(130)
+        sys.exit(refuse("\neval_zero_shot.py", "stopped; the same command goes on from here", code=130))
 
 
 if __name__ == "__main__":

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+from escnet.command_line import refuse
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
@@ -146,7 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         cfg = counting_config(args.config_file, args.overrides)
     except ConfigError as error:
-        parser.error(str(error))
+        sys.exit(refuse("model_info.py", error))
     torch.manual_seed(0)
     model = build(cfg)
     vocabulary = Vocabulary([f"object {index}" for index in range(args.num_classes)])

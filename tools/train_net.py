@@ -148,8 +148,7 @@ def main() -> None:
         launch(run, args, cfg.MODEL.DEVICE, (cfg, args))
     except KeyboardInterrupt:
         remedy = "" if args.eval_only else "; the same command with --resume goes on from the last checkpoint"
-        print(f"\ntrain_net.py: stopped{remedy}", file=sys.stderr, flush=True)
-        sys.exit(130)
+        sys.exit(refuse("\ntrain_net.py", f"stopped{remedy}", code=130))
 
 
 if __name__ == "__main__":

@@ -44,8 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _run(options, say)
     except KeyboardInterrupt:
-        print("\ndemo: stopped; the same command goes on from here", file=sys.stderr)
-        return 130
+        return refuse("\ndemo", "stopped; the same command goes on from here", code=130)
 
 
 def _run(options: argparse.Namespace, say: Callable[[str], None]) -> int:

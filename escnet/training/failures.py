@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 
+from escnet.command_line import one_line
 from escnet.config_values import ConfigError
 from escnet.data.errors import DatasetError
 from escnet.data.images import ImageError
@@ -16,7 +17,6 @@ from escnet.vocabulary import VocabularyError
 _EXHAUSTED = re.compile(
     r"unable to allocate shared memory|out of shared memory|Bus error|unable to write to file </torch"
 )
-_IN_LOADER = re.compile(r"Caught \w+ in DataLoader worker process \d+\.")
 
 
 def explain_failure(error: BaseException) -> str | None:
@@ -26,17 +26,8 @@ def explain_failure(error: BaseException) -> str | None:
         error: raised in this process, or in a loader's process and again in this one.
     """
     if isinstance(error, ConfigError | DatasetError | ImageError | VocabularyError | WeightsError | OSError):
-        return plain_message(error)
+        return one_line(error)
     if not isinstance(error, RuntimeError) or not _EXHAUSTED.search(str(error)):
         return None
     free = f", of which {mebibytes(shutil.disk_usage(SHARED_MEMORY).free)} are free" if SHARED_MEMORY.is_dir() else ""
     return f"the processes that read images ran out of shared memory, {SHARED_MEMORY}{free}; {REMEDY}"
-
-
-def plain_message(error: BaseException) -> str:
-    """The message of an error without the traceback that PyTorch puts around those of a loader's process."""
-    message = str(error).strip()
-    if _IN_LOADER.match(message):
-        # "package.module.ImageError: photo.jpg: the message"
-        message = message.splitlines()[-1].split(": ", 1)[-1]
-    return " ".join(message.split())

@@ -207,3 +207,12 @@ def test_a_full_disk_ends_it_in_one_line(tool: ModuleType, photos: Path, tmp_pat
     assert run(tool, tmp_path / "out", photos) == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("predict.py: error: ") and "the same command goes on" in error
+
+
+@pytest.mark.parametrize("value_range", [("5", "5"), ("255", "0"), ("nan", "1"), ("0", "inf")])
+def test_an_impossible_range_of_values_is_a_usage_error(
+    tool: ModuleType, tmp_path: Path, capsys, value_range: tuple[str, str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        run(tool, tmp_path / "out", tmp_path, options=("--value-range", *value_range))
+    assert f"--value-range is {value_range[0]} {value_range[1]}; black" in capsys.readouterr().err

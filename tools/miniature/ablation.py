@@ -45,8 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\n".join(f"{table.name:12}  {table.question}" for table in TABLES.values()))
         return 0
     if options.table not in TABLES:
-        print(f"ablation: there is no question {options.table}; choose of {', '.join(TABLES)}", file=sys.stderr)
-        return 2
+        return refuse("ablation", f"there is no question {options.table}; choose of {', '.join(TABLES)}")
     table, start = TABLES[options.table], time.perf_counter()
     where = (options.config_file, options.output, options.seeds)
     try:

@@ -74,12 +74,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, WeightsError, FloatingPointError) as error:
         return refuse("pretrain_clip", error, code=1)
     except KeyboardInterrupt:
-        print(
-            f"\npretrain_clip: stopped; {options.output} was not written, the same command goes on from the last "
-            f"checkpoint in {options.output_dir}",
-            file=sys.stderr,
+        return refuse(
+            "\npretrain_clip",
+            f"stopped; {options.output} was not written, the same command goes on from the last checkpoint in "
+            f"{options.output_dir}",
+            code=130,
         )
-        return 130
     # The figures are those of the weights as they are written, in half precision.
     model.half().float()
     text = ClipTextEncoder(model, tokenizer)

@@ -75,12 +75,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, WeightsError, FloatingPointError) as error:
         return refuse("pretrain_sam", error, code=1)
     except KeyboardInterrupt:
-        print(
-            f"\npretrain_sam: stopped; {options.output} was not written, the same command goes on from the last "
-            f"checkpoint in {options.output_dir}",
-            file=sys.stderr,
+        return refuse(
+            "\npretrain_sam",
+            f"stopped; {options.output} was not written, the same command goes on from the last checkpoint in "
+            f"{options.output_dir}",
+            code=130,
         )
-        return 130
     print(json.dumps(figures, indent=1), flush=True)
     save_with_card(options.output, sam.state_dict(), asdict(recipe), figures, time.perf_counter() - start)
     return 0

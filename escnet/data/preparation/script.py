@@ -6,7 +6,6 @@ import argparse
 import csv
 import json
 import os
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 from tabulate import tabulate
 
+from escnet.command_line import refuse
 from escnet.data.benchmarks import Benchmark, data_root, find_benchmark
 from escnet.data.errors import DatasetError, listed
 from escnet.data.images import ImageError
@@ -119,11 +119,9 @@ def run_script(
                 count = make(label_set, pool, options.workers, options.overwrite)
                 print(write_summary(label_set, count), flush=True)
     except (DatasetError, ImageError, DiskFullError) as error:
-        print(f"{folder}: {error}", file=sys.stderr)
-        return 1
+        return refuse(folder, error, code=1)
     except KeyboardInterrupt:
-        print(f"{folder}: stopped; what is finished is kept, run again to continue", file=sys.stderr)
-        return 130
+        return refuse(folder, "stopped; what is finished is kept, run again to continue", code=130)
     return 0
 
 
