@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if pictures.skipped:
         print(f"skipped, as Pillow has no pixels of them: {listed_suffixes(pictures.skipped)}", file=sys.stderr)
     if pictures.outputs:
-        print(f"skipped, as an earlier labelling wrote them: {pictures.outputs} files", file=sys.stderr)
+        print(f"skipped, as an earlier labelling wrote them: {pictures.outputs}", file=sys.stderr)
     task = LabellingTask(
         pictures,
         names,
