@@ -133,6 +133,8 @@ def _add_model(cfg: CN) -> None:
     # (0: none, it starts at random, as in the paper). For a pretrained SAM block.
     cfg.MODEL.SAM.ALIGN_IMAGES = 0
 
+    _add_sam_clip(cfg)
+
     cfg.MODEL.ESC = CN()
     # Number of ESC blocks (paper: 4).
     cfg.MODEL.ESC.NUM_BLOCKS = 4
@@ -180,6 +182,26 @@ def _add_model(cfg: CN) -> None:
     cfg.MODEL.ESC.LOSS = "ce"
     # Weight of the same loss on each block's correlation map (0: off). Free.
     cfg.MODEL.ESC.AUX_LOSS = 0.0
+
+
+def _add_sam_clip(cfg: CN) -> None:
+    # Of SAM-CLIP (arXiv 2310.15308), taught by MODEL.CLIP (paper: ViT-L-14, datacomp_xl_s13b_b90k) and MODEL.SAM.
+    cfg.MODEL.SAM_CLIP = CN()
+    # Blocks of the CLIP head, which start as the backbone's last one (paper: 3).
+    cfg.MODEL.SAM_CLIP.HEAD_BLOCKS = 3
+    # Channels of the two hidden layers of its MLP (0: as many as the backbone has). Free.
+    cfg.MODEL.SAM_CLIP.HIDDEN_DIM = 0
+    # How the feature of the image is read off the cells: max (paper) or mean.
+    cfg.MODEL.SAM_CLIP.POOLING = "max"
+    # Height and width to which an image is resized (paper: 448 for the CLIP head alone, 1024 for both).
+    cfg.MODEL.SAM_CLIP.IMAGE_SIZE = (448, 448)
+    # What makes a label map: the clip head alone, or both, its scores as prompts of the SAM head.
+    cfg.MODEL.SAM_CLIP.LABEL_MAP = "clip"
+    # Points drawn for a word (paper: 1 to 3), and the score that a cell has to exceed to be one (paper: 0.5).
+    cfg.MODEL.SAM_CLIP.POINTS = 3
+    cfg.MODEL.SAM_CLIP.SCORE = 0.5
+    # What trains: head (the CLIP head; stages 1 and 3), all (backbone and SAM's mask decoder too; stage 2) or none.
+    cfg.MODEL.SAM_CLIP.TRAIN = "head"
 
 
 def _add_training(cfg: CN) -> None:

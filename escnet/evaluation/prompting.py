@@ -41,8 +41,7 @@ def evaluate_prompting(
         owners, targets = _objects(their_regions, end)
         if not len(owners):
             continue
-        features = model.encode(some)
-        features = features[owners.to(features.device)]
+        features = model.of_images(model.encode(some), owners)
         for name, iou in _judge(model, features, targets.to(features.device)).items():
             found.setdefault(name, []).append(iou)
     if not found:

@@ -84,6 +84,14 @@ class ClipImageEncoder(nn.Module):
             pooled=self._run(self._pooled, last, tokens) if pooled else None,
         )
 
+    def pool(self, images: Tensor) -> Tensor:
+        """The pooled features (B,D) alone; arguments and errors as of `forward`."""
+        tokens = self._embed(images, self._grid(images))
+        *blocks, last = self.visual.transformer.resblocks
+        for block in blocks:
+            tokens = self._run(block, tokens)
+        return self._run(self._pooled, last, tokens)
+
     def _grid(self, images: Tensor) -> tuple[int, int]:
         if images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(f"images have shape {tuple(images.shape)}, but must be (B,3,R1,R2)")

@@ -3,5 +3,6 @@
 from escnet.meta_arch.clip_then_sam import ClipThenSam
 from escnet.meta_arch.dense_clip import DenseClip
 from escnet.meta_arch.esc_net import ESCNet
+from escnet.meta_arch.sam_clip import SamClip
 
-__all__ = ["ClipThenSam", "DenseClip", "ESCNet"]
+__all__ = ["ClipThenSam", "DenseClip", "ESCNet", "SamClip"]

@@ -1,6 +1,6 @@
-"""The two interfaces of models: segmenting by words, and drawing masks from prompts.
+"""The interfaces of models: segmenting by words, drawing masks from prompts, and naming whole images.
 
-Whatever trains, evaluates, measures or shows models knows these alone. Both take raw pixels, RGB in 0..255, which each
+Whatever trains, evaluates, measures or shows models knows these alone. All take raw pixels, RGB in 0..255, which each
 model resizes and normalises itself, and encode an image once for as many words or prompts as are asked for.
 """
 
@@ -260,6 +260,10 @@ class PromptableModel(nn.Module, ABC):
     def encode(self, images: Tensor) -> Any:
         """The features (B, C, h, w) of raw images (3, H, W) or (B, 3, H, W) in 0..255, made square."""
 
+    def of_images(self, features: Any, rows: Tensor) -> Any:
+        """The features of the images `rows` (P,), one for each prompt, from those of B images."""
+        return features[rows.to(features.device)]
+
     @abstractmethod
     def masks(
         self, features: Any, prompts: Prompts, words: Vocabulary | None = None, multimask: bool = False
@@ -267,7 +271,7 @@ class PromptableModel(nn.Module, ABC):
         """Answer prompts.
 
         Args:
-            features: from `encode`: of each prompt's image (P, ...), or of one image for all prompts (1, ...).
+            features: from `of_images`, of each prompt's image (P, ...); or from `encode`, of one image for all.
             prompts: P of them.
             words: what the objects are, for a model that takes words.
             multimask: several candidates for an ambiguous prompt, or one.
@@ -275,6 +279,33 @@ class PromptableModel(nn.Module, ABC):
         Raises:
             ValueError: words for a model that takes none.
         """
+
+
+class ClassifyingModel(nn.Module, ABC):
+    """A model with a feature of the whole image that is comparable with those of texts, as CLIP has it.
+
+    Attributes:
+        logit_scale: () factor of the cosine similarity before a softmax over classes.
+    """
+
+    logit_scale: Tensor
+
+    @abstractmethod
+    def encode(self, images: Tensor) -> Any:
+        """The features of raw images (3, H, W) or (B, 3, H, W) in 0..255, RGB, of any size."""
+
+    @abstractmethod
+    def summary(self, features: Any) -> Tensor:
+        """(B, D) L2-normalised feature of each image, from what `encode` gave."""
+
+    @abstractmethod
+    def text_features(self, vocabulary: Vocabulary) -> Tensor:
+        """(rows, D) L2-normalised features of the rows of a vocabulary."""
+
+    def classify(self, features: Any, vocabulary: Vocabulary) -> Tensor:
+        """(B, rows) probability of each row of a vocabulary, that it names the image."""
+        similarity = self.summary(features) @ self.text_features(vocabulary).T
+        return (self.logit_scale * similarity.float()).softmax(dim=-1)
 
 
 def resize(pixels: Tensor, size: tuple[int, int]) -> Tensor:

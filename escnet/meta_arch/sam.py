@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Protocol
+
 import torch
-from segment_anything.modeling import Sam
+from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam
 from torch import Tensor
 
 from escnet.layers.sam_prompt_encoder import full_precision
 from escnet.meta_arch.interfaces import MaskPrediction, PromptableModel, Prompts, resize
 from escnet.vocabulary import Vocabulary
+
+
+class DrawsMasks(Protocol):
+    """What answers prompts as SAM does."""
+
+    prompt_encoder: PromptEncoder
+    mask_decoder: MaskDecoder
 
 
 class PromptableSam(PromptableModel):
@@ -51,20 +61,39 @@ def sam_features(sam: Sam, images: Tensor) -> Tensor:
     return sam.image_encoder(sam.preprocess(resize(images.to(sam.device, torch.float), (side, side))))
 
 
-def predict_masks(sam: Sam, features: Tensor, prompts: Prompts, multimask: bool) -> MaskPrediction:
+def predict_masks(
+    sam: DrawsMasks, features: Tensor, prompts: Prompts, multimask: bool, size: tuple[int, int] | None = None
+) -> MaskPrediction:
     """SAM's answer to P prompts of several images at once, in fp32: three masks for an ambiguous prompt, or one.
 
     Args:
-        sam: segment_anything's model.
-        features: (P, C, h, w) image features, of each prompt's image; or (1, C, h, w) of one image for all.
+        sam: segment_anything's model, or another that has its prompt encoder and mask decoder.
+        features: (P, C, h, w) image features, of each prompt's image; or (1, C, h, w) of one image for all. The grid
+            may differ from SAM's own.
         prompts: P of them.
         multimask: three masks each, or one.
+        size: (height, width) in pixels in which the prompts are given; by default that of SAM's input.
     """
-    with full_precision(sam.prompt_encoder):
+    encoder, grid = sam.prompt_encoder, tuple(features.shape[-2:])
+    prompts = _at_size(prompts, size, encoder.input_image_size)
+    with full_precision(encoder):
         points = (prompts.points, prompts.labels) if prompts.labels.shape[1] else None
-        sparse, dense = sam.prompt_encoder(points, prompts.boxes, prompts.masks)
-        positions = sam.prompt_encoder.get_dense_pe()
+        sparse, dense = encoder(points, prompts.boxes, prompts.masks)
+        if prompts.masks is None and grid != tuple(encoder.image_embedding_size):
+            dense = encoder.no_mask_embed.weight.view(1, -1, 1, 1).expand(len(dense), -1, *grid)
+        positions = encoder.pe_layer(grid)[None]
         # The decoder takes one image for all prompts and adds the dense prompts to it, so the images come with these.
         dense = dense + features.float()
     masks, quality = sam.mask_decoder(dense.new_zeros(1, *dense.shape[1:]), positions, sparse, dense, multimask)
     return MaskPrediction(masks.float(), quality.float())
+
+
+def _at_size(prompts: Prompts, size: tuple[int, int] | None, own: tuple[int, int]) -> Prompts:
+    """Prompts given in pixels of an image of a (height, width), in those of SAM's own input."""
+    if size is None or tuple(size) == tuple(own):
+        return prompts
+    factor = prompts.points.new_tensor([own[1] / size[1], own[0] / size[0]])
+    boxes = prompts.boxes
+    if boxes is not None:
+        boxes = (boxes + 0.5) * factor.repeat(2) - 0.5
+    return replace(prompts, points=(prompts.points + 0.5) * factor - 0.5, boxes=boxes)

@@ -70,7 +70,8 @@ def batch_loss(
         prompting: the numbers.
         generator: decides the prompts.
     """
-    features = model.encode(images).repeat_interleave(targets.shape[1], dim=0)
+    owners = torch.arange(len(targets)).repeat_interleave(targets.shape[1])
+    features = model.of_images(model.encode(images), owners)
     masks = targets.flatten(0, 1).to(features.device)
     rounds = int(torch.randint(1, prompting.rounds + 1, (1,), generator=generator))
     small = shrink_masks(masks, model.mask_size)

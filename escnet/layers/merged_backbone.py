@@ -1,0 +1,85 @@
+"""The backbone that SAM-CLIP shares: SAM's image encoder for images of any size (SAM-CLIP, sec. 3.2)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from segment_anything.modeling import ImageEncoderViT
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class BackboneFeatures(NamedTuple):
+    """What `MergedBackbone` gives for B images with a grid of h×w patches; all that a head may look at."""
+
+    tokens: Tensor
+    """(B,W,h,w), the output of the last block."""
+    neck: Tensor | None
+    """(B,C,h,w), SAM's image embedding; None if it was not asked for."""
+    levels: list[Tensor]
+    """Two hidden states (B,W,h,w), after one and two thirds of the blocks."""
+
+
+class MergedBackbone(nn.Module):
+    """SAM's image encoder, a ViT with windows (ViTDet), run on images of any size.
+
+    Absolute positions are interpolated bicubically to the grid, relative ones linearly, as SAM's attention itself does.
+    Windows keep their size, and images that they do not divide are padded within the blocks, as SAM does it; so at the
+    encoder's own size the features are those of segment_anything.
+
+    Arguments:
+      encoder: segment_anything's module; kept as it is, its parameters are this module's.
+    """
+
+    def __init__(self, encoder: ImageEncoderViT) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.patch_size: int = encoder.patch_embed.proj.kernel_size[0]
+        self.width: int = encoder.patch_embed.proj.out_channels
+        self.neck_dim: int = encoder.neck[0].out_channels
+        self.depth: int = len(encoder.blocks)
+        self.level_blocks: tuple[int, int] = (max(1, round(self.depth / 3)), max(1, round(2 * self.depth / 3)))
+
+    def forward(self, images: Tensor, neck: bool = True) -> BackboneFeatures:
+        """Encode images.
+
+        Arguments:
+          images: (B,3,R1,R2), normalised as SAM's are; R1 and R2 are multiples of `patch_size`.
+          neck: whether SAM's image embedding is computed.
+
+        Raises:
+          ValueError: for images of another shape.
+        """
+        self._require_shape(images)
+        tokens = self.encoder.patch_embed(images)  # (B,h,w,W)
+        tokens = tokens + self._positions(tuple(tokens.shape[1:3]))
+        levels = {}
+        for number, block in enumerate(self.encoder.blocks, start=1):
+            tokens = block(tokens)
+            if number in self.level_blocks:
+                levels[number] = tokens.permute(0, 3, 1, 2)
+        maps = tokens.permute(0, 3, 1, 2)
+        return BackboneFeatures(
+            tokens=maps,
+            neck=self.encoder.neck(maps) if neck else None,
+            levels=[levels[number] for number in self.level_blocks],
+        )
+
+    def _positions(self, grid: tuple[int, int]) -> Tensor:
+        """Absolute positions (1,h,w,W) of a grid."""
+        positions = self.encoder.pos_embed
+        if tuple(positions.shape[1:3]) == grid:
+            return positions
+        maps = positions.permute(0, 3, 1, 2).float()
+        resized = F.interpolate(maps, grid, mode="bicubic", align_corners=False, antialias=True)
+        return resized.permute(0, 2, 3, 1).to(positions.dtype)
+
+    def _require_shape(self, images: Tensor) -> None:
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise ValueError(f"images have shape {tuple(images.shape)}, but must be (B,3,R1,R2)")
+        height, width = images.shape[-2:]
+        if not height or not width or height % self.patch_size or width % self.patch_size:
+            raise ValueError(
+                f"images are {height}x{width}, but both sides must be multiples of the patch size, {self.patch_size}: "
+                "resize or pad them"
+            )

@@ -1,0 +1,101 @@
+"""Heads of a merged backbone: each answers for one teacher, with a summary of the image and a feature of each cell."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+from segment_anything.modeling import ImageEncoderViT
+from torch import Tensor, nn
+
+from escnet.layers.merged_backbone import BackboneFeatures
+
+POOLINGS = ("max", "mean")
+
+
+class HeadFeatures(NamedTuple):
+    """What a head says of B images, in the space of its teacher."""
+
+    summary: Tensor | None
+    """(B,D) of the whole image, not normalised; None for a teacher that has none, like SAM."""
+    features: Tensor
+    """(B,D,h,w) of each cell."""
+
+
+class Head(nn.Module, ABC):
+    """What stands on the backbone for one teacher; a further teacher is a further class of this kind."""
+
+    @abstractmethod
+    def forward(self, backbone: BackboneFeatures) -> HeadFeatures:
+        """Features in the space of the teacher."""
+
+
+class ClipHead(Head):
+    """SAM-CLIP's CLIP head: transformer blocks, pooling over the cells, LayerNorm, an MLP into the text space.
+
+    A cell by itself goes through the same norm and MLP as the pooled feature, so that it too can be compared with
+    texts (SAM-CLIP, sec. A.1 "Zero-shot transfer to semantic segmentation").
+
+    Arguments:
+      blocks: of segment_anything's ViT.
+      width: W, channels of the backbone.
+      embed_dim: D, dimension of the text space.
+      hidden_dim: of the two hidden layers of the MLP.
+      pooling: "max" (SAM-CLIP, sec. A "Model architecture") or "mean".
+
+    Raises:
+      ValueError: for an unknown pooling.
+    """
+
+    def __init__(
+        self, blocks: list[nn.Module], width: int, embed_dim: int, hidden_dim: int, pooling: str = "max"
+    ) -> None:
+        super().__init__()
+        if pooling not in POOLINGS:
+            raise ValueError(f'pooling is "{pooling}", but must be one of {", ".join(POOLINGS)}')
+        self.blocks = nn.ModuleList(blocks)
+        self.pooling = pooling
+        self.norm = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, hidden_dim),
+            nn.GELU(),
+            nn.Linear(hidden_dim, hidden_dim),
+            nn.GELU(),
+            nn.Linear(hidden_dim, embed_dim),
+        )
+
+    @classmethod
+    def from_encoder(
+        cls, encoder: ImageEncoderViT, count: int, embed_dim: int, hidden_dim: int, pooling: str = "max"
+    ) -> ClipHead:
+        """A head whose `count` blocks start as copies of an encoder's last block."""
+        blocks = [copy.deepcopy(encoder.blocks[-1]) for _ in range(count)]
+        return cls(blocks, encoder.patch_embed.proj.out_channels, embed_dim, hidden_dim, pooling)
+
+    def forward(self, backbone: BackboneFeatures) -> HeadFeatures:
+        """Summary (B,D) and features (B,D,h,w), both comparable with text features once they are normalised."""
+        tokens = backbone.tokens.permute(0, 2, 3, 1)
+        for block in self.blocks:
+            tokens = block(tokens)
+        cells = tokens.flatten(1, 2)
+        pooled = cells.amax(dim=1) if self.pooling == "max" else cells.mean(dim=1)
+        return HeadFeatures(self.project(pooled), self.project(tokens).permute(0, 3, 1, 2))
+
+    def project(self, tokens: Tensor) -> Tensor:
+        """(...,W) -> (...,D)"""
+        return self.mlp(self.norm(tokens))
+
+
+class SamHead(Head):
+    """SAM's side of the backbone: its features are SAM's image embedding, which the mask decoder takes as it is."""
+
+    def forward(self, backbone: BackboneFeatures) -> HeadFeatures:
+        """SAM's image embedding (B,C,h,w), no summary.
+
+        Raises:
+          ValueError: for a backbone that was run without its neck.
+        """
+        if backbone.neck is None:
+            raise ValueError("the backbone was run without its neck, which is what SAM's head looks at")
+        return HeadFeatures(None, backbone.neck)

@@ -1,0 +1,54 @@
+"""CLIP itself, behind the classifying interface (Radford et al., "Learning Transferable Visual Models ...")."""
+
+from __future__ import annotations
+
+import torch
+from open_clip.transformer import VisionTransformer
+from torch import Tensor
+from torch.nn import functional as F
+
+from escnet.layers.clip_image_encoder import ClipImageEncoder
+from escnet.layers.clip_text_encoder import ClipTextEncoder
+from escnet.layers.pixels import PixelNormalisation
+from escnet.meta_arch.interfaces import ClassifyingModel, resize
+from escnet.vocabulary import Vocabulary
+
+
+class ClassifyingClip(ClassifyingModel):
+    """CLIP's two towers.
+
+    Args:
+        clip_image: its image encoder.
+        clip_text: its text encoder; None where images alone are asked about.
+        logit_scale: its temperature.
+        image_size: (height, width) to which images are brought.
+    """
+
+    def __init__(
+        self,
+        clip_image: ClipImageEncoder,
+        clip_text: ClipTextEncoder | None,
+        logit_scale: float,
+        image_size: tuple[int, int],
+    ) -> None:
+        super().__init__()
+        visual: VisionTransformer = clip_image.visual
+        # open_clip's models know the mean and deviation that they were trained with.
+        statistics = {"mean": getattr(visual, "image_mean", None), "deviation": getattr(visual, "image_std", None)}
+        self.normalise = PixelNormalisation(**{name: tuple(v) for name, v in statistics.items() if v is not None})
+        self.clip_image, self.clip_text = clip_image, clip_text
+        self.register_buffer("logit_scale", torch.tensor(float(logit_scale)))
+        self.image_size = tuple(image_size)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """CLIP's pooled features (B, D) of raw images (3, H, W) or (B, 3, H, W)."""
+        pixels = (images if images.dim() == 4 else images[None]).to(self.logit_scale.device, torch.float)
+        return self.clip_image.pool(self.normalise(resize(pixels, self.image_size)))
+
+    def summary(self, features: Tensor) -> Tensor:
+        """(B, D) L2-normalised."""
+        return F.normalize(features, dim=-1)
+
+    def text_features(self, vocabulary: Vocabulary) -> Tensor:
+        """(rows, D) L2-normalised features of the rows of a vocabulary."""
+        return self.clip_text.encode(vocabulary)

@@ -1,0 +1,281 @@
+"""SAM-CLIP: one backbone that answers as SAM and as CLIP, as a Detectron2 meta-architecture."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from detectron2.config import configurable
+from detectron2.modeling import META_ARCH_REGISTRY
+from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam
+from torch import Tensor
+from torch.nn import functional as F
+
+from escnet.layers.clip_text_encoder import ClipTextEncoder
+from escnet.layers.merged_backbone import BackboneFeatures, MergedBackbone
+from escnet.layers.merged_heads import ClipHead, HeadFeatures, SamHead
+from escnet.layers.pixels import PixelNormalisation
+from escnet.layers.point_sampling import sample_points
+from escnet.meta_arch.interfaces import (
+    ClassifyingModel,
+    InferenceOptions,
+    LearningPart,
+    MaskPrediction,
+    PromptableModel,
+    Prompts,
+    SegmentingModel,
+)
+from escnet.meta_arch.sam import predict_masks
+from escnet.meta_arch.segmentation import Segmentation
+from escnet.pretrained.clip import build_clip
+from escnet.pretrained.sam import build_sam
+from escnet.vocabulary import Vocabulary
+
+# What SAM's own model subtracts and divides by, for pixels in 0..1.
+SAM_MEAN = tuple(value / 255 for value in (123.675, 116.28, 103.53))
+SAM_DEVIATION = tuple(value / 255 for value in (58.395, 57.12, 57.375))
+LABEL_MAPS = ("clip", "both")
+TRAINED = ("head", "all", "none")
+# A probability below this counts as this much.
+_LEAST_SCORE = 1e-6
+
+
+class MergedFeatures:
+    """Images encoded once: what the backbone gave, and what each head says of it, computed when it is first asked for.
+
+    Args:
+        backbone: from the backbone.
+        heads: by name.
+    """
+
+    def __init__(self, backbone: BackboneFeatures, heads: dict[str, Any]) -> None:
+        self.backbone = backbone
+        self._heads = heads
+        self._answers: dict[str, HeadFeatures] = {}
+
+    def of(self, head: str) -> HeadFeatures:
+        """What a head says."""
+        if head not in self._answers:
+            self._answers[head] = self._heads[head](self.backbone)
+        return self._answers[head]
+
+
+@META_ARCH_REGISTRY.register()
+class SamClip(SegmentingModel, PromptableModel, ClassifyingModel):
+    """SAM-CLIP (Wang et al., "SAM-CLIP: Merging Vision Foundation Models towards Semantic and Spatial Understanding").
+
+    One pass of the backbone answers four questions: `classify`, what is in the image; `masks`, what a point or a box
+    belongs to, as SAM does; `segment` with `label_map="clip"`, where words are, from the CLIP head alone; and with
+    "both", where each word's map becomes points and a mask prompt of the SAM head (sec. A.3). Then a class n with a
+    cell above `score` has SAM's mask m_n, and with p(n|x), the CLIP head's probability at a position x (softmax over
+    the words of the scaled similarity, resized),
+
+        logit(n|x) = log p(n|x) + log sigmoid(m_n(x))
+
+    A class that has no such cell keeps its probability, with a mask that is undecided everywhere: m_n = 0.
+
+    Args:
+        backbone: SAM's image encoder.
+        clip_head: into the text space.
+        prompt_encoder, mask_decoder: SAM's.
+        clip_text: the CLIP teacher's text encoder, frozen.
+        logit_scale: the CLIP teacher's temperature.
+        inference: how images are run.
+        label_map: which heads make a label map, "clip" or "both".
+        points: most points drawn for a word (1 to 3 in the paper).
+        score: above which a cell can be drawn as a point.
+        mask_limit: largest logit of the score as a mask prompt.
+        prompt_chunk: words in the mask decoder at a time; changes speed and memory, never the result.
+
+    Raises:
+        ValueError: for an unknown label map, or sliding windows with both heads.
+    """
+
+    prediction_keys = (
+        "MODEL.CLIP.NAME",
+        "MODEL.SAM.NAME",
+        *(f"MODEL.SAM_CLIP.{key}" for key in ("IMAGE_SIZE", "POOLING", "LABEL_MAP", "POINTS", "SCORE")),
+    )
+    cost_parts: ClassVar = {
+        "backbone": r"backbone",
+        "CLIP head": r"clip_head",
+        "SAM prompt encoder": r"prompt_encoder",
+        "SAM mask decoder": r"mask_decoder",
+        "CLIP text encoder": r"clip_text",
+    }
+    text_encoder = "clip_text"
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: MergedBackbone,
+        clip_head: ClipHead,
+        prompt_encoder: PromptEncoder,
+        mask_decoder: MaskDecoder,
+        clip_text: ClipTextEncoder,
+        logit_scale: float,
+        inference: InferenceOptions,
+        label_map: str = "clip",
+        points: int = 3,
+        score: float = 0.5,
+        mask_limit: float = 8.0,
+        prompt_chunk: int = 16,
+    ) -> None:
+        if label_map not in LABEL_MAPS:
+            raise ValueError(f"MODEL.SAM_CLIP.LABEL_MAP must be one of {LABEL_MAPS}, got {label_map!r}")
+        if label_map == "both" and inference.sliding is not None:
+            raise ValueError("prompts are of whole objects: set TEST.SLIDING.ENABLED to False, or LABEL_MAP to clip")
+        super().__init__(inference)
+        self.normalise = PixelNormalisation(SAM_MEAN, SAM_DEVIATION)
+        self.backbone = backbone
+        self.clip_head = clip_head
+        self.sam_head = SamHead()
+        self.prompt_encoder = prompt_encoder.requires_grad_(False)
+        self.mask_decoder = mask_decoder
+        self.clip_text = clip_text.requires_grad_(False)
+        self.register_buffer("logit_scale", torch.tensor(float(logit_scale)))
+        self.label_map = label_map
+        self.points, self.score, self.mask_limit, self.prompt_chunk = points, score, mask_limit, prompt_chunk
+
+    @classmethod
+    def from_config(cls, cfg: Any) -> dict[str, Any]:
+        """Constructor arguments from a config; reads the public weights unless MODEL.WEIGHTS brings all of them.
+
+        Raises:
+            ValueError: for an unknown MODEL.SAM_CLIP.TRAIN.
+        """
+        own, brings_all = cfg.MODEL.SAM_CLIP, bool(cfg.MODEL.WEIGHTS)
+        clip, tokenizer = build_clip(cfg.MODEL.CLIP.NAME, "" if brings_all else cfg.MODEL.CLIP.WEIGHTS)
+        sam = build_sam(cfg.MODEL.SAM.NAME, "" if brings_all else cfg.MODEL.SAM.WEIGHTS)
+        backbone = MergedBackbone(sam.image_encoder)
+        embed_dim, hidden_dim = clip.visual.output_dim, own.HIDDEN_DIM or backbone.width
+        head = ClipHead.from_encoder(sam.image_encoder, own.HEAD_BLOCKS, embed_dim, hidden_dim, own.POOLING)
+        _set_trainable(backbone, head, sam.mask_decoder, own.TRAIN)
+        return {
+            "backbone": backbone,
+            "clip_head": head,
+            "prompt_encoder": sam.prompt_encoder,
+            "mask_decoder": sam.mask_decoder,
+            "clip_text": ClipTextEncoder(clip, tokenizer),
+            "logit_scale": clip.logit_scale.exp().item(),
+            "inference": InferenceOptions.from_config(cfg, own.IMAGE_SIZE),
+            "label_map": own.LABEL_MAP,
+            "points": own.POINTS,
+            "score": own.SCORE,
+        }
+
+    @property
+    def heads(self) -> dict[str, Any]:
+        """The heads by the names of their teachers."""
+        return {"clip": self.clip_head, "sam": self.sam_head}
+
+    @property
+    def input_size(self) -> int:
+        """Side of the square input in pixels, in which prompts are given.
+
+        Raises:
+            ValueError: the model's input is not square.
+        """
+        height, width = self.inference.image_size
+        if height != width:
+            raise ValueError(f"prompts are for square images, and MODEL.SAM_CLIP.IMAGE_SIZE is {(height, width)}")
+        return height
+
+    @property
+    def mask_size(self) -> tuple[int, int]:
+        """(height, width) of the mask logits: four to a side of a patch."""
+        height, width = (4 * side // self.backbone.patch_size for side in self.inference.image_size)
+        return height, width
+
+    def encode_pixels(self, pixels: Tensor) -> MergedFeatures:
+        """One pass of the backbone over images of any size that its patches divide."""
+        return MergedFeatures(self.backbone(self.normalise(pixels)), self.heads)
+
+    def summary(self, features: MergedFeatures) -> Tensor:
+        """(B, D) L2-normalised feature of each image."""
+        with self.autocast():
+            return F.normalize(features.of("clip").summary.float(), dim=-1)
+
+    def text_features(self, vocabulary: Vocabulary) -> Tensor:
+        """(rows, D) L2-normalised features of the rows of a vocabulary."""
+        return self.clip_text.encode(vocabulary)
+
+    def of_images(self, features: MergedFeatures, rows: Tensor) -> Tensor:
+        """SAM's image embedding (P, C, h, w) of the images `rows` (P,)."""
+        embedding = features.of("sam").features
+        return embedding[rows.to(embedding.device)]
+
+    def masks(
+        self,
+        features: MergedFeatures | Tensor,
+        prompts: Prompts,
+        words: Vocabulary | None = None,
+        multimask: bool = False,
+    ) -> MaskPrediction:
+        """Answer prompts with one mask each, or three; see `PromptableModel.masks`."""
+        if words is not None:
+            raise ValueError("SAM-CLIP takes prompts or words: leave the words out, or call `segment` with them")
+        embedding = features.of("sam").features if isinstance(features, MergedFeatures) else features
+        return predict_masks(self, embedding, prompts, multimask, self.inference.image_size)
+
+    def segment_features(self, features: MergedFeatures, vocabulary: Vocabulary) -> Segmentation:
+        """Logits as coarse as the grid from the CLIP head alone, four times finer with both heads."""
+        dense = F.normalize(features.of("clip").features, dim=1)
+        correlation = torch.einsum("bdhw,nd->bnhw", dense, self.clip_text.encode(vocabulary)).float()
+        logits = correlation * self.logit_scale
+        if self.label_map == "both":
+            logits = self._refine(features.of("sam").features, logits)
+        return Segmentation(logits, None, [correlation])
+
+    def as_sam(self) -> Sam:
+        """The SAM in it, of the same weights, for what knows segment_anything alone, like its `SamPredictor`."""
+        sam = Sam(self.backbone.encoder, self.prompt_encoder, self.mask_decoder)
+        return sam.to(self.device).train(self.training)
+
+    def learning_parts(self, cfg: Any) -> list[LearningPart]:
+        """What SAM brought learns more slowly than the CLIP head (SAM-CLIP, sec. A "Training")."""
+        rate = cfg.SOLVER.SAM_MULTIPLIER
+        return [LearningPart("backbone", r"backbone\.", rate), LearningPart("SAM head", r"mask_decoder\.", rate)]
+
+    def _refine(self, embedding: Tensor, logits: Tensor) -> Tensor:
+        """CLIP's logits (B, N, h, w) as prompts of the SAM head: (B, N, 4h, 4w)."""
+        probability = logits.softmax(dim=1)
+        fine = F.interpolate(probability, self._fine(logits), mode="bilinear", align_corners=False)
+        refined = fine.clamp(min=_LEAST_SCORE).log()
+        refined = refined + F.logsigmoid(torch.zeros_like(refined))
+        uniform = _uniform_numbers(logits[0, 0].numel()).to(logits.device)
+        for image, scores, out in zip(embedding, probability, refined, strict=True):
+            asked = (scores.amax(dim=(1, 2)) > self.score).nonzero()[:, 0]
+            for rows in asked.split(self.prompt_chunk):
+                masks = self._draw(image[None], scores[rows], uniform)
+                out[rows] += F.logsigmoid(masks) - F.logsigmoid(torch.zeros_like(masks))
+        return refined
+
+    def _draw(self, embedding: Tensor, scores: Tensor, uniform: Tensor) -> Tensor:
+        """SAM's mask logits (P, 4h, 4w) for score maps (P, h, w) of one image (1, C, h, w)."""
+        drawn = sample_points(scores, self.score, self.points, uniform)
+        cells = scores.new_tensor([scores.shape[2], scores.shape[1]])
+        height, width = self.inference.image_size
+        # From the middle of a cell to a pixel's index, to whose middle SAM adds the half again.
+        points = (drawn.cells + 0.5) / cells * scores.new_tensor([width, height]) - 0.5
+        hint = scores[:, None].logit(eps=1e-4).clamp(-self.mask_limit, self.mask_limit)
+        hint = F.interpolate(hint, self._fine(scores), mode="bilinear", align_corners=False)
+        return self.masks(embedding, Prompts(points, drawn.labels, masks=hint)).logits[:, 0]
+
+    @staticmethod
+    def _fine(maps: Tensor) -> tuple[int, int]:
+        return 4 * maps.shape[-2], 4 * maps.shape[-1]
+
+
+def _uniform_numbers(count: int) -> Tensor:
+    """The same random numbers for every map, so that a label map depends on the image and the words alone."""
+    return torch.rand(count, generator=torch.Generator().manual_seed(0))
+
+
+def _set_trainable(backbone: MergedBackbone, head: ClipHead, decoder: MaskDecoder, which: str) -> None:
+    if which not in TRAINED:
+        raise ValueError(f"MODEL.SAM_CLIP.TRAIN must be one of {TRAINED}, got {which!r}")
+    head.requires_grad_(which != "none")
+    for module in (backbone, decoder):
+        module.requires_grad_(which == "all")
