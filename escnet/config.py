@@ -257,7 +257,7 @@ def _add_distillation(cfg: CN) -> None:
     cfg.DISTILL.BROKEN_SHARE = 0.01
 
     cfg.DISTILL.CLIP = CN()
-    # Folders or lists of shards ("shards/{000..123}.tar"), of images alone.
+    # Folders or lists of shards ("shards/{000..123}.tar"), absolute, URLs, or below the folder of all datasets.
     cfg.DISTILL.CLIP.SHARDS = ()
     # Side of the student's images, one of which each step draws (paper: 224, 448; in stage 3 1024 too).
     cfg.DISTILL.CLIP.SIZES = (224, 448)

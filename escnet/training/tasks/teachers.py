@@ -12,7 +12,8 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from escnet.data.shards.stream import ImageBatch, MaskBatch
+from escnet.data.shards.accounting import SampleCount
+from escnet.data.shards.batches import ImageBatch, MaskBatch
 from escnet.data.simulated_prompts import shrink_masks
 from escnet.losses.distillation import (
     Standardisation,
@@ -74,6 +75,8 @@ class ClipTeacher(Teacher):
     Attributes:
         stream: called with the iteration to start from, gives batches of images.
         clip: the teacher; None where the stream brings stored embeddings.
+        device: of the student.
+        count: of the samples that were broken.
         balance: one of `BALANCES`.
         micro_batch: images at a time (0: all).
         statistics_images: of which the spread of its features is taken, where `balance` needs it.
@@ -83,6 +86,7 @@ class ClipTeacher(Teacher):
     stream: Callable[[int], Iterator[ImageBatch]]
     clip: ClassifyingClip | None
     device: torch.device
+    count: SampleCount
     balance: str = "none"
     micro_batch: int = 0
     statistics_images: int = 1024
@@ -97,6 +101,10 @@ class ClipTeacher(Teacher):
         return self.stream(start_iteration)
 
     def parts(self, batch: ImageBatch) -> Iterator[tuple[tuple[Tensor, Tensor | None], float]]:
+        self.count.add(len(batch.images), batch.broken)
+        return self._parts(batch)
+
+    def _parts(self, batch: ImageBatch) -> Iterator[tuple[tuple[Tensor, Tensor | None], float]]:
         rows = torch.arange(len(batch.images))
         for part in rows.split(self.micro_batch or len(rows)):
             stored = None if batch.embeddings is None else batch.embeddings[part]
@@ -121,17 +129,18 @@ class ClipTeacher(Teacher):
     def _some_features(self) -> Tensor:
         features: list[Tensor] = []
         for batch in self.stream(0):
-            for (pixels, stored), _ in self.parts(batch):
+            for (pixels, stored), _ in self._parts(batch):
                 features.append(self.embed(pixels.to(self.device, torch.float), stored))
             if sum(map(len, features)) >= self.statistics_images:
                 break
         return torch.cat(features)
 
     def state_dict(self) -> dict[str, Any]:
-        return self.distance.state
+        return {"spread": self.distance.state, "count": self.count.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.distance.state = state
+        self.distance.state = state["spread"]
+        self.count.load_state_dict(state["count"])
 
     def describe(self, batch: ImageBatch) -> list[str]:
         return list(batch.keys)
@@ -153,6 +162,7 @@ class SamTeacher(Teacher):
     Attributes:
         stream: called with the iteration to start from, gives batches of images with masks, of the teacher's size.
         sam: the teacher.
+        count: of the samples that were broken.
         sizes: of the student's images, of which each iteration draws one.
         seed: of these draws.
         prompting: how prompts are drawn, and the weight of the focal loss.
@@ -162,6 +172,7 @@ class SamTeacher(Teacher):
 
     stream: Callable[[int], Iterator[MaskBatch]]
     sam: PromptableSam
+    count: SampleCount
     sizes: tuple[int, ...]
     seed: int
     prompting: Prompting
@@ -182,6 +193,7 @@ class SamTeacher(Teacher):
             yield SizedMasks(batch, self.sizes[int(words[0]) % len(self.sizes)])
 
     def parts(self, batch: SizedMasks) -> Iterator[tuple[SizedMasks, float]]:
+        self.count.add(len(batch.batch.images), batch.batch.broken)
         rows = torch.arange(len(batch.batch.images))
         for part in rows.split(self.micro_batch or len(rows)):
             own = batch.batch._replace(images=batch.batch.images[part], masks=batch.batch.masks[part])
@@ -235,10 +247,11 @@ class SamTeacher(Teacher):
         return torch.cat(features).flatten(0, 2)
 
     def state_dict(self) -> dict[str, Any]:
-        return self.distance.state
+        return {"spread": self.distance.state, "count": self.count.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.distance.state = state
+        self.distance.state = state["spread"]
+        self.count.load_state_dict(state["count"])
 
     def describe(self, batch: SizedMasks) -> list[str]:
         return list(batch.batch.keys)
