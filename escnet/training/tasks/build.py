@@ -14,11 +14,13 @@ from escnet.data.benchmarks import data_root
 from escnet.data.shards.accounting import SampleCount
 from escnet.data.shards.batches import image_batches, mask_batches
 from escnet.data.shards.decoding import Augmentation
+from escnet.data.shards.embeddings import check_embeddings
+from escnet.data.shards.index import find_shards
 from escnet.layers.clip_image_encoder import ClipImageEncoder
 from escnet.meta_arch.clip import ClassifyingClip
 from escnet.meta_arch.sam import PromptableSam
 from escnet.pretrained.clip import build_clip
-from escnet.pretrained.sam import build_sam
+from escnet.pretrained.sam import build_sam, sam_size
 from escnet.training.tasks.configured import (
     NO_EVALUATION,
     check_model,
@@ -69,10 +71,12 @@ def build_teachers(cfg: CfgNode) -> list[Teacher]:
     distill = cfg.DISTILL
     if distill.BALANCE not in BALANCES:
         raise ValueError(f"DISTILL.BALANCE is {distill.BALANCE!r}; it has to be one of {', '.join(BALANCES)}")
-    teachers = [build(cfg) for key, build in TEACHERS.items() if distill[key].SHARDS]
-    if not teachers:
+    wanted = [key for key in TEACHERS if distill[key].SHARDS]
+    if not wanted:
         raise ValueError("no teacher has images: set DISTILL.CLIP.SHARDS, DISTILL.SAM.SHARDS or both")
-    return teachers
+    for key in wanted:
+        _check_sizes(cfg, key)
+    return [TEACHERS[key](cfg) for key in wanted]
 
 
 def _clip_teacher(cfg: CfgNode) -> ClipTeacher:
@@ -82,7 +86,7 @@ def _clip_teacher(cfg: CfgNode) -> ClipTeacher:
     stream = partial(
         _from,
         image_batches,
-        _located(own.SHARDS),
+        _located(own.SHARDS, own.EMBEDDINGS, clip.visual.output_dim),
         sizes=tuple(own.SIZES),
         batch_size=own.BATCH_SIZE,
         augmentation=Augmentation() if own.AUGMENT else None,
@@ -140,9 +144,29 @@ def _sam_teacher(cfg: CfgNode) -> SamTeacher:
     )
 
 
-def _located(sources: Sequence[str]) -> tuple[str, ...]:
-    """Shards as the configuration names them: a path that is not absolute is below the folder of all datasets."""
-    return tuple(source if "://" in source else str(data_root() / source) for source in sources)
+def _located(sources: Sequence[str], embeddings: str = "", dim: int = 0) -> tuple[str, ...]:
+    """Shards as the configuration names them: a path that is not absolute is below the folder of all datasets.
+
+    Raises:
+        ShardError: they are not there, or stored embeddings of them.
+    """
+    located = tuple(source if "://" in source else str(data_root() / source) for source in sources)
+    shards = find_shards(located)
+    if embeddings:
+        check_embeddings(shards, embeddings, dim)
+    return located
+
+
+def _check_sizes(cfg: CfgNode, teacher: str) -> None:
+    """Check the sides of the student's images.
+
+    Raises:
+        ValueError: there are none, or one that its patches do not divide.
+    """
+    patch, key = sam_size(cfg.MODEL.SAM.NAME).patch_size, f"DISTILL.{teacher}.SIZES"
+    sizes = cfg.DISTILL[teacher].SIZES
+    if not sizes or any(type(size) is not int or size < patch or size % patch for size in sizes):
+        raise ValueError(f"{key} is {sizes!r}; it has to be some multiples of the student's patches, {patch} pixels")
 
 
 def _sharing(cfg: CfgNode) -> dict[str, int]:
