@@ -179,11 +179,9 @@ def draw_masks(
     options = options or BoxOptions()
     lies = Placement.padded if options.padded else Placement.stretched
     placement = lies(tuple(pixels.shape[-2:]), model.input_size)
-    features = model.encode(placement.place(pixels))
-    for some in torch.tensor(boxes, dtype=torch.float32).split(options.chunk):
-        rows = torch.zeros(len(some), dtype=torch.long)
-        image_features = model.of_images(features, rows)
-        answer = model.masks(image_features, Prompts.from_boxes(placement.boxes(some).to(image_features.device)))
+    features, device = model.encode(placement.place(pixels)), next(model.parameters()).device
+    for some in torch.tensor(boxes, dtype=torch.float32, device=device).split(options.chunk):
+        answer = model.masks(features, Prompts.from_boxes(placement.boxes(some)))
         masks = placement.masks(answer.likeliest().float()).cpu().numpy()
         yield from zip(masks, answer.quality.amax(dim=1).tolist(), strict=True)
 
