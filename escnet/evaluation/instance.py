@@ -175,6 +175,9 @@ def draw_masks(
 
     Yields:
         An (H, W) bool array and the IoU that the model expects of it.
+
+    Raises:
+        ValueError: the model gives numbers that are not finite.
     """
     options = options or BoxOptions()
     lies = Placement.padded if options.padded else Placement.stretched
@@ -182,6 +185,8 @@ def draw_masks(
     features, device = model.encode(placement.place(pixels)), next(model.parameters()).device
     for some in torch.tensor(boxes, dtype=torch.float32, device=device).split(options.chunk):
         answer = model.masks(features, Prompts.from_boxes(placement.boxes(some)))
+        if not answer.quality.isfinite().all():
+            raise ValueError("the model gave numbers that are not finite; check its weights and MODEL.PRECISION")
         masks = placement.masks(answer.likeliest().float()).cpu().numpy()
         yield from zip(masks, answer.quality.amax(dim=1).tolist(), strict=True)
 

@@ -17,7 +17,7 @@ from escnet.evaluation.instance import BoxOptions, InstanceScores, evaluate_inst
 from escnet.evaluation.instance_results import InstanceResults
 from escnet.evaluation.mask_ap import MaskAp, choose_library
 from escnet.evaluation.runs.conditions import Conditions, model_identity, versions
-from escnet.evaluation.runs.run_folder import read_json, require_same_conditions, write_json
+from escnet.evaluation.runs.run_folder import read_conditions, require_same_conditions, write_json
 from escnet.meta_arch.interfaces import PromptableModel
 from escnet.pretrained.files import file_sha256
 from escnet.safe_files import replacing
@@ -113,9 +113,9 @@ def _open(task: InstanceTask, conditions: Conditions) -> None:
         for name in (_RUN, _MASKS, _RESULTS, _COCO, _CLASSES):
             (task.output / name).unlink(missing_ok=True)
     if run.exists():
-        require_same_conditions(task.output, read_json(run), conditions)
+        require_same_conditions(task.output, read_conditions(run), conditions)
     else:
-        write_json(run, conditions)
+        write_json(run, {"conditions": conditions})
 
 
 def _write_masks(path: Path, results: InstanceResults) -> None:

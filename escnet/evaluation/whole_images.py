@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from escnet.evaluation.answering_models import load_answering_model
 from escnet.evaluation.embeddings import EmbeddingOptions, EmbeddingStore
 from escnet.evaluation.retrieval import RetrievalScores, evaluate_retrieval
 from escnet.evaluation.runs.conditions import Conditions, model_identity, versions
-from escnet.evaluation.runs.run_folder import read_json, require_same_conditions, write_json
+from escnet.evaluation.runs.run_folder import read_conditions, read_json, require_same_conditions, write_json
 from escnet.evaluation.zero_shot_classification import ClassificationScores, evaluate_classification
 from escnet.meta_arch.interfaces import ClassifyingModel
 from escnet.safe_files import replacing
@@ -116,7 +117,7 @@ def _open(task: WholeImageTask, conditions: Conditions) -> EmbeddingStore:
             (task.output / name).unlink(missing_ok=True)
     results = task.output / _RESULTS
     if results.exists():
-        require_same_conditions(results, read_json(results)["conditions"], conditions)
+        require_same_conditions(results, read_conditions(results), conditions)
     return EmbeddingStore(task.output / _EMBEDDINGS, conditions)
 
 
@@ -130,12 +131,13 @@ def _write_results(path: Path, conditions: Conditions, sections: dict[str, Any])
 def _classification_section(
     task: WholeImageTask, folder: ImageFolder, classes: NamedClasses, scores: ClassificationScores
 ) -> dict[str, Any]:
+    shared = sum(times for times in Counter(classes.words).values() if times > 1)
     return {
         "images folder": str(folder.root),
         "class names": task.classes,
         "classes": len(classes.words),
         "classes that have images": len(set(classes.of_folder)),
-        "classes that share their words with another": len(classes.words) - len(set(classes.words)),
+        "classes that share their words with another": shared,
         "templates": task.templates,
     } | scores.to_dict()
 

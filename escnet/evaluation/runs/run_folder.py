@@ -122,6 +122,19 @@ def write_json(path: Path, contents: Any) -> None:
         temporary.write_text(json.dumps(contents, indent=1, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
 
 
+def read_conditions(path: Path) -> Conditions:
+    """What a JSON file of results says under "conditions".
+
+    Raises:
+        ResultsError: it is missing, not JSON, or says nothing of them.
+    """
+    contents = read_json(path)
+    found = contents.get("conditions") if isinstance(contents, dict) else None
+    if not isinstance(found, dict):
+        raise ResultsError(f"{path}: does not say how its results were made; evaluate into another --output")
+    return found
+
+
 def require_same_conditions(place: Path, known: Conditions, conditions: Conditions) -> None:
     """Refuse to go on with results that were made otherwise.
 
