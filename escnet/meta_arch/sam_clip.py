@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -184,6 +185,11 @@ class SamClip(SegmentingModel, PromptableModel, ClassifyingModel):
         return height
 
     @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) to which images are brought."""
+        return self.inference.image_size
+
+    @property
     def mask_size(self) -> tuple[int, int]:
         """(height, width) of the mask logits: four to a side of a patch."""
         height, width = (4 * side // self.backbone.patch_size for side in self.inference.image_size)
@@ -206,6 +212,10 @@ class SamClip(SegmentingModel, PromptableModel, ClassifyingModel):
     def text_features(self, vocabulary: Vocabulary) -> Tensor:
         """(rows, D) L2-normalised features of the rows of a vocabulary."""
         return self.clip_text.encode(vocabulary)
+
+    def sentence_features(self, sentences: Sequence[str]) -> Tensor:
+        """(n, D) L2-normalised features of whole sentences; the end of a long one is cut off."""
+        return self.clip_text.encode_sentences(sentences)
 
     def of_images(self, features: MergedFeatures, rows: Tensor) -> Tensor:
         """SAM's image embedding (P, C, h, w) of the images `rows` (P,)."""
