@@ -36,6 +36,14 @@ PROGRAM = "eval_classification.py"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the tool; returns the exit code."""
     args = parse(arguments)
+    try:
+        return evaluate(args)
+    except KeyboardInterrupt:
+        return refuse(f"\n{PROGRAM}", "stopped; the same command goes on from here", code=130)
+
+
+def evaluate(args: argparse.Namespace) -> int:
+    """Do what the command line asks for, or say why it cannot be done; returns the exit code."""
     from detectron2.utils.logger import setup_logger
 
     from escnet.evaluation.whole_images import evaluate_whole_images
@@ -45,8 +53,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         cfg = read_config(args)
         table = evaluate_whole_images(cfg, read_task(args, cfg))
-    except KeyboardInterrupt:
-        return refuse(f"\n{PROGRAM}", "stopped; the same command goes on from here", code=130)
     except (ValueError, KeyError) as error:
         return refuse(PROGRAM, error)
     except Exception as error:

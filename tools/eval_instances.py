@@ -35,6 +35,14 @@ PROGRAM = "eval_instances.py"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the tool; returns the exit code."""
     args = parse(arguments)
+    try:
+        return evaluate(args)
+    except KeyboardInterrupt:
+        return refuse(f"\n{PROGRAM}", "stopped; the same command goes on from here", code=130)
+
+
+def evaluate(args: argparse.Namespace) -> int:
+    """Do what the command line asks for, or say why it cannot be done; returns the exit code."""
     from detectron2.utils.logger import setup_logger
 
     from escnet.evaluation.instance_run import run_instances
@@ -44,8 +52,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         cfg = read_config(args)
         table = run_instances(cfg, read_task(args, cfg))
-    except KeyboardInterrupt:
-        return refuse(f"\n{PROGRAM}", "stopped; the same command goes on from here", code=130)
     except (ValueError, KeyError) as error:
         return refuse(PROGRAM, error)
     except Exception as error:
@@ -84,7 +90,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--library",
         choices=("pycocotools", "faster-coco-eval"),
-        help="that counts AP, with equal results (default: faster-coco-eval where it is installed)",
+        help="that counts AP, with equal results (default: faster-coco-eval for COCO where it is installed)",
     )
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for the results")
     parser.add_argument("--restart", action="store_true", help="delete the results that are in the output folder")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors
 import torch
 from PIL import Image
@@ -177,20 +178,23 @@ def embed_images(
 
 
 class _Reader:
-    """Reads an image as (3, H, W) uint8, or says why it cannot; called in other processes, too."""
+    """Reads an image as (3, H, W) uint8, or says why it cannot; called in other processes, too.
+
+    Arrays, as a tensor on its way between two processes makes the first one complain when the second is stopped.
+    """
 
     def __init__(self, root: Path, side: int | None) -> None:
         self._root, self._side = root, side
 
-    def __call__(self, record: dict[str, Any]) -> tuple[str, Tensor | str]:
+    def __call__(self, record: dict[str, Any]) -> tuple[str, np.ndarray | str]:
         name = record["name"]
         try:
             image = read_image(self._root / name)
         except ImageError as error:
             return name, str(error)
         if self._side is not None:
-            return name, centre_square(Image.fromarray(image), self._side)
-        return name, torch.from_numpy(image).permute(2, 0, 1)
+            return name, centre_square(Image.fromarray(image), self._side).numpy()
+        return name, image.transpose(2, 0, 1)
 
 
 def centre_square(image: Image.Image, side: int) -> Tensor:
@@ -218,7 +222,7 @@ def _read_ahead(
         if isinstance(image, str):
             unreadable[name] = image
         else:
-            yield name, image
+            yield name, torch.from_numpy(image)
 
 
 def _batches(samples: Iterator[tuple[str, Tensor]], size: int) -> Iterator[list[tuple[str, Tensor]]]:

@@ -150,7 +150,9 @@ def _draw_images(
                 continue
             start = time.perf_counter()
             prompts = boxes[image["id"]]
-            drawn = draw_masks(model, pixels, [prompt.box for prompt in prompts], options)
+            drawn = draw_masks(
+                model, torch.from_numpy(pixels).permute(2, 0, 1), [prompt.box for prompt in prompts], options
+            )
             masks = [
                 _object_mask(image["id"], prompt, mask, quality, truth, options.score)
                 for prompt, (mask, quality) in zip(prompts, drawn, strict=True)
@@ -192,12 +194,15 @@ def draw_masks(
 
 
 class _Reader:
-    """Reads the image of an entry as (3, H, W) uint8, or says why it cannot; called in other processes, too."""
+    """Reads the image of an entry as (H, W, 3) uint8, or says why it cannot; called in other processes, too.
+
+    Arrays, as a tensor on its way between two processes makes the first one complain when the second is stopped.
+    """
 
     def __init__(self, root: Path, annotations: Path) -> None:
         self._root, self._annotations = root, annotations
 
-    def __call__(self, image: dict[str, Any]) -> tuple[dict[str, Any], Tensor | str]:
+    def __call__(self, image: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray | str]:
         path = image_file(self._root, image)
         try:
             pixels = read_image(path)
@@ -209,7 +214,7 @@ class _Reader:
                 f"{path}: is {pixels.shape[0]}x{pixels.shape[1]}, but {self._annotations} says {size[0]}x{size[1]}; "
                 "take the images that were annotated"
             )
-        return image, torch.from_numpy(pixels).permute(2, 0, 1)
+        return image, pixels
 
 
 def _object_mask(

@@ -41,7 +41,7 @@ class InstanceTask:
         weights: of the model; "" for those of the configuration.
         options: how boxes are asked for.
         limit: only the first so many images.
-        library: that counts average precision; None for the fastest that is there.
+        library: that counts average precision; None: as `choose_library` says.
         restart: delete the results that are in `output`.
     """
 
@@ -74,14 +74,14 @@ def run_instances(cfg: CfgNode, task: InstanceTask) -> str:
         ResultsError: the folder has results that were made under other conditions, or are damaged.
         OSError: results could not be written; those of earlier images stand.
     """
-    library = choose_library(task.library)
+    choose_library(task.library)  # refuses before anything is read
     data = read_instances(task.annotations, task.limit)
     boxes = data.annotated_boxes() if task.boxes == ANNOTATED else read_detections(task.boxes, data)
     model = load_answering_model(cfg, PromptableModel, task.system, task.weights)
     conditions = _conditions(cfg, model, task, data)
     _open(task, conditions)
     results = InstanceResults(task.output / _MASKS)
-    scores = evaluate_instances(model, task.images, data, boxes, task.options, results, library)
+    scores = evaluate_instances(model, task.images, data, boxes, task.options, results, task.library)
     _write_masks(task.output / _COCO, results)
     _write_classes(task.output / _CLASSES, scores.ap, boxes)
     # Last, as it says that all is there.

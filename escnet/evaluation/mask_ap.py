@@ -54,15 +54,18 @@ class MaskAp:
     protocol: str
 
 
-def choose_library(wanted: str | None = None) -> str:
-    """The library that counts: the wanted one, else faster-coco-eval where it is installed, else pycocotools.
+def choose_library(wanted: str | None = None, is_lvis: bool = False) -> str:
+    """The library that counts: the wanted one, else faster-coco-eval for COCO where it is installed, else pycocotools.
+
+    With LVIS's 1203 classes, faster-coco-eval is slower than pycocotools class by class, and needs many times its
+    memory.
 
     Raises:
         ValueError: it is unknown, or not installed.
     """
     is_fast = importlib.util.find_spec("faster_coco_eval") is not None
     if wanted is None:
-        return FASTER if is_fast else PYCOCOTOOLS
+        return FASTER if is_fast and not is_lvis else PYCOCOTOOLS
     if wanted not in LIBRARIES:
         raise ValueError(f"there is no library {wanted}; choose of {', '.join(LIBRARIES)}")
     if wanted == FASTER and not is_fast:
@@ -80,12 +83,12 @@ def mask_average_precision(data: InstanceData, results: Sequence[Result], librar
     Args:
         data: the objects.
         results: COCO's format, each with image_id, category_id, segmentation (compressed run lengths) and score.
-        library: one of `LIBRARIES`; by default the fastest that is there.
+        library: one of `LIBRARIES`; by default as `choose_library` says.
 
     Raises:
         ValueError: the library is unknown or not installed.
     """
-    library = choose_library(library)
+    library = choose_library(library, data.is_lvis)
     counted = _counted_by_lvis(data, results) if data.is_lvis else results
     precision = (_precision_fast if library == FASTER else _precision)(data, counted)
     scores = {"AP": precision[..., 0], "AP50": precision[_IOU_50, ..., 0], "AP75": precision[_IOU_75, ..., 0]}

@@ -151,6 +151,7 @@ def test_nothing_found_is_nothing_right(tmp_path: Path, library: str) -> None:
 
 def test_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_library() == FASTER
+    assert choose_library(is_lvis=True) == PYCOCOTOOLS
     assert choose_library(PYCOCOTOOLS) == PYCOCOTOOLS
     monkeypatch.setattr(mask_ap.importlib.util, "find_spec", lambda name: None)
     assert choose_library() == PYCOCOTOOLS
