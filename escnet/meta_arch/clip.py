@@ -55,7 +55,7 @@ class ClassifyingClip(ClassifyingModel, RepresentingModel):
         return cells.unflatten(1, (images.shape[-2] // self.patch_size, -1)).permute(0, 3, 1, 2)
 
     def pooled_representation(self, images: Tensor, name: str = "backbone") -> Tensor:
-        """(B, W): the class token, or the mean over the patches where the tower pools by it, normalised as CLIP does."""
+        """(B, W): the class token or the mean over the patches, as the tower pools, normalised as it does."""
         tokens, visual = self._hidden_tokens(images, name), self.clip_image.visual
         if visual.pool_type == "tok":
             return visual.ln_post(tokens[:, 0])

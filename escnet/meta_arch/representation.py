@@ -1,4 +1,4 @@
-"""The interface of models whose hidden states are looked at: what a head or a classifier is trained on, to judge them."""
+"""The interface of models whose hidden states are looked at: heads and classifiers are trained on them."""
 
 from __future__ import annotations
 

@@ -71,7 +71,9 @@ def test_sam_clip_shows_its_backbone_its_head_and_both() -> None:
     encoded = model.encode_pixels(images)
     backbone, head, both = (model.representation(images, name) for name in model.representations)
     torch.testing.assert_close(backbone, encoded.backbone.tokens)
-    torch.testing.assert_close(model.clip_head.project(head.permute(0, 2, 3, 1)).permute(0, 3, 1, 2), encoded.of("clip").features)
+    torch.testing.assert_close(
+        model.clip_head.project(head.permute(0, 2, 3, 1)).permute(0, 3, 1, 2), encoded.of("clip").features
+    )
     torch.testing.assert_close(both, torch.cat([backbone, head], dim=1))
     pooled = model.pooled_representation(images, "head")
     torch.testing.assert_close(model.clip_head.project(pooled), encoded.of("clip").summary)
