@@ -239,6 +239,54 @@ def _add_training(cfg: CN) -> None:
     cfg.INPUT.CLASS_NAMES = "original"
     cfg.SEED = 0
 
+    # What is trained: segmentation (pixels of DATASETS.TRAIN) or distillation (the keys below).
+    cfg.TASK = "segmentation"
+    _add_distillation(cfg)
+
+
+def _add_distillation(cfg: CN) -> None:
+    # Teachers are MODEL.CLIP and MODEL.SAM; each has shards of its own, and one without shards does not teach.
+    cfg.DISTILL = CN()
+    # none: 1 - cosine for CLIP, masks for SAM (paper); phi_s or angle: features of both teachers, balanced by their
+    # spread, which is taken of so many images of each.
+    cfg.DISTILL.BALANCE = "none"
+    cfg.DISTILL.STATISTICS_IMAGES = 1024
+    # Images of a backward pass (0: all of a batch): what a batch has more is accumulated.
+    cfg.DISTILL.MICRO_BATCH = 0
+    # The largest share of broken samples; more of them stop the training.
+    cfg.DISTILL.BROKEN_SHARE = 0.01
+
+    cfg.DISTILL.CLIP = CN()
+    # Folders or lists of shards ("shards/{000..123}.tar"), absolute, URLs, or below the folder of all datasets.
+    cfg.DISTILL.CLIP.SHARDS = ()
+    # Side of the student's images, one of which each step draws (paper: 224, 448; in stage 3 1024 too).
+    cfg.DISTILL.CLIP.SIZES = (224, 448)
+    # Images of a step at the smallest size, of all processes together (paper: 2048); of larger ones as many fewer.
+    cfg.DISTILL.CLIP.BATCH_SIZE = 2048
+    # Side of the teacher's images.
+    cfg.DISTILL.CLIP.TEACHER_SIZE = 224
+    # Name of embeddings that tools/embed_teacher.py stored beside the shards, in place of the teacher; no augmentation.
+    cfg.DISTILL.CLIP.EMBEDDINGS = ""
+    # Random crops and flips.
+    cfg.DISTILL.CLIP.AUGMENT = True
+    cfg.DISTILL.CLIP.WEIGHT = 1.0
+
+    cfg.DISTILL.SAM = CN()
+    # Likewise, of images with masks.
+    cfg.DISTILL.SAM.SHARDS = ()
+    # Side of the student's images (paper: 1024); the teacher's have its own.
+    cfg.DISTILL.SAM.SIZES = (1024,)
+    # Images of a step, of all processes together, and masks of each (paper: 32 and 32).
+    cfg.DISTILL.SAM.BATCH_SIZE = 32
+    cfg.DISTILL.SAM.MASKS = 32
+    # Most predictions for a mask: after the first, clicks where the last one is wrong (paper: 1). Free.
+    cfg.DISTILL.SAM.ROUNDS = 1
+    # Weight of the focal loss, where the Dice loss has 1 (SAM: 20), and of the error of the expected IoU (free).
+    cfg.DISTILL.SAM.FOCAL_WEIGHT = 20.0
+    cfg.DISTILL.SAM.QUALITY_WEIGHT = 1.0
+    # Lambda (paper: 10).
+    cfg.DISTILL.SAM.WEIGHT = 10.0
+
 
 def _add_inference(cfg: CN) -> None:
     # Prompt templates of the class names at evaluation and prediction, likewise.

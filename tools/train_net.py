@@ -116,10 +116,11 @@ def _prepare(cfg: CfgNode, args: argparse.Namespace) -> Callable[[], object]:
     """
     import escnet.meta_arch  # noqa: F401  registers the systems
     from escnet.evaluation.loop import evaluate_datasets
-    from escnet.training.tasks.segmentation import check_config, segmentation_trainer
+    from escnet.training.tasks.build import build_trainer
+    from escnet.training.tasks.segmentation import check_config
 
     if not args.eval_only:
-        trainer = segmentation_trainer(cfg)
+        trainer = build_trainer(cfg)
         trainer.resume_or_load(resume=args.resume)
         return trainer.train
     from detectron2.modeling import build_model

@@ -72,6 +72,30 @@ def read_image(
     return _decode(source, lambda image, name: pil_to_rgb(image, name, value_range), max_pixels, remedy)
 
 
+def read_reduced(source: Source, side: int) -> tuple[np.ndarray, tuple[int, int]]:
+    """Read a photograph that is going to be shrunk: as `read_image` does, but a JPEG is decoded at a part of its size.
+
+    The decoder itself leaves out what 1/2, 1/4 or 1/8 of the size does not show, which takes a fraction of the time.
+
+    Args:
+        source: as for `read_image`.
+        side: which no side of the result falls below, unless the photograph itself is smaller.
+
+    Returns:
+        (h,w,3) uint8 RGB, upright, and the (height, width) of the whole photograph, upright.
+
+    Raises:
+        ImageError: as `read_image`.
+    """
+
+    def decode(image: Image.Image, name: str) -> tuple[np.ndarray, tuple[int, int]]:
+        size, is_turned = (image.height, image.width), image.getexif().get(_ORIENTATION_TAG, 1) >= 5
+        image.draft(None, (side, side))
+        return pil_to_rgb(image, name), size[::-1] if is_turned else size
+
+    return _decode(source, decode, MAX_PIXELS, "shrink it")
+
+
 def to_rgb(
     image: Image.Image | np.ndarray | torch.Tensor | bytes | BinaryIO, value_range: ValueRange | None = None
 ) -> np.ndarray:

@@ -7,10 +7,11 @@ from itertools import count
 from typing import Any
 
 import numpy as np
-import torch
 from detectron2.data import DatasetFromList, MapDataset
 from detectron2.data.samplers import InferenceSampler
 from torch.utils.data import DataLoader, Dataset, Sampler
+
+from escnet.data.loading import loader_settings
 
 Record = dict[str, Any]
 Sample = dict[str, Any]
@@ -111,7 +112,7 @@ def build_training_loader(
     return DataLoader(
         ShuffledStream(records, mapper, seed),
         batch_sampler=_BatchPositions(batch_size, start_iteration, rank, world_size),
-        **_loader_settings(num_workers),
+        **loader_settings(num_workers),
     )
 
 
@@ -129,25 +130,5 @@ def build_evaluation_loader(
         MapDataset(DatasetFromList(list(records), copy=False), mapper),
         batch_size=1,
         sampler=InferenceSampler(len(records)),
-        **_loader_settings(num_workers),
+        **loader_settings(num_workers),
     )
-
-
-def _loader_settings(num_workers: int) -> dict[str, Any]:
-    return {
-        "num_workers": num_workers,
-        "persistent_workers": num_workers > 0,
-        "pin_memory": torch.cuda.is_available(),
-        "collate_fn": _as_list,
-        "worker_init_fn": _use_one_thread,
-        # Without a generator of its own, every new iterator of a loader would advance torch's global random state.
-        "generator": torch.Generator(),
-    }
-
-
-def _as_list(samples: list[Sample]) -> list[Sample]:
-    return samples
-
-
-def _use_one_thread(worker: int) -> None:
-    torch.set_num_threads(1)

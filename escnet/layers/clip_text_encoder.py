@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from open_clip.model import CLIP
@@ -85,6 +85,22 @@ class ClipTextEncoder(nn.Module):
         device = self.positional_embedding.device
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             return self(vocabulary)
+
+    def encode_sentences(self, sentences: Sequence[str], chunk: int = 256) -> Tensor:
+        """Embed whole sentences, such as captions, as they stand: without gradient, in full precision, not remembered.
+
+        As in CLIP's retrieval, the end of a sentence that is longer than the context is cut off.
+
+        Arguments:
+          sentences: n of them.
+          chunk: how many go through the tower at once.
+
+        Returns:
+          (n, D), L2-normalised.
+        """
+        tokens = self.tokenizer(list(sentences), context_length=self.context_length)
+        with torch.no_grad(), torch.autocast(self.positional_embedding.device.type, enabled=False):
+            return self.embed(tokens, chunk)
 
     def tokenize(self, vocabulary: Vocabulary) -> Tensor:
         """The tokens of each template of each synonym of each row, in this order, on the CPU: (texts, context length).

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from open_clip.transformer import VisionTransformer
 from torch import Tensor
@@ -74,6 +76,10 @@ class ClassifyingClip(ClassifyingModel, RepresentingModel):
     def text_features(self, vocabulary: Vocabulary) -> Tensor:
         """(rows, D) L2-normalised features of the rows of a vocabulary."""
         return self.clip_text.encode(vocabulary)
+
+    def sentence_features(self, sentences: Sequence[str]) -> Tensor:
+        """(n, D) L2-normalised features of whole sentences; the end of a long one is cut off."""
+        return self.clip_text.encode_sentences(sentences)
 
     def _hidden_tokens(self, images: Tensor, name: str) -> Tensor:
         self.check_representation(name)

@@ -7,7 +7,7 @@ model resizes and normalises itself, and encode an image once for as many words 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
@@ -286,9 +286,11 @@ class ClassifyingModel(nn.Module, ABC):
 
     Attributes:
         logit_scale: () factor of the cosine similarity before a softmax over classes.
+        image_size: (height, width) to which images are brought.
     """
 
     logit_scale: Tensor
+    image_size: tuple[int, int]
 
     @abstractmethod
     def encode(self, images: Tensor) -> Any:
@@ -301,6 +303,10 @@ class ClassifyingModel(nn.Module, ABC):
     @abstractmethod
     def text_features(self, vocabulary: Vocabulary) -> Tensor:
         """(rows, D) L2-normalised features of the rows of a vocabulary."""
+
+    @abstractmethod
+    def sentence_features(self, sentences: Sequence[str]) -> Tensor:
+        """(n, D) L2-normalised features of whole sentences, without templates; the end of a long one is cut off."""
 
     def classify(self, features: Any, vocabulary: Vocabulary) -> Tensor:
         """(B, rows) probability of each row of a vocabulary, that it names the image."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -185,6 +187,11 @@ class SamClip(SegmentingModel, PromptableModel, ClassifyingModel, RepresentingMo
         return height
 
     @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) to which images are brought."""
+        return self.inference.image_size
+
+    @property
     def mask_size(self) -> tuple[int, int]:
         """(height, width) of the mask logits: four to a side of a patch."""
         height, width = (4 * side // self.backbone.patch_size for side in self.inference.image_size)
@@ -206,9 +213,14 @@ class SamClip(SegmentingModel, PromptableModel, ClassifyingModel, RepresentingMo
         pool = {"backbone": lambda tokens: tokens.mean(dim=(1, 2)), "head": self.clip_head.pool}
         return torch.cat([pool[part](tokens) for part, tokens in states.items()], dim=1)
 
-    def encode_pixels(self, pixels: Tensor) -> MergedFeatures:
-        """One pass of the backbone over images of any size that its patches divide."""
-        return MergedFeatures(self.backbone(self.normalise(pixels)), self.heads)
+    def encode_pixels(self, pixels: Tensor, neck: bool = True) -> MergedFeatures:
+        """One pass of the backbone over images of any size that its patches divide.
+
+        Args:
+            pixels: (B, 3, R1, R2) in 0..255, on the model's device.
+            neck: whether the SAM head is going to be asked.
+        """
+        return MergedFeatures(self.backbone(self.normalise(pixels), neck), self.heads)
 
     def summary(self, features: MergedFeatures) -> Tensor:
         """(B, D) L2-normalised feature of each image."""
@@ -218,6 +230,10 @@ class SamClip(SegmentingModel, PromptableModel, ClassifyingModel, RepresentingMo
     def text_features(self, vocabulary: Vocabulary) -> Tensor:
         """(rows, D) L2-normalised features of the rows of a vocabulary."""
         return self.clip_text.encode(vocabulary)
+
+    def sentence_features(self, sentences: Sequence[str]) -> Tensor:
+        """(n, D) L2-normalised features of whole sentences; the end of a long one is cut off."""
+        return self.clip_text.encode_sentences(sentences)
 
     def of_images(self, features: MergedFeatures, rows: Tensor) -> Tensor:
         """SAM's image embedding (P, C, h, w) of the images `rows` (P,)."""
@@ -268,14 +284,15 @@ class SamClip(SegmentingModel, PromptableModel, ClassifyingModel, RepresentingMo
         """CLIP's logits (B, N, h, w) as prompts of the SAM head: (B, N, 4h, 4w)."""
         probability = logits.softmax(dim=1)
         fine = F.interpolate(probability, self._fine(logits), mode="bilinear", align_corners=False)
-        refined = fine.clamp(min=_LEAST_SCORE).log()
-        refined = refined + F.logsigmoid(torch.zeros_like(refined))
+        undecided = math.log(0.5)
+        refined = fine.clamp(min=_LEAST_SCORE).log() + undecided
         uniform = _uniform_numbers(logits[0, 0].numel()).to(logits.device)
         for image, scores, out in zip(embedding, probability, refined, strict=True):
             asked = (scores.amax(dim=(1, 2)) > self.score).nonzero()[:, 0]
-            for rows in asked.split(self.prompt_chunk):
+            for start in range(0, len(asked), self.prompt_chunk):
+                rows = asked[start : start + self.prompt_chunk]
                 masks = self._draw(image[None], scores[rows], uniform)
-                out[rows] += F.logsigmoid(masks) - F.logsigmoid(torch.zeros_like(masks))
+                out[rows] += F.logsigmoid(masks) - undecided
         return refined
 
     def _draw(self, embedding: Tensor, scores: Tensor, uniform: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from escnet.meta_arch.interfaces import LearningPart
 
 _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 # Tables of one learned value per position: neither matrices nor biases, and never decayed.
-_TABLES = ("position_bias", "positional_embedding")
+_TABLES = ("position_bias", "positional_embedding", "pos_embed", "rel_pos_h", "rel_pos_w")
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from escnet.evaluation.classification import nearest_class, pool_masks, retrieval_recall
+from escnet.evaluation.classification import nearest_class, pool_masks, retrieval_recall, retrieval_recalls
 
 
 def test_pooled_masks_against_a_loop() -> None:
@@ -36,3 +36,27 @@ def test_retrieval_tells_the_two_directions_apart() -> None:
     texts = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     # Both images are nearest to the first text; each text is nearest to its own image.
     assert retrieval_recall(images, texts, ["a", "b"]) == (0.5, 1.0)
+
+
+def test_retrieval_with_several_captions_against_a_loop() -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = F.normalize(torch.randn(300, 6, generator=generator), dim=1)
+    owners = [image for image in range(300) for _ in range(1 + image % 3)]
+    texts = F.normalize(torch.randn(len(owners), 6, generator=generator), dim=1)
+    found = retrieval_recalls(images, texts, owners, ranks=(1, 5, 40))
+    similarity = (images @ texts.T).tolist()
+    for k in (1, 5, 40):
+        hits = sum(
+            any(owners[j] == i for j in sorted(range(len(owners)), key=lambda j: -row[j])[:k])
+            for i, row in enumerate(similarity)
+        )
+        assert found.image_to_text[k] == hits / 300
+        sought = sum(owner in sorted(range(300), key=lambda i: -similarity[i][j])[:k] for j, owner in enumerate(owners))
+        assert found.text_to_image[k] == sought / len(owners)
+
+
+def test_equal_captions_count_only_where_they_are_to() -> None:
+    images = torch.eye(2)
+    texts = torch.eye(2).flip(0)
+    assert retrieval_recalls(images, texts, (0, 1), ranks=(1, 2)) == ({1: 0.0, 2: 1.0}, {1: 0.0, 2: 1.0})
+    assert retrieval_recalls(images, texts, (0, 1), ["a", "a"], ranks=(1,)) == ({1: 1.0}, {1: 1.0})

@@ -20,7 +20,8 @@ from escnet.data.errors import DatasetError
 from escnet.evaluation.loop import evaluate_datasets
 from escnet.pretrained.files import WeightsError
 from escnet.training.reproducibility import deterministic_if_cpu, seed_step
-from escnet.training.tasks.segmentation import segmentation_trainer, training_settings
+from escnet.training.tasks.configured import training_settings
+from escnet.training.tasks.segmentation import segmentation_trainer
 from escnet.training.trainer import Trainer, clip_gradients
 
 

@@ -8,11 +8,11 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
 from escnet.evaluation.confusion import ConfusionMatrix
+from escnet.evaluation.runs.line_file import LineFile
 from escnet.evaluation.scored_classes import ScoredClasses, is_scored
 
 
@@ -91,7 +91,7 @@ class ImageResults:
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
-        self._stream: BinaryIO | None = None
+        self._file: LineFile | None = None
 
     def files(self) -> list[Path]:
         """The files that hold results."""
@@ -100,10 +100,7 @@ class ImageResults:
     def repair(self) -> None:
         """Remove lines that a kill cut off. To be called by one process, before any reads or adds."""
         for file in self.files():
-            contents = file.read_bytes()
-            whole = contents.rfind(b"\n") + 1
-            if whole < len(contents):
-                os.truncate(file, whole)
+            LineFile(file).repair()
 
     def add(self, result: ImageResult, rank: int = 0) -> None:
         """Append one result to the file of this process.
@@ -111,10 +108,8 @@ class ImageResults:
         Raises:
             OSError: it could not be written, for want of space as a rule; what was written of it is removed again.
         """
-        if self._stream is None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            # Unbuffered, so that after an error nothing is left that closing the file would try to write again.
-            self._stream = open(self.folder / f"images.{rank}.jsonl", "ab", buffering=0)  # noqa: SIM115
+        if self._file is None:
+            self._file = LineFile(self.folder / f"images.{rank}.jsonl")
         line = {
             "image": result.image,
             "height": result.height,
@@ -123,24 +118,13 @@ class ImageResults:
             "truth": result.truth,
             "entries": result.entries.tolist(),
         }
-        contents = (json.dumps(line, separators=(",", ":"), ensure_ascii=False) + "\n").encode()
-        start = self._stream.seek(0, os.SEEK_END)
-        try:
-            while contents:
-                # Where space runs out in the middle of a line, a part of it is written, and only the rest is an error.
-                contents = contents[self._stream.write(contents) :]
-        except OSError as error:
-            self._stream.truncate(start)
-            raise OSError(
-                f"{self._stream.name}: the result of the image '{result.image}' was not written ({error.strerror}); "
-                "those of the images before it stand. Free some space, and the same command goes on from there"
-            ) from error
+        self._file.add(line, result.image)
 
     def close(self) -> None:
         """Close the file of this process."""
-        if self._stream is not None:
-            self._stream.close()
-            self._stream = None
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
     def __iter__(self) -> Iterator[ImageResult]:
         """Read the results, one at a time.
@@ -150,16 +134,15 @@ class ImageResults:
         """
         seen = set()
         for file in self.files():
-            with open(file, encoding="utf-8") as stream:
-                for number, line in enumerate(stream, start=1):
-                    result = _parse(line, f"{file}, line {number}")
-                    if result.image in seen:
-                        raise ResultsError(
-                            f"{file}, line {number}: a second result of the image '{result.image}'; two evaluations "
-                            f"wrote to {self.folder} at a time. Evaluate again into another folder"
-                        )
-                    seen.add(result.image)
-                    yield result
+            for line, place in LineFile(file):
+                result = _parse(line, place)
+                if result.image in seen:
+                    raise ResultsError(
+                        f"{place}: a second result of the image '{result.image}'; two evaluations "
+                        f"wrote to {self.folder} at a time. Evaluate again into another folder"
+                    )
+                seen.add(result.image)
+                yield result
 
     def images(self) -> set[str]:
         """The ids of the images that have a result."""

@@ -76,7 +76,7 @@ def open_run(run: Run, conditions: Conditions, restart: bool = False) -> None:
         shutil.rmtree(run.folder, ignore_errors=True)
     results = ImageResults(run.folder)
     if (run.folder / "run.json").is_file():
-        _check_conditions(read_run(run.folder), conditions)
+        require_same_conditions(run.folder, read_run(run.folder).conditions, conditions)
     elif results.files():
         raise ResultsError(f"{run.folder}: has results, but no run.json that says how they were made; use --restart")
     else:
@@ -122,13 +122,36 @@ def write_json(path: Path, contents: Any) -> None:
         temporary.write_text(json.dumps(contents, indent=1, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
 
 
-def _check_conditions(known: RunDescription, conditions: Conditions) -> None:
+def read_conditions(path: Path) -> Conditions:
+    """What a JSON file of results says under "conditions".
+
+    Raises:
+        ResultsError: it is missing, not JSON, or says nothing of them.
+    """
+    contents = read_json(path)
+    found = contents.get("conditions") if isinstance(contents, dict) else None
+    if not isinstance(found, dict):
+        raise ResultsError(f"{path}: does not say how its results were made; evaluate into another --output")
+    return found
+
+
+def require_same_conditions(place: Path, known: Conditions, conditions: Conditions) -> None:
+    """Refuse to go on with results that were made otherwise.
+
+    Args:
+        place: the folder or file that has them.
+        known: the conditions under which they were made.
+        conditions: those of now.
+
+    Raises:
+        ResultsError: they differ; the message says in what.
+    """
     # As JSON holds them: a tuple is a list there.
-    changed = differences(known.conditions, json.loads(json.dumps(conditions)))
+    changed = differences(known, json.loads(json.dumps(conditions)))
     if changed:
         shown = "; ".join(f"{key} was {was}, is {now}" for key, was, now in changed[:_LISTED_CHANGES])
         raise ResultsError(
-            f"{known.folder}: has results that were made under other conditions ({shown}); "
+            f"{place}: has results that were made under other conditions ({shown}); "
             f"evaluate into another --output, or delete them with --restart"
         )
 

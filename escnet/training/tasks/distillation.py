@@ -1,0 +1,106 @@
+"""Training of one student by several teachers, each with images of its own (SAM-CLIP, sec. 3.2)."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from detectron2.config import CfgNode
+from torch import Tensor, nn
+
+from escnet.training.tasks.configured import ConfiguredTask
+
+logger = logging.getLogger(__name__)
+
+
+class Teacher(ABC):
+    """A frozen model, the images that it teaches with, and what a student is to learn of it.
+
+    Attributes:
+        name: of its loss.
+        weight: of its loss.
+    """
+
+    name: str
+    weight: float = 1.0
+
+    @abstractmethod
+    def batches(self, start_iteration: int) -> Iterator[Any]:
+        """This process's batches from an iteration on, without end."""
+
+    @abstractmethod
+    def parts(self, batch: Any) -> Iterator[tuple[Any, float]]:
+        """A batch in parts that fit into memory, and the share of the batch that each of them is."""
+
+    @abstractmethod
+    def loss(self, student: nn.Module, part: Any) -> Tensor:
+        """The mean loss () of a part, before `weight`."""
+
+    def prepare(self) -> None:  # noqa: B027  not every teacher has anything to do
+        """What is done once before a training that does not go on from a checkpoint."""
+
+    def describe(self, batch: Any) -> list[str]:
+        """Where the images of a batch are from."""
+        return []
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint has to hold of it."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027
+        """Go on from what `state_dict` gave."""
+
+
+class DistillationTask(ConfiguredTask):
+    """One step has a batch of each teacher, with a backward pass of its own (or several, for parts of a batch).
+
+    Args:
+        cfg: the config, of the student and its training.
+        teachers: on the student's device; at least one.
+    """
+
+    def __init__(self, cfg: CfgNode, teachers: Sequence[Teacher]) -> None:
+        super().__init__(cfg)
+        self.teachers = list(teachers)
+
+    def batches(self, start_iteration: int) -> Iterator[list[Any]]:
+        streams = [teacher.batches(start_iteration) for teacher in self.teachers]
+        return map(list, zip(*streams, strict=True))
+
+    def backward(self, batch: list[Any], scale: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+        losses = {}
+        for teacher, own in zip(self.teachers, batch, strict=True):
+            total: Tensor | float = 0.0
+            for part, share in teacher.parts(own):
+                with self.model.autocast():
+                    loss = share * teacher.weight * teacher.loss(self.model, part)
+                scale(loss).backward()
+                total = total + loss.detach()
+            losses[f"loss_{teacher.name}"] = total
+        return losses
+
+    def start(self) -> None:
+        for teacher in self.teachers:
+            teacher.prepare()
+
+    def describe(self, batch: list[Any]) -> list[str]:
+        return [name for teacher, own in zip(self.teachers, batch, strict=True) for name in teacher.describe(own)]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {teacher.name: teacher.state_dict() for teacher in self.teachers}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with the teachers' states.
+
+        Raises:
+            ValueError: the checkpoint is of other teachers.
+        """
+        names = [teacher.name for teacher in self.teachers]
+        if sorted(state) != sorted(names):
+            raise ValueError(
+                f"its teachers were {', '.join(state) or 'none'}, and those of this run are {', '.join(names)}"
+            )
+        for teacher in self.teachers:
+            teacher.load_state_dict(state[teacher.name])

@@ -1,0 +1,201 @@
+"""Distillation: losses of each teacher by hand, parts of a batch, resume bit for bit, broken samples, balances."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.config import CfgNode
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from escnet.config import load_config
+from escnet.data.images import write_labels
+from escnet.data.shards.accounting import BrokenSample, TooManyBrokenError
+from escnet.data.shards.making import Making, make_shards
+from escnet.data.shards.pictures import find_pictures
+from escnet.data.shards.storing import Storing
+from escnet.losses.distillation import Standardisation
+from escnet.training.tasks.build import build_trainer
+from escnet.training.trainer import Trainer
+
+CONFIGS = Path(__file__).parents[2] / "configs/mojiscenes"
+STAGE2 = CONFIGS / "sam_clip_stage2.yaml"
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Noise with rectangles in it: 12 pictures with masks, in 2 shards, which serve both teachers."""
+    root = tmp_path_factory.mktemp("shards")
+    generator = np.random.default_rng(0)
+    for number in range(12):
+        regions = np.zeros((64, 80), dtype=np.uint8)
+        for region in (1, 2, 3):
+            y, x = generator.integers(0, 40, 2)
+            regions[y : y + 20, x : x + 24] = region
+        pixels = generator.integers(0, 60, (64, 80, 3)) + 60 * regions[..., None]
+        (root / "images").mkdir(exist_ok=True)
+        Image.fromarray(pixels.astype(np.uint8)).save(root / "images" / f"{number}.jpg")
+        write_labels(root / "regions" / f"{number}.png", regions)
+    pictures = find_pictures([root / "images"], 0)
+    make_shards(Making(pictures, root / "masks", 6, Storing(str(root / "regions")), 0))
+    return root / "masks"
+
+
+@pytest.fixture
+def make(shards: Path, tmp_path: Path) -> Callable[..., Trainer]:
+    def trainer(*options: str, config: Path = STAGE2, output: str = "run") -> Trainer:
+        cfg: CfgNode = load_config(
+            config,
+            [
+                "MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "''", "OUTPUT_DIR", str(tmp_path / output),
+                "DISTILL.CLIP.SHARDS", f"('{shards}',)", "DISTILL.SAM.SHARDS", f"('{shards}',)",
+                "DISTILL.CLIP.BATCH_SIZE", "4", "DISTILL.SAM.BATCH_SIZE", "2", "DISTILL.SAM.MASKS", "2",
+                "DISTILL.STATISTICS_IMAGES", "8", "SOLVER.WARMUP_ITERS", "0", "SOLVER.MAX_ITER", "4", *options,
+            ],
+        )  # fmt: skip
+        return build_trainer(cfg)
+
+    return trainer
+
+
+def gradients(trainer: Trainer, batch: list) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    torch.manual_seed(0)
+    trainer.optimizer.zero_grad()
+    losses = trainer.task.backward(batch, lambda loss: loss)
+    found = {n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.grad is not None}
+    return losses, found
+
+
+def test_clips_loss_is_one_minus_the_cosine_with_the_teachers_feature(make: Callable[..., Trainer]) -> None:
+    trainer = make()
+    clip, _ = trainer.task.teachers
+    batch = next(clip.batches(0))
+    ((part, share),) = clip.parts(batch)
+    loss = clip.loss(trainer.model, part)
+    with torch.no_grad():
+        pixels = batch.images.float()
+        student = trainer.model.encode_pixels(pixels).of("clip").summary
+        small = F.interpolate(pixels, (48, 48), mode="bilinear", align_corners=False, antialias=True)
+        theirs = clip.clip.clip_image(clip.clip.normalise(small)).pooled
+    assert share == 1.0
+    assert loss.item() == pytest.approx((1 - F.cosine_similarity(student, theirs)).mean().item(), abs=1e-5)
+
+
+def test_a_student_that_is_sam_has_nothing_to_learn_from_sam(make: Callable[..., Trainer]) -> None:
+    trainer = make("DISTILL.SAM.ROUNDS", "3")
+    _, sam = trainer.task.teachers
+    for start in range(3):
+        ((part, _),) = sam.parts(next(sam.batches(start)))
+        assert sam.loss(trainer.model.eval(), part).item() == pytest.approx(0.0, abs=1e-4)
+
+
+def test_each_teacher_has_its_own_weight(make: Callable[..., Trainer]) -> None:
+    options = ("DISTILL.SAM.SIZES", "(64,)")
+    once, tenfold = make("DISTILL.SAM.WEIGHT", "1", *options), make("DISTILL.SAM.WEIGHT", "10", *options)
+    batch = next(once.task.batches(0))
+    (first, _), (second, _) = gradients(once, batch), gradients(tenfold, batch)
+    assert second["loss_sam"].item() == pytest.approx(10 * first["loss_sam"].item(), rel=1e-5)
+    assert second["loss_clip"].item() == pytest.approx(first["loss_clip"].item())
+    assert first["loss_sam"] > 0.01
+
+
+def test_parts_of_a_batch_add_up_to_its_gradient(make: Callable[..., Trainer]) -> None:
+    # SAM's prompts are drawn for each part anew, so that only CLIP's gradient is the same.
+    options = ("DISTILL.SAM.SHARDS", "()")
+    whole, parts = make(*options), make(*options, "DISTILL.MICRO_BATCH", "1")
+    batch = next(whole.task.batches(0))
+    (losses, expected), (own_losses, found) = gradients(whole, batch), gradients(parts, batch)
+    assert own_losses["loss_clip"].item() == pytest.approx(losses["loss_clip"].item(), rel=1e-5)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, atol=1e-5, rtol=1e-3)
+
+
+def test_the_whole_student_has_a_gradient_of_both(make: Callable[..., Trainer]) -> None:
+    trainer = make("DISTILL.SAM.SIZES", "(96,)")
+    _, found = gradients(trainer, next(trainer.task.batches(0)))
+    parts = {name.split(".")[0] for name, gradient in found.items() if gradient.abs().max() > 0}
+    assert parts == {"backbone", "clip_head", "mask_decoder"}
+
+
+def test_head_probing_trains_the_head_alone(make: Callable[..., Trainer]) -> None:
+    trainer = make("DISTILL.SAM.SHARDS", "()", config=CONFIGS / "sam_clip_stage1.yaml")
+    _, found = gradients(trainer, next(trainer.task.batches(0)))
+    assert {name.split(".")[0] for name in found} == {"clip_head"}
+
+
+def test_a_resumed_training_ends_as_one_that_was_left_alone(make: Callable[..., Trainer]) -> None:
+    options = ("DISTILL.BALANCE", "phi_s", "SOLVER.CHECKPOINT_PERIOD", "2")
+    whole = make(*options, output="whole")
+    whole.resume_or_load(resume=False)
+    whole.train()
+    stopped = make(*options)
+    stopped.resume_or_load(resume=False)
+    stopped.max_iter = 2
+    stopped.train()
+    # What the first process knew is gone.
+    resumed = make(*options)
+    resumed.resume_or_load(resume=True)
+    assert resumed.start_iter == 2
+    resumed.train()
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[name], value), name
+    counts = [trainer.task.teachers[0].count for trainer in (whole, resumed)]
+    assert counts[0].seen == counts[1].seen > 0
+
+
+def test_a_checkpoint_of_other_teachers_is_refused(make: Callable[..., Trainer]) -> None:
+    trainer = make("SOLVER.MAX_ITER", "1")
+    trainer.resume_or_load(resume=False)
+    trainer.train()
+    alone = make("SOLVER.MAX_ITER", "2", "DISTILL.SAM.SHARDS", "()")
+    with pytest.raises(Exception, match="teachers were clip, sam"):
+        alone.resume_or_load(resume=True)
+
+
+@pytest.mark.parametrize("balance", ["phi_s", "angle"])
+def test_balanced_teachers_see_their_own_spread_first(make: Callable[..., Trainer], balance: str) -> None:
+    trainer = make("DISTILL.BALANCE", balance, "DISTILL.SAM.SIZES", "(64,)")
+    trainer.resume_or_load(resume=False)
+    clip, sam = trainer.task.teachers
+    if balance == "phi_s":
+        features = clip._some_features()
+        expected = Standardisation.fit(features)
+        torch.testing.assert_close(clip.distance.state["scale"], expected.scale)
+        assert clip.distance(expected.mean.expand_as(features), features).mean().item() == pytest.approx(1.0, abs=0.2)
+    assert sam.distance.is_prepared
+    losses, _ = gradients(trainer, next(trainer.task.batches(0)))
+    assert all(loss.isfinite() and loss > 0 for loss in losses.values())
+
+
+def test_too_many_broken_samples_stop_a_training(make: Callable[..., Trainer]) -> None:
+    trainer = make("DISTILL.BROKEN_SHARE", "0.1")
+    clip, _ = trainer.task.teachers
+    clip.count.least = 1
+    batch = next(trainer.task.batches(0))
+    broken = batch[0]._replace(broken=[BrokenSample("masks/000000.tar", "3", "no picture")])
+    with pytest.raises(TooManyBrokenError, match=r"000000\.tar, 3: no picture"):
+        trainer.task.backward([broken, batch[1]], lambda loss: loss)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("DISTILL.CLIP.SHARDS", "()", "DISTILL.SAM.SHARDS", "()"), "no teacher has images"),
+        (("DISTILL.BALANCE", "fair"), "fair"),
+        (("TASK", "juggling"), "segmentation, distillation"),
+        (("DISTILL.CLIP.SHARDS", "('nowhere',)"), "nowhere"),
+        (("DISTILL.CLIP.SIZES", "(50,)"), "DISTILL.CLIP.SIZES.*8"),
+        (("DISTILL.SAM.SIZES", "(100,)"), "DISTILL.SAM.SIZES.*8"),
+        (("DISTILL.CLIP.SIZES", "()"), "DISTILL.CLIP.SIZES"),
+    ],
+)
+def test_what_cannot_be_trained_with_is_refused(
+    make: Callable[..., Trainer], options: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(*options)
