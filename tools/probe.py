@@ -17,14 +17,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from escnet.command_line import refuse
 
 if TYPE_CHECKING:
     import torch
     from detectron2.config import CfgNode
-    from torch import nn
 
     from escnet.evaluation.probing.features import FeatureStore
     from escnet.evaluation.probing.results import ProbeResults
@@ -58,7 +57,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--config-file", required=True, metavar="YAML", help="configuration of the model")
-    parser.add_argument("--weights", metavar="FILE", help="of the system that is probed (else as configured)")
+    parser.add_argument(
+        "--weights", default="", metavar="FILE", help="of the system that is probed (else as configured)"
+    )
     parser.add_argument(
         "--system", choices=SYSTEMS, help="probe the configuration's CLIP or SAM in place of its system"
     )
@@ -110,12 +111,15 @@ def probe(args: argparse.Namespace) -> None:
 
     from detectron2.utils.logger import setup_logger
 
+    from escnet.evaluation.answering_models import load_answering_model
     from escnet.evaluation.probing.features import Encoding, FeatureStore
     from escnet.evaluation.probing.results import ProbeResults, delete_results
     from escnet.evaluation.probing.stored_arrays import GIB, delete_stored
+    from escnet.meta_arch.representation import RepresentingModel
 
     setup_logger(name="escnet").setLevel(logging.WARNING)
-    cfg, model = load_model(args)
+    cfg = read_config(args)
+    model = load_answering_model(cfg, RepresentingModel, args.system, args.weights).requires_grad_(False)
     name = args.system or type(model).__name__
     args.name = args.name or (name if args.features == "backbone" else f"{name}-{args.features}")
     folder = args.output / args.name
@@ -133,28 +137,17 @@ def probe(args: argparse.Namespace) -> None:
         probe_classification(args, store, results, cfg.MODEL.DEVICE)
 
 
-def load_model(args: argparse.Namespace) -> tuple[CfgNode, nn.Module]:
-    """The configuration, and the model that is probed, on its device.
+def read_config(args: argparse.Namespace) -> CfgNode:
+    """The configuration that the command line asks for.
 
     Raises:
-        ConfigError, WeightsError: a file, key or value is wrong, or weights do not fit.
+        ConfigError: a file, key or value is wrong, or a device is asked for and missing.
     """
     from escnet.config import check_device, load_config
 
-    if args.system is None:
-        from escnet.predictor import Segmenter
-
-        cfg = load_config(args.config_file, args.opts)
-        check_device(cfg)
-        return cfg, Segmenter.from_config(cfg, args.weights, device=cfg.MODEL.DEVICE).model.requires_grad_(False)
-    from escnet.meta_arch.parents import PARENTS, build_parent
-
-    _, node = PARENTS[args.system]
-    # In quotes, since a file may be called 1e5, which is a number as an option.
-    weights = (f"MODEL.{node}.WEIGHTS", repr(args.weights)) if args.weights else ()
-    cfg = load_config(args.config_file, [*args.opts, *weights])
+    cfg = load_config(args.config_file, args.opts)
     check_device(cfg)
-    return cfg, build_parent(cfg, args.system)
+    return cfg
 
 
 def probe_segmentation(args: argparse.Namespace, cfg: CfgNode, store: FeatureStore, results: ProbeResults) -> None:
@@ -193,20 +186,20 @@ def probe_classification(
     Raises:
         ValueError, OSError: as said of `probe`.
     """
+    from escnet.data.image_folders import read_image_folder
     from escnet.evaluation.probing import classification as linear
     from escnet.evaluation.probing.features import files_identity
-    from escnet.evaluation.probing.labelled_pictures import read_class_folders
 
-    sets = [read_class_folders(folder) for folder in args.classification]
-    names = [linear.folder_name(folder) for folder in args.classification]
-    conditions = {"features": store.identity}
-    for role, name, pictures in zip(("train", "test"), names, sets, strict=True):
-        conditions[role] = {"name": name, "classes": len(pictures.class_names)} | files_identity(pictures.files)
+    train, test = map(read_image_folder, args.classification)
+    conditions: dict[str, Any] = {"features": store.identity}
+    for role, folder in (("train", train), ("test", test)):
+        identity = {"name": linear.set_name(folder), "classes": len(folder.folders)}
+        conditions[role] = identity | files_identity(linear.image_files(folder))
     results.begin(CLASSIFICATION, conditions)
     missing = [seed for seed in args.seeds if not results.has(CLASSIFICATION, "linear", seed)]
     if not missing:
         return
-    data = linear.ClassificationData.load(store, *sets, names)
+    data = linear.ClassificationData.load(store, train, test)
     for seed in missing:
         found = linear.probe_classification(data, seed, device)
         held_out = {f"{decay:g}": accuracy for decay, accuracy in found.held_out.items()}

@@ -5,10 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
-class RepresentingModel(ABC):
+class RepresentingModel(nn.Module, ABC):
     """A model that shows the hidden states of its image encoder (SAM-CLIP, sec. A.2 "Head-probing evaluations").
 
     Images are raw pixels (B, 3, R1, R2) in 0..255, RGB, of which both sides are multiples of `patch_size`. They are

@@ -93,7 +93,7 @@ def test_classification_by_the_head_of_sam_clip(tool: ModuleType, tiny_config: s
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "ESCNet shows no hidden states to train heads on; take its CLIP or its SAM with --system"),
+        ((), "ESCNet cannot show its hidden states; take MODEL.META_ARCHITECTURE SamClip, or --system clip or sam"),
         (("--system", "clip", "--features", "head"), "no representation 'head', only backbone"),
         (("--system", "clip", "--image-size", "60"), "multiple of the patch size of ClassifyingClip, 8"),
         (("--system", "clip", "--weights", "nowhere.pth"), "nowhere.pth: there is no such file"),

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from escnet.data.errors import DatasetError, listed
+from escnet.data.image_folders import ImageFolder
 from escnet.evaluation.probing.features import FeatureStore
-from escnet.evaluation.probing.labelled_pictures import LabelledPictures
 from escnet.progress import progress_bar
 
 # Tried from strong to weak, each from where the last one ended.
@@ -40,22 +39,18 @@ class ClassificationData:
     classes: int
 
     @classmethod
-    def load(
-        cls,
-        store: FeatureStore,
-        train: LabelledPictures,
-        test: LabelledPictures,
-        names: Sequence[str] = ("train", "test"),
-    ) -> ClassificationData:
-        """Read the features of two sets, or compute them first; `names` are those of their files.
+    def load(cls, store: FeatureStore, train: ImageFolder, test: ImageFolder) -> ClassificationData:
+        """Read the features of two sets, or compute them first.
 
         Raises:
-            DatasetError: the test set has a class that the training set has not.
+            DatasetError: the test set has a class that the training set has not, or there are fewer than two.
             ResultsError, ImageError: as of `FeatureStore`.
         """
-        test_labels = test.as_in(train)
-        features = [store.pooled(name, data.files) for name, data in zip(names, (train, test), strict=True)]
-        return cls(features[0], train.labels, features[1], test_labels, len(train.class_names))
+        if len(train.folders) < 2:
+            raise DatasetError(f"{train.root}: has {len(train.folders)} class; at least two are told apart")
+        labels = labels_as_in(train, train), labels_as_in(test, train)
+        features = [store.pooled(set_name(data), image_files(data)) for data in (train, test)]
+        return cls(features[0], labels[0], features[1], labels[1], len(train.folders))
 
 
 @dataclass(frozen=True)
@@ -179,9 +174,27 @@ def held_out_rows(labels: np.ndarray, seed: int) -> np.ndarray:
     return chosen
 
 
-def folder_name(folder: Path) -> str:
-    """The last two parts of a path, as the name of its features."""
-    return "_".join(folder.resolve().parts[-2:]).replace("/", "")
+def labels_as_in(folder: ImageFolder, other: ImageFolder) -> np.ndarray:
+    """(n,) int64 labels of the pictures of a set, by the classes of another one.
+
+    Raises:
+        DatasetError: one of the classes is not there.
+    """
+    numbers = {name: number for number, name in enumerate(other.folders)}
+    strange = [name for name in folder.folders if name not in numbers]
+    if strange:
+        raise DatasetError(f"{folder.root}: the classes {listed(strange, 5)} are not in {other.root}")
+    return np.array([numbers[folder.folders[image.label]] for image in folder.images], dtype=np.int64)
+
+
+def image_files(folder: ImageFolder) -> list[str]:
+    """The paths of the pictures of a set."""
+    return [str(folder.root / image.name) for image in folder.images]
+
+
+def set_name(folder: ImageFolder) -> str:
+    """The last two parts of the path of a set: what it and its features are called."""
+    return "_".join(folder.root.resolve().parts[-2:]).replace("/", "")
 
 
 def _on(features: np.ndarray, device: torch.device | str) -> Tensor:

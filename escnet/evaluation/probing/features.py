@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.data import DatasetFromList, MapDataset
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from escnet.data.images import read_image
@@ -52,20 +52,15 @@ class FeatureStore:
     """The features of one model, in a folder.
 
     Args:
-        model: frozen, on its device; a `RepresentingModel`.
+        model: frozen, on its device.
         encoding: how it is asked.
         folder: of the files.
 
     Raises:
-        ValueError: the model shows no hidden states, or not this one, or its patches do not divide the image size.
+        ValueError: the model does not show this hidden state, or its patches do not divide the image size.
     """
 
-    def __init__(self, model: nn.Module, encoding: Encoding, folder: Path) -> None:
-        if not isinstance(model, RepresentingModel):
-            raise ValueError(
-                f"{type(model).__name__} shows no hidden states to train heads on; take its CLIP or its SAM with "
-                "--system, or a system that does"
-            )
+    def __init__(self, model: RepresentingModel, encoding: Encoding, folder: Path) -> None:
         model.check_representation(encoding.representation)
         if encoding.image_size < 1 or encoding.image_size % model.patch_size:
             raise ValueError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -11,12 +10,11 @@ from typing import Any
 
 from tabulate import tabulate
 
-from escnet.evaluation.runs.conditions import differences, versions
+from escnet.evaluation.runs.conditions import versions
 from escnet.evaluation.runs.image_results import ResultsError
-from escnet.evaluation.runs.run_folder import read_json, write_json
+from escnet.evaluation.runs.run_folder import read_json, require_same_conditions, write_json
 
 FILE = "results.json"
-_LISTED_CHANGES = 6
 
 
 class ProbeResults:
@@ -49,15 +47,8 @@ class ProbeResults:
         Raises:
             ResultsError: there are results that were found under other conditions.
         """
-        conditions = json.loads(json.dumps(conditions))
-        known = self._contents["probings"].setdefault(kind, {"conditions": conditions, "heads": {}})
-        changed = differences(known["conditions"], conditions)
-        if changed:
-            shown = "; ".join(f"{key} was {was}, is {now}" for key, was, now in changed[:_LISTED_CHANGES])
-            raise ResultsError(
-                f"{self._path}: has results that were found under other conditions ({shown}); take another --output or "
-                "--name, or delete them with --restart"
-            )
+        known = self._contents["probings"].setdefault(kind, {"conditions": dict(conditions), "heads": {}})
+        require_same_conditions(self._path, known["conditions"], dict(conditions))
 
     def has(self, kind: str, head: str, seed: int) -> bool:
         """Whether a probe is done."""

@@ -10,13 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from escnet.evaluation.runs.conditions import differences
 from escnet.evaluation.runs.image_results import ResultsError
-from escnet.evaluation.runs.run_folder import read_json, write_json
+from escnet.evaluation.runs.run_folder import read_json, require_same_conditions, write_json
 from escnet.safe_files import replacing
 
 GIB = 1 << 30
-_LISTED_CHANGES = 4
 
 
 def stored_array(
@@ -45,7 +43,8 @@ def stored_array(
         ValueError: the batches have another number of rows than n.
     """
     if path.is_file():
-        _check_identity(path, identity)
+        known = read_json(path.with_suffix(".json"))
+        require_same_conditions(path, known if isinstance(known, dict) else {}, dict(identity))
     else:
         # First, so that a complete array is never without it.
         write_json(path.with_suffix(".json"), dict(identity))
@@ -58,17 +57,6 @@ def delete_stored(folder: Path) -> None:
     for pattern in ("*.npy", "*.json", ".*.npy.*.tmp", ".*.json.*.tmp"):
         for path in folder.glob(pattern):
             path.unlink()
-
-
-def _check_identity(path: Path, identity: Mapping[str, Any]) -> None:
-    known = read_json(path.with_suffix(".json"))
-    changed = differences(identity, known) if isinstance(known, dict) else [("identity", identity, known)]
-    if changed:
-        shown = "; ".join(f"{key} was {was}, is {now}" for key, now, was in changed[:_LISTED_CHANGES])
-        raise ResultsError(
-            f"{path}: was made of something else ({shown}); "
-            "take another --output or --name, or delete it with --restart"
-        )
 
 
 def _write(path: Path, count: int, batches: Iterable[np.ndarray], limit: float) -> None:

@@ -19,7 +19,7 @@ COLOURS = np.array([[220, 30, 30], [30, 200, 40], [40, 60, 230]], dtype=np.uint8
 CONFIG = Path(__file__).parents[3] / "configs/camvid/escnet.yaml"
 
 
-class ColourEncoder(nn.Module, RepresentingModel):
+class ColourEncoder(RepresentingModel):
     """Each cell of 4×4 pixels as its mean colour, times a weight; counts its calls."""
 
     representations: ClassVar[tuple[str, ...]] = ("backbone", "squares")

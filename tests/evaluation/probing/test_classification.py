@@ -11,16 +11,17 @@ from sklearn.linear_model import LogisticRegression as Reference
 from sklearn.preprocessing import StandardScaler
 
 from escnet.data.errors import DatasetError
+from escnet.data.image_folders import read_image_folder
 from escnet.evaluation.probing import classification
 from escnet.evaluation.probing.classification import (
     WEIGHT_DECAYS,
     ClassificationData,
     LogisticRegression,
     held_out_rows,
+    labels_as_in,
     probe_classification,
 )
 from escnet.evaluation.probing.features import Encoding, FeatureStore
-from escnet.evaluation.probing.labelled_pictures import read_class_folders
 
 
 def noisy_classes(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -85,25 +86,22 @@ def test_each_class_loses_a_fifth_and_keeps_at_least_one() -> None:
 
 
 def test_pictures_in_folders_of_classes(encoder, class_folders: tuple[Path, Path], tmp_path: Path) -> None:
-    train, test = map(read_class_folders, class_folders)
-    assert train.class_names == ("blush", "leaf", "sky") and np.bincount(train.labels).tolist() == [10] * 3
-    data = ClassificationData.load(FeatureStore(encoder, Encoding(image_size=8), tmp_path / "f"), train, test)
-    assert data.train.shape == (30, 3) and probe_classification(data, 0, "cpu").accuracy == 1
+    store = FeatureStore(encoder, Encoding(image_size=8), tmp_path / "f")
+    train, test = map(read_image_folder, class_folders)
+    data = ClassificationData.load(store, train, test)
+    assert data.train.shape == (30, 3) and np.bincount(data.train_labels).tolist() == [10] * 3
+    assert probe_classification(data, 0, "cpu").accuracy == 1
 
 
-def test_folders_are_read_by_name_and_faults_are_told(class_folders: tuple[Path, Path], tmp_path: Path) -> None:
-    train, test = class_folders
-    (test / "notes.txt").write_text("no class")
-    (test / ".cache").mkdir()
-    (test / "sky/.hidden.jpg").write_bytes(b"")
-    (test / "blush").rename(tmp_path / "gone")
-    part = read_class_folders(test)
-    assert part.class_names == ("leaf", "sky") and len(part.files) == 8
-    assert part.as_in(read_class_folders(train)).tolist() == [1] * 4 + [2] * 4
-    with pytest.raises(DatasetError, match=r"train: the classes blush are not in the training set"):
-        read_class_folders(train).as_in(part)
-    (test / "leaf").rename(tmp_path / "gone too")
-    with pytest.raises(DatasetError, match=r"test: 1 class\(es\) with pictures"):
-        read_class_folders(test)
-    with pytest.raises(DatasetError, match="there is no such folder"):
-        read_class_folders(tmp_path / "nowhere")
+def test_classes_are_known_by_name(encoder, class_folders: tuple[Path, Path], tmp_path: Path) -> None:
+    store = FeatureStore(encoder, Encoding(image_size=8), tmp_path / "f")
+    train = read_image_folder(class_folders[0])
+    (class_folders[1] / "blush").rename(tmp_path / "gone")
+    part = read_image_folder(class_folders[1])
+    assert labels_as_in(part, train).tolist() == [1] * 4 + [2] * 4
+    with pytest.raises(DatasetError, match=r"train: the classes blush are not in .*test"):
+        ClassificationData.load(store, part, train)
+    (class_folders[1] / "leaf").rename(tmp_path / "gone too")
+    with pytest.raises(DatasetError, match="test: has 1 class; at least two"):
+        ClassificationData.load(store, read_image_folder(class_folders[1]), train)
+    assert encoder.images == 0

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from escnet.data.images import read_image, read_labels
 from escnet.evaluation.probing.features import Encoding, FeatureStore, nearest
@@ -39,7 +38,7 @@ def test_features_of_something_else_are_refused(encoder, colour_data, tmp_path: 
     encoding = Encoding("squares" if changed == "representation" else "backbone", 28 if changed == "size" else 24)
     store = FeatureStore(other, encoding, tmp_path / "f")
     key = {"weights": "all weights sha256", "size": "image size", "files": "files"}.get(changed, changed)
-    with pytest.raises(ResultsError, match=f"was made of something else .*{key} was"):
+    with pytest.raises(ResultsError, match=f"made under other conditions .*{key} was"):
         store.maps("colours", files[:5] if changed == "files" else files)
 
 
@@ -68,8 +67,6 @@ def test_what_16_bits_do_not_hold_is_refused(encoder, colour_data, tmp_path: Pat
 
 
 def test_models_and_sizes_that_do_not_fit_are_refused(encoder, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"Linear shows no hidden states .*--system"):
-        FeatureStore(nn.Linear(1, 1), Encoding(), tmp_path)
     with pytest.raises(ValueError, match=r"image size is 30, but has to be a multiple of .*ColourEncoder, 4"):
         FeatureStore(encoder, Encoding(image_size=30), tmp_path)
     with pytest.raises(ValueError, match="no representation 'head', only backbone, squares"):
