@@ -16,7 +16,7 @@ Tensors = Mapping[str, Tensor]
 def interpolate(a: Tensors, b: Tensors, alpha: float) -> dict[str, Tensor]:
     """(1 - α) θ_a + α θ_b of each tensor (Wortsman et al., "Robust fine-tuning of zero-shot models": Wise-FT).
 
-    Computed in fp32 and given in the type of `a`; α = 0 is `a`, α = 1 is `b`.
+    Computed in fp32 and given in the wider of the two types; α = 0 is `a`, α = 1 is `b`.
 
     Args:
         a, b: tensors by name. What is not of a float type has to be equal in both.
@@ -82,7 +82,7 @@ def unit_mean(importance: Tensors) -> dict[str, Tensor]:
 def _mix(a: Tensor, b: Tensor, alpha: float | Tensor) -> Tensor:
     if not a.is_floating_point():
         return a
-    return ((1 - alpha) * a.float() + alpha * b.float()).to(a.dtype)
+    return ((1 - alpha) * a.float() + alpha * b.float()).to(torch.promote_types(a.dtype, b.dtype))
 
 
 def _check_alpha(alpha: float) -> None:

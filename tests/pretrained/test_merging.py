@@ -27,6 +27,12 @@ def test_interpolation_by_hand() -> None:
     assert a["w"].tolist() == models()[0]["w"].tolist()
 
 
+def test_the_result_has_the_wider_type() -> None:
+    half, full = {"w": torch.ones(1).half()}, {"w": torch.full((1,), 1 + 2**-12)}
+    for a, b in ((half, full), (full, half)):
+        assert interpolate(a, b, 0.5)["w"].item() == 1 + 2**-13
+
+
 def test_the_ends_are_exact_for_any_weights() -> None:
     generator = torch.Generator().manual_seed(0)
     a, b = ({"w": torch.randn(1000, generator=generator) * 10 ** torch.arange(1000).fmod(9)} for _ in range(2))
