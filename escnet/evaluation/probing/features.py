@@ -135,7 +135,7 @@ class FeatureStore:
         encoding = self.encoding
         compute = self.model.pooled_representation if pooled else self.model.representation
         loader = DataLoader(
-            MapDataset(DatasetFromList(list(files), copy=False), _SquareReader(encoding.image_size)),
+            MapDataset(DatasetFromList(list(files), copy=False), SquareReader(encoding.image_size)),
             encoding.batch_size,
             num_workers=encoding.num_workers,
             worker_init_fn=_use_one_thread,
@@ -148,7 +148,7 @@ class FeatureStore:
                 bar.update(len(images))
 
 
-class _SquareReader:
+class SquareReader:
     """Reads a picture as (3, S, S) float pixels in 0..255."""
 
     def __init__(self, side: int) -> None:
