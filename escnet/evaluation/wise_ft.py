@@ -17,6 +17,8 @@ from escnet.meta_arch.interfaces import SegmentingModel
 from escnet.pretrained.merging import interpolate
 from escnet.safe_files import replacing
 
+# Share of the height of the curve that a label takes; it is some three times as wide.
+_CLOSE = 0.045
 _CURVE, _REFERENCE, _FAINT = "#3572b0", "#b3261e", "#dddddd"
 
 
@@ -105,8 +107,8 @@ def sweep_plot(
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.plot(across, up, color=_CURVE, marker="o", markersize=5, linewidth=1.4)
-    for point, place in zip(points, zip(across, up, strict=True), strict=True):
-        axes.annotate(f"α = {point.alpha:g}", place, (6, 5), textcoords="offset points", fontsize=8.5)
+    for place, alphas in _labels(points, across, up):
+        axes.annotate(f"α = {alphas}", place, (6, 5), textcoords="offset points", fontsize=8.5)
     if reference is not None:
         name, value = reference
         axes.axhline(100 * value, color=_REFERENCE, linestyle="--", linewidth=1.2, label=name)
@@ -119,6 +121,20 @@ def sweep_plot(
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+def _labels(
+    points: Sequence[SweepPoint], across: Sequence[float], up: Sequence[float]
+) -> list[tuple[tuple[float, float], str]]:
+    """The place and the text of each label; points that are too close for two labels share one, at the first."""
+    width, height = (_CLOSE * max(max(values) - min(values), 1e-9) for values in (across, up))
+    labels: list[tuple[tuple[float, float], str]] = []
+    for point, x, y in zip(points, across, up, strict=True):
+        if labels and abs(x - labels[-1][0][0]) < 3 * width and abs(y - labels[-1][0][1]) < height:
+            labels[-1] = (labels[-1][0], f"{labels[-1][1]}, {point.alpha:g}")
+        else:
+            labels.append(((x, y), f"{point.alpha:g}"))
+    return labels
 
 
 def save_sweep_plot(path: str | os.PathLike[str], figure: Figure) -> None:

@@ -79,6 +79,13 @@ def test_the_plot_has_a_point_for_each_alpha_in_their_order(tmp_path: Path) -> N
         assert image.size[0] > 600 and len(image.convert("RGB").getcolors(1 << 24)) > 10
 
 
+def test_points_that_lie_together_share_a_label() -> None:
+    places = {0: (0.4, 0.0), 0.1: (0.4, 0.01), 0.5: (0.3, 0.4), 1: (0.1, 0.41)}
+    points = [SweepPoint(alpha, {"AP": ap, "accuracy": accuracy}) for alpha, (ap, accuracy) in places.items()]
+    (axes,) = sweep_plot(points, "AP", "accuracy").axes
+    assert [text.get_text() for text in axes.texts] == ["α = 0, 0.1", "α = 0.5", "α = 1"]
+
+
 def test_what_cannot_be_drawn_is_told() -> None:
     with pytest.raises(ValueError, match="no points"):
         sweep_plot([], "AP", "accuracy")
