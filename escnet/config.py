@@ -58,7 +58,7 @@ def load_config(config: str | os.PathLike | CN, opts: Sequence[Any] = ()) -> CN:
         raise ConfigError(f"{source}: {one_line(error)}") from error
     try:
         check_ranges(cfg)
-        for node in (cfg.MODEL, cfg.MODEL.CLIP, cfg.MODEL.SAM):
+        for node in (cfg.MODEL, cfg.MODEL.CLIP, cfg.MODEL.SAM, cfg.MODEL.SAM_CLIP):
             node.WEIGHTS = resolve_shipped(node.WEIGHTS)
     except (ValueError, WeightsError) as error:
         raise ConfigError(str(error)) from error
@@ -136,6 +136,8 @@ def _add_model(cfg: CN) -> None:
     _add_sam_clip(cfg)
 
     cfg.MODEL.ESC = CN()
+    # What encodes images: clip (paper), or sam_clip, SAM-CLIP's backbone and CLIP head, from MODEL.SAM_CLIP.WEIGHTS.
+    cfg.MODEL.ESC.BACKBONE = "clip"
     # Number of ESC blocks (paper: 4).
     cfg.MODEL.ESC.NUM_BLOCKS = 4
     # K, objects per class (paper: 5).
@@ -200,6 +202,8 @@ def _add_sam_clip(cfg: CN) -> None:
     # Points drawn for a word (paper: 1 to 3), and the score that a cell has to exceed to be one (paper: 0.5).
     cfg.MODEL.SAM_CLIP.POINTS = 3
     cfg.MODEL.SAM_CLIP.SCORE = 0.5
+    # A checkpoint of SAM-CLIP, or "shipped:sam_clip", for an ESC-Net that stands on it.
+    cfg.MODEL.SAM_CLIP.WEIGHTS = ""
     # What trains: head (the CLIP head; stages 1 and 3), all (backbone and SAM's mask decoder too; stage 2) or none.
     cfg.MODEL.SAM_CLIP.TRAIN = "head"
 

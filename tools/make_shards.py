@@ -121,6 +121,8 @@ def make(args: argparse.Namespace) -> int:
     )
     for path, reason in outcome.skipped:
         print(f"  {path}: {reason}")
+    if outcome.skipped:
+        print("to try them again, make the shards in another folder")
     return 1 if outcome.skipped else 0
 
 

@@ -24,6 +24,11 @@ class ClipFeatures(NamedTuple):
     pooled: Tensor | None
     """(B,D), the image feature of CLIP itself, not normalised; None if it was not asked for."""
 
+    @property
+    def sam_input(self) -> Tensor:
+        """(B,D,h,w), what a SAM block is given, through a projection: the dense features."""
+        return self.dense
+
 
 class ClipImageEncoder(nn.Module):
     """The image tower of CLIP for images of any size (ESC-Net, sec. 3: F_v).

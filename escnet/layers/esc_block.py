@@ -32,7 +32,8 @@ class ESCBlock(nn.Module):
     """One of the blocks of ESC-Net.
 
     Args:
-        clip_dim: D, channels of CLIP's dense features.
+        clip_dim: D, channels of CLIP's dense features; None for a block that is given SAM's own image embedding, which
+            needs no projection.
         sam_dim: C, channels of the SAM block.
         sam_block: the pretrained SAM block, or None (the ablation without it: fusion sees the projected features).
         fusion: this block's fusion.
@@ -45,7 +46,7 @@ class ESCBlock(nn.Module):
 
     def __init__(
         self,
-        clip_dim: int,
+        clip_dim: int | None,
         sam_dim: int,
         sam_block: SamBlock | None,
         fusion: VisionLanguageFusion,
@@ -54,8 +55,10 @@ class ESCBlock(nn.Module):
         super().__init__()
         if merge not in CLASS_MERGES:
             raise ValueError(f"merge must be one of {CLASS_MERGES}, got {merge!r}")
-        # As SAM's own neck does, a norm follows the projection: it sets the scale that the SAM block was trained on.
-        self.project = nn.Sequential(nn.Conv2d(clip_dim, sam_dim, kernel_size=1), LayerNorm2d(sam_dim))
+        self.project: nn.Module = nn.Identity()
+        if clip_dim is not None:
+            # A norm follows, as in SAM's own neck: it sets the scale that the SAM block was trained on.
+            self.project = nn.Sequential(nn.Conv2d(clip_dim, sam_dim, kernel_size=1), LayerNorm2d(sam_dim))
         self.sam_block = sam_block
         self.unify = nn.Linear(sam_dim, sam_dim)
         self.fusion = fusion
@@ -63,7 +66,7 @@ class ESCBlock(nn.Module):
 
     def forward(
         self,
-        dense: Tensor,
+        image: Tensor,
         maps: ClassMaps,
         text: Tensor,
         logit_scale: Tensor | float,
@@ -73,7 +76,7 @@ class ESCBlock(nn.Module):
     ) -> ClassMaps:
         """
         Args:
-            dense: (B, D, h, w) CLIP's dense features F_v.
+            image: (B, D, h, w) CLIP's dense features F_v, or (B, C, h, w) SAM's image embedding.
             maps: those of the block before.
             text: (B, N, D) text features F_l.
             logit_scale: CLIP's temperature.
@@ -84,7 +87,7 @@ class ESCBlock(nn.Module):
         Returns:
             The refined maps, with the embedding that is carried to the next block.
         """
-        image = self.project(dense)
+        image = self.project(image)
         if self.sam_block is None:
             features = self.unify(image.flatten(2).transpose(1, 2))
         else:

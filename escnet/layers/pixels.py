@@ -1,10 +1,14 @@
-"""Pixels as CLIP was trained on them."""
+"""Pixels as CLIP, or SAM, was trained on them."""
 
 from __future__ import annotations
 
 import torch
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from torch import Tensor, nn
+
+# What segment_anything's model subtracts and divides by, for pixels in 0..1.
+SAM_MEAN = tuple(value / 255 for value in (123.675, 116.28, 103.53))
+SAM_DEVIATION = tuple(value / 255 for value in (58.395, 57.12, 57.375))
 
 
 class PixelNormalisation(nn.Module):

@@ -16,28 +16,23 @@ from escnet.ignore_label import IGNORE_LABEL
 from escnet.layers.clip_image_encoder import ClipFeatures, ClipImageEncoder
 from escnet.layers.clip_text_encoder import ClipTextEncoder
 from escnet.layers.esc_block import ClassMaps, ESCBlock
-from escnet.layers.fusion import VisionLanguageFusion
-from escnet.layers.pixels import PixelNormalisation
+from escnet.layers.merged_image_encoder import MergedImageEncoder, MergedImageFeatures
+from escnet.layers.pixels import SAM_DEVIATION, SAM_MEAN, PixelNormalisation
 from escnet.layers.pseudo_prompts import PseudoPromptGenerator
-from escnet.layers.sam_block import SamBlock
 from escnet.layers.sam_prompt_encoder import SamPromptEncoder
-from escnet.layers.trainable_attention import trainable_attention_parameters
 from escnet.layers.unet_decoder import UNetDecoder
 from escnet.losses.segmentation import segmentation_loss
 from escnet.meta_arch.alignment import align_from_config
 from escnet.meta_arch.dense_clip import CLIP_KEYS, CLIP_PARTS
+from escnet.meta_arch.esc_net_parts import build_parts
 from escnet.meta_arch.interfaces import InferenceOptions, LearningPart, SegmentingModel
 from escnet.meta_arch.segmentation import Segmentation
-from escnet.pretrained.clip import build_clip
-from escnet.pretrained.sam import build_sam_decoder, read_sam, sam_size
 from escnet.vocabulary import Vocabulary
 
-SAM_INITS = ("pretrained", "random", "none")
-SAM_TRAINED = ("none", "attention", "all")
 # Those of MODEL.ESC that change a prediction. The widths do too, but a change of them is seen in the weights.
 _PREDICTION_KEYS = (
-    "NUM_BLOCKS", "NUM_PROMPTS", "PROMPTS", "SOFTMAX_AXIS", "ALPHA", "KMEANS", "MASK_ENCODING", "MASK_LOGIT",
-    "CLASS_MERGE", "GUIDANCE", "NUM_HEADS", "WINDOW", "PASSES", "MAX_CLASSES",
+    "BACKBONE", "NUM_BLOCKS", "NUM_PROMPTS", "PROMPTS", "SOFTMAX_AXIS", "ALPHA", "KMEANS", "MASK_ENCODING",
+    "MASK_LOGIT", "CLASS_MERGE", "GUIDANCE", "NUM_HEADS", "WINDOW", "PASSES", "MAX_CLASSES",
 )  # fmt: skip
 
 
@@ -46,7 +41,7 @@ class ESCNet(SegmentingModel):
     """ESC-Net (Lee et al., "Effective SAM Combination for Open-Vocabulary Semantic Segmentation", CVPR 2025).
 
     Args:
-        clip_image: CLIP's image encoder.
+        image_encoder: CLIP's, or a merged backbone with its CLIP head.
         clip_text: CLIP's text encoder.
         logit_scale: CLIP's temperature, kept fixed.
         generator: reads pseudo prompts off correlation maps.
@@ -70,6 +65,8 @@ class ESCNet(SegmentingModel):
         *(f"MODEL.ESC.{key}" for key in _PREDICTION_KEYS),
     )
     cost_parts: ClassVar = CLIP_PARTS | {
+        "merged backbone": r"merged_image\.backbone",
+        "CLIP head": r"merged_image\.clip_head",
         "SAM prompt encoder": r"prompt_encoder",
         "SAM blocks": r"blocks\.\d+\.sam_block",
         "projection, unification": r"blocks\.\d+\.(project|unify)",
@@ -84,7 +81,7 @@ class ESCNet(SegmentingModel):
     def __init__(
         self,
         *,
-        clip_image: ClipImageEncoder,
+        image_encoder: ClipImageEncoder | MergedImageEncoder,
         clip_text: ClipTextEncoder,
         logit_scale: float,
         generator: PseudoPromptGenerator,
@@ -103,8 +100,14 @@ class ESCNet(SegmentingModel):
         if passes < 1:
             raise ValueError(f"MODEL.ESC.PASSES must be at least 1, got {passes}")
         super().__init__(inference)
-        self.normalise = PixelNormalisation()
-        self.clip_image = clip_image
+        # Each by a name of its own, under which its weights are saved.
+        self.is_merged = isinstance(image_encoder, MergedImageEncoder)
+        if self.is_merged:
+            self.normalise = PixelNormalisation(SAM_MEAN, SAM_DEVIATION)
+            self.merged_image = image_encoder
+        else:
+            self.normalise = PixelNormalisation()
+            self.clip_image = image_encoder
         self.clip_text = clip_text
         self.register_buffer("logit_scale", torch.tensor(float(logit_scale)))
         self.generator = generator
@@ -122,22 +125,16 @@ class ESCNet(SegmentingModel):
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
         """Constructor arguments from a config; reads the public weights unless MODEL.WEIGHTS brings all of them."""
-        brings_all = bool(cfg.MODEL.WEIGHTS)
-        clip, tokenizer = build_clip(cfg.MODEL.CLIP.NAME, "" if brings_all else cfg.MODEL.CLIP.WEIGHTS)
-        clip_image = ClipImageEncoder(clip.visual, cfg.MODEL.CLIP.DENSE, cfg.MODEL.CLIP.DENSE_RESIDUAL)
-        clip_text = ClipTextEncoder(clip, tokenizer)
-        for encoder in (clip_image, clip_text):
-            trainable_attention_parameters(encoder, cfg.MODEL.CLIP.TRAIN)
+        parts = build_parts(cfg)
         esc = cfg.MODEL.ESC
-        prompt_encoder, blocks = _build_blocks(cfg, clip_image.embed_dim, brings_all)
         return {
-            "clip_image": clip_image,
-            "clip_text": clip_text,
-            "logit_scale": clip.logit_scale.exp().item(),
+            "image_encoder": parts.image_encoder,
+            "clip_text": parts.clip_text,
+            "logit_scale": parts.logit_scale,
             "generator": PseudoPromptGenerator(esc.NUM_PROMPTS, esc.ALPHA, esc.SOFTMAX_AXIS, esc.KMEANS),
-            "prompt_encoder": prompt_encoder,
-            "blocks": blocks,
-            "decoder": UNetDecoder(esc.DIM, clip_image.width, tuple(esc.DECODER_DIMS), tuple(esc.SKIP_DIMS)),
+            "prompt_encoder": parts.prompt_encoder,
+            "blocks": parts.blocks,
+            "decoder": UNetDecoder(esc.DIM, parts.image_encoder.width, tuple(esc.DECODER_DIMS), tuple(esc.SKIP_DIMS)),
             "inference": InferenceOptions.from_config(cfg, cfg.MODEL.CLIP.IMAGE_SIZE),
             "class_chunk": esc.CLASS_CHUNK,
             "max_classes": esc.MAX_CLASSES,
@@ -148,17 +145,19 @@ class ESCNet(SegmentingModel):
             "aux_loss": esc.AUX_LOSS,
         }
 
-    def encode_pixels(self, pixels: Tensor) -> ClipFeatures:
-        """CLIP's features of images of its size."""
+    def encode_pixels(self, pixels: Tensor) -> ClipFeatures | MergedImageFeatures:
+        """Features of images of the model's size."""
+        if self.is_merged:
+            return self.merged_image(self.normalise(pixels))
         return self.clip_image(self.normalise(pixels), pooled=False)
 
-    def segment_features(self, features: ClipFeatures, vocabulary: Vocabulary) -> Segmentation:
+    def segment_features(self, features: ClipFeatures | MergedImageFeatures, vocabulary: Vocabulary) -> Segmentation:
         """Logits four times finer than CLIP's grid."""
         return self._segment(features, vocabulary, self._most_correlated, self.passes)
 
     def _segment(
         self,
-        features: ClipFeatures,
+        features: ClipFeatures | MergedImageFeatures,
         vocabulary: Vocabulary,
         choose: Callable[[Tensor], Tensor | None],
         passes: int = 1,
@@ -180,7 +179,7 @@ class ESCNet(SegmentingModel):
         return replace(result, rows=rows)
 
     def _pass(
-        self, features: ClipFeatures, correlation: Tensor, text: Tensor, prompting: Tensor | None
+        self, features: ClipFeatures | MergedImageFeatures, correlation: Tensor, text: Tensor, prompting: Tensor | None
     ) -> Segmentation:
         """Blocks and decoder; prompts are read from the maps `prompting`, or from those that each block is given."""
         maps = ClassMaps(correlation, None)
@@ -191,7 +190,7 @@ class ESCNet(SegmentingModel):
             if self.prompt_encoder is not None:
                 prompts.append(self.generator(maps.correlation if prompting is None else prompting, self.logit_scale))
                 prompted = self.prompt_encoder(prompts[-1])
-            maps = block(features.dense, maps, text, self.logit_scale, prompted, **chunking)
+            maps = block(features.sam_input, maps, text, self.logit_scale, prompted, **chunking)
             correlations.append(maps.correlation)
         fine = self.decoder(maps.embedding, features.levels, tuple(correlation.shape[-2:]), **chunking)
         # The decoder too only changes what the correlation map says.
@@ -223,6 +222,7 @@ class ESCNet(SegmentingModel):
         clip, sam = cfg.SOLVER.CLIP_MULTIPLIER, cfg.SOLVER.SAM_MULTIPLIER
         return [
             LearningPart("CLIP image", r"clip_image\.", clip),
+            LearningPart("merged image", r"merged_image\.", clip),
             LearningPart("CLIP text", r"clip_text\.", clip),
             LearningPart("SAM blocks", r"blocks\.\d+\.sam_block\.", sam if cfg.MODEL.SAM.INIT == "pretrained" else 1.0),
         ]
@@ -276,34 +276,3 @@ def _positions(targets: Tensor, rows: Tensor, classes: int) -> Tensor:
     table.scatter_(1, rows, torch.arange(rows.shape[1], device=rows.device).expand_as(rows))
     positions = table.gather(1, targets.clamp(min=0).flatten(1)).view_as(targets)
     return torch.where(targets < 0, IGNORE_LABEL, positions)
-
-
-def _build_blocks(cfg: Any, clip_dim: int, brings_all: bool) -> tuple[SamPromptEncoder | None, list[ESCBlock]]:
-    """SAM's prompt encoder and the ESC blocks, each with its own copy of SAM's transformer."""
-    sam, esc = cfg.MODEL.SAM, cfg.MODEL.ESC
-    if sam.INIT not in SAM_INITS:
-        raise ValueError(f"MODEL.SAM.INIT must be one of {SAM_INITS}, got {sam.INIT!r}")
-    if sam.TRAIN not in SAM_TRAINED:
-        raise ValueError(f"MODEL.SAM.TRAIN must be one of {SAM_TRAINED}, got {sam.TRAIN!r}")
-    sam_weights = sam.WEIGHTS if sam.INIT == "pretrained" and not brings_all else ""
-    sam_weights = read_sam(sam.NAME, sam_weights) if sam_weights else ""
-    blocks, encoder = [], None
-    sam_dim = sam_size(sam.NAME).channels
-    for _ in range(esc.NUM_BLOCKS):
-        sam_block = None
-        if sam.INIT != "none":
-            encoder, transformer = build_sam_decoder(sam.NAME, sam_weights)
-            sam_block = SamBlock(transformer)
-            _set_trainable_sam(sam_block, "all" if sam.INIT == "random" else sam.TRAIN)
-        fusion = VisionLanguageFusion(
-            esc.DIM, sam_dim, clip_dim, esc.NUM_HEADS, esc.WINDOW, esc.MLP_RATIO, esc.GUIDANCE
-        )
-        blocks.append(ESCBlock(clip_dim, sam_dim, sam_block, fusion, esc.CLASS_MERGE))
-    if encoder is None:
-        return None, blocks
-    return SamPromptEncoder(encoder.requires_grad_(False), esc.PROMPTS, esc.MASK_ENCODING, esc.MASK_LOGIT), blocks
-
-
-def _set_trainable_sam(block: SamBlock, which: str) -> None:
-    for name, parameter in block.named_parameters():
-        parameter.requires_grad_(which == "all" or (which == "attention" and "attn" in name))

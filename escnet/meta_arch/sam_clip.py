@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from escnet.layers.clip_text_encoder import ClipTextEncoder
 from escnet.layers.merged_backbone import BackboneFeatures, MergedBackbone
 from escnet.layers.merged_heads import ClipHead, HeadFeatures, SamHead
-from escnet.layers.pixels import PixelNormalisation
+from escnet.layers.pixels import SAM_DEVIATION, SAM_MEAN, PixelNormalisation
 from escnet.layers.point_sampling import sample_points
 from escnet.meta_arch.interfaces import (
     ClassifyingModel,
@@ -34,9 +34,6 @@ from escnet.pretrained.clip import build_clip
 from escnet.pretrained.sam import build_sam
 from escnet.vocabulary import Vocabulary
 
-# What SAM's own model subtracts and divides by, for pixels in 0..1.
-SAM_MEAN = tuple(value / 255 for value in (123.675, 116.28, 103.53))
-SAM_DEVIATION = tuple(value / 255 for value in (58.395, 57.12, 57.375))
 LABEL_MAPS = ("clip", "both")
 TRAINED = ("head", "all", "none")
 # A probability below this counts as this much.

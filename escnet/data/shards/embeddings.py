@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from escnet.data.shards.accounting import ShardError
@@ -86,7 +86,8 @@ def write_embeddings(path: Path, teacher: Teacher, embeddings: Mapping[str, Tens
         "image_size": str(teacher.image_size),
     }
     with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata)
+        # The library itself would let nobody but the writer read the file.
+        temporary.write_bytes(save(tensors, metadata))
 
 
 def read_teacher(path: Path) -> Teacher:
@@ -151,7 +152,7 @@ def check_embeddings(shards: Sequence[Shard], teacher: str, dim: int | None = No
         first = first or found
         if found != first:
             raise ShardError(
-                f"{path}: was made by {_told(found)}, and that of the first shard by {_told(first)}; remove one kind, "
+                f"{path}: was made by {told(found)}, and that of the first shard by {told(first)}; remove one kind, "
                 f"and {_REMEDY} anew"
             )
     if first is None:
@@ -159,11 +160,12 @@ def check_embeddings(shards: Sequence[Shard], teacher: str, dim: int | None = No
     return first
 
 
+def told(teacher: Teacher) -> str:
+    """A teacher in a message."""
+    return f"{teacher.name} (weights {teacher.weights_sha256[:12]}, {teacher.image_size} px, {teacher.dim} numbers)"
+
+
 def _opened(path: Path) -> safe_open:
     if not os.path.exists(path):
         raise ShardError(f"{path}: the shard has no stored embeddings of that teacher; {_REMEDY}")
     return safe_open(path, framework="pt")
-
-
-def _told(teacher: Teacher) -> str:
-    return f"{teacher.name} (weights {teacher.weights_sha256[:12]}, {teacher.image_size} px, {teacher.dim} numbers)"

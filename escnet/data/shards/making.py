@@ -48,7 +48,7 @@ class Making:
 
     def settings(self) -> dict[str, Any]:
         """What shards that are there must have been made with to be kept."""
-        keys = hashlib.sha256("\n".join(picture.key for picture in self.pictures).encode()).hexdigest()
+        keys = hashlib.sha256("\n".join(sorted(picture.key for picture in self.pictures)).encode()).hexdigest()
         return {
             "pictures": len(self.pictures),
             "keys_sha256": keys,

@@ -1,0 +1,81 @@
+"""What a small model keeps of CLIP and of SAM: the words of pictures, and masks from boxes, at several sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from escnet.data.coco_instances import read_instances
+from escnet.data.image_folders import NamedClasses, read_image_folder
+from escnet.evaluation.embeddings import EmbeddingOptions
+from escnet.evaluation.instance import evaluate_instances
+from escnet.evaluation.zero_shot_classification import evaluate_classification
+from escnet.meta_arch.clip import ClassifyingClip
+from escnet.meta_arch.interfaces import ClassifyingModel, PromptableModel
+from escnet.miniature.world.classes import BASE, NOVEL, words
+from escnet.miniature.world.examination import OBJECTS, OBJECTS_FILE, WORDS
+
+SIZES = (48, 64, 80, 96, 112, 128)
+
+
+@torch.no_grad()
+def judge(model: nn.Module, root: Path, sizes: Sequence[int], limit: int | None = None) -> dict[str, Any]:
+    """Zero-shot accuracy among 120 words and mask AP from exact boxes, in percent, at each size.
+
+    Args:
+        model: a ClassifyingModel, a PromptableModel or both, on its device.
+        root: of an examination.
+        sizes: sides to which pictures are brought; a SAM has its own alone.
+        limit: only so many pictures of objects.
+
+    Returns:
+        {"accuracy": {size: percent}, "ap": {size: percent}, "iou": {size: percent}}, of what the model can do.
+    """
+    scores: dict[str, dict[int, float]] = {}
+    if isinstance(model, ClassifyingModel):
+        folder = read_image_folder(root / WORDS)
+        for size in sizes:
+            with at_size(model, size):
+                found = evaluate_classification(model, folder, _classes(folder.folders), "single", EmbeddingOptions())
+            scores.setdefault("accuracy", {})[size] = 100 * found.top1
+    if isinstance(model, PromptableModel):
+        data = read_instances(root / OBJECTS_FILE, limit)
+        for size in sizes if isinstance(model, ClassifyingModel) else (model.input_size,):
+            with at_size(model, size):
+                drawn = evaluate_instances(model, root / OBJECTS, data)
+            scores.setdefault("ap", {})[size] = 100 * drawn.ap.scores["AP"]
+            scores.setdefault("iou", {})[size] = 100 * drawn.mean_iou
+    return scores
+
+
+@contextmanager
+def at_size(model: nn.Module, size: int) -> Iterator[None]:
+    """Meanwhile, a model brings pictures to this side."""
+    if isinstance(model, ClassifyingClip):
+        before = model.image_size
+        model.image_size = (size, size)
+    elif hasattr(model, "inference"):
+        before = model.inference
+        model.inference = replace(before, image_size=(size, size))
+    else:
+        before = None
+    try:
+        yield
+    finally:
+        if isinstance(model, ClassifyingClip):
+            model.image_size = before
+        elif before is not None:
+            model.inference = before
+
+
+def _classes(folders: Sequence[str]) -> NamedClasses:
+    """All words of objects compete."""
+    names = tuple(words()[word].name for word in (*BASE, *NOVEL))
+    rows = {name.split(",")[0].replace(" ", "_"): row for row, name in enumerate(names)}
+    return NamedClasses(names, tuple(rows[folder] for folder in folders))
