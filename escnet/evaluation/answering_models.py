@@ -6,17 +6,18 @@ from typing import Any, TypeVar
 
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
-from torch import nn
 
 from escnet.meta_arch.interfaces import ClassifyingModel, PromptableModel
 from escnet.meta_arch.parents import build_parent
+from escnet.meta_arch.representation import RepresentingModel
 from escnet.predictor import Segmenter
 
-Interface = TypeVar("Interface", bound=nn.Module)
+Interface = TypeVar("Interface")
 # What a model of an interface can do, and what to take instead of one that cannot.
 _ABILITIES: dict[type, tuple[str, str]] = {
     ClassifyingModel: ("name whole images", "MODEL.META_ARCHITECTURE SamClip, or --system clip"),
     PromptableModel: ("draw masks from boxes", "MODEL.META_ARCHITECTURE SamClip, or --system sam"),
+    RepresentingModel: ("show its hidden states", "MODEL.META_ARCHITECTURE SamClip, or --system clip or sam"),
 }
 
 
@@ -27,7 +28,7 @@ def load_answering_model(
 
     Args:
         cfg: the configuration.
-        interface: `ClassifyingModel` or `PromptableModel`.
+        interface: `ClassifyingModel`, `PromptableModel` or `RepresentingModel`.
         system: None for MODEL.META_ARCHITECTURE, or the parent to take instead: "clip" for MODEL.CLIP, "sam" for
             MODEL.SAM.
         weights: a checkpoint of the model, or a file of the parent's weights; "" for those of the configuration.

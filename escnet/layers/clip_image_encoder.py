@@ -97,6 +97,13 @@ class ClipImageEncoder(nn.Module):
             tokens = self._run(block, tokens)
         return self._run(self._pooled, last, tokens)
 
+    def hidden_tokens(self, images: Tensor) -> Tensor:
+        """The tokens (B,1+h·w,W) after the last block, the class token first; arguments and errors as of `forward`."""
+        tokens = self._embed(images, self._grid(images))
+        for block in self.visual.transformer.resblocks:
+            tokens = self._run(block, tokens)
+        return tokens
+
     def _grid(self, images: Tensor) -> tuple[int, int]:
         if images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(f"images have shape {tuple(images.shape)}, but must be (B,3,R1,R2)")

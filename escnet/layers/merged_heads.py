@@ -75,12 +75,19 @@ class ClipHead(Head):
 
     def forward(self, backbone: BackboneFeatures) -> HeadFeatures:
         """Summary (B,D) and features (B,D,h,w), both comparable with text features once they are normalised."""
+        tokens = self.tokens(backbone)
+        return HeadFeatures(self.project(self.pool(tokens)), self.project(tokens).permute(0, 3, 1, 2))
+
+    def tokens(self, backbone: BackboneFeatures) -> Tensor:
+        """The output (B,h,w,W) of the head's last block."""
         tokens = backbone.tokens.permute(0, 2, 3, 1)
         for block in self.blocks:
             tokens = block(tokens)
-        cells = tokens.flatten(1, 2)
-        pooled = cells.amax(dim=1) if self.pooling == "max" else cells.mean(dim=1)
-        return HeadFeatures(self.project(pooled), self.project(tokens).permute(0, 3, 1, 2))
+        return tokens
+
+    def pool(self, tokens: Tensor) -> Tensor:
+        """(B,h,w,W) -> (B,W)"""
+        return tokens.amax(dim=(1, 2)) if self.pooling == "max" else tokens.mean(dim=(1, 2))
 
     def project(self, tokens: Tensor) -> Tensor:
         """(...,W) -> (...,D)"""

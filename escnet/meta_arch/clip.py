@@ -13,11 +13,15 @@ from escnet.layers.clip_image_encoder import ClipImageEncoder
 from escnet.layers.clip_text_encoder import ClipTextEncoder
 from escnet.layers.pixels import PixelNormalisation
 from escnet.meta_arch.interfaces import ClassifyingModel, resize
+from escnet.meta_arch.representation import RepresentingModel
 from escnet.vocabulary import Vocabulary
 
 
-class ClassifyingClip(ClassifyingModel):
+class ClassifyingClip(ClassifyingModel, RepresentingModel):
     """CLIP's two towers.
+
+    Its representation is the output of the last block of its image tower: of the patches, and of a whole image what
+    the tower pools, before its projection (Radford et al., sec. 3.2, of the linear probes).
 
     Args:
         clip_image: its image encoder.
@@ -42,6 +46,24 @@ class ClassifyingClip(ClassifyingModel):
         self.register_buffer("logit_scale", torch.tensor(float(logit_scale)))
         self.image_size = tuple(image_size)
 
+    @property
+    def patch_size(self) -> int:
+        """Side of a cell in pixels."""
+        return self.clip_image.patch_size
+
+    def representation(self, images: Tensor, name: str = "backbone") -> Tensor:
+        """Hidden state (B, W, h, w) of raw images of any size that the patches divide."""
+        cells = self._hidden_tokens(images, name)[:, 1:]
+        return cells.unflatten(1, (images.shape[-2] // self.patch_size, -1)).permute(0, 3, 1, 2)
+
+    def pooled_representation(self, images: Tensor, name: str = "backbone") -> Tensor:
+        """(B, W): the class token or the mean over the patches, as the tower pools, normalised as it does."""
+        tokens, visual = self._hidden_tokens(images, name), self.clip_image.visual
+        if visual.pool_type == "tok":
+            return visual.ln_post(tokens[:, 0])
+        cells = tokens[:, 1:]
+        return visual.ln_post(cells.mean(dim=1)) if visual.final_ln_after_pool else visual.ln_post(cells).mean(dim=1)
+
     def encode(self, images: Tensor) -> Tensor:
         """CLIP's pooled features (B, D) of raw images (3, H, W) or (B, 3, H, W)."""
         pixels = (images if images.dim() == 4 else images[None]).to(self.logit_scale.device, torch.float)
@@ -58,3 +80,7 @@ class ClassifyingClip(ClassifyingModel):
     def sentence_features(self, sentences: Sequence[str]) -> Tensor:
         """(n, D) L2-normalised features of whole sentences; the end of a long one is cut off."""
         return self.clip_text.encode_sentences(sentences)
+
+    def _hidden_tokens(self, images: Tensor, name: str) -> Tensor:
+        self.check_representation(name)
+        return self.clip_image.hidden_tokens(self.normalise(images.to(self.logit_scale.device, torch.float)))

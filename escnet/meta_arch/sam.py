@@ -9,8 +9,10 @@ import torch
 from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam
 from torch import Tensor
 
+from escnet.layers.merged_backbone import MergedBackbone
 from escnet.layers.sam_prompt_encoder import full_precision
 from escnet.meta_arch.interfaces import MaskPrediction, PromptableModel, Prompts, resize
+from escnet.meta_arch.representation import RepresentingModel
 from escnet.vocabulary import Vocabulary
 
 
@@ -21,8 +23,10 @@ class DrawsMasks(Protocol):
     mask_decoder: MaskDecoder
 
 
-class PromptableSam(PromptableModel):
+class PromptableSam(PromptableModel, RepresentingModel):
     """segment_anything's model for prompts of several images at once.
+
+    Its representation is the output of the last block of its image encoder, before the neck.
 
     Args:
         sam: the model; its parameters are this module's.
@@ -41,6 +45,17 @@ class PromptableSam(PromptableModel):
     def mask_size(self) -> tuple[int, int]:
         """(height, width) of the mask logits: a quarter of the input's side at SAM's own sizes."""
         return self.sam.prompt_encoder.mask_input_size
+
+    @property
+    def patch_size(self) -> int:
+        """Side of a cell in pixels."""
+        return self.sam.image_encoder.patch_embed.proj.kernel_size[0]
+
+    def representation(self, images: Tensor, name: str = "backbone") -> Tensor:
+        """Hidden state (B, W, h, w) of raw images of any size that the patches divide."""
+        self.check_representation(name)
+        pixels = (images.to(self.sam.device, torch.float) - self.sam.pixel_mean) / self.sam.pixel_std
+        return MergedBackbone(self.sam.image_encoder)(pixels, neck=False).tokens
 
     def encode(self, images: Tensor) -> Tensor:
         """SAM's features (B, C, h, w) of raw images (3, H, W) or (B, 3, H, W) in 0..255, made square."""

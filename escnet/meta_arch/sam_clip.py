@@ -27,6 +27,7 @@ from escnet.meta_arch.interfaces import (
     Prompts,
     SegmentingModel,
 )
+from escnet.meta_arch.representation import RepresentingModel
 from escnet.meta_arch.sam import predict_masks
 from escnet.meta_arch.segmentation import Segmentation
 from escnet.pretrained.clip import build_clip
@@ -60,7 +61,7 @@ class MergedFeatures:
 
 
 @META_ARCH_REGISTRY.register()
-class SamClip(SegmentingModel, PromptableModel, ClassifyingModel):
+class SamClip(SegmentingModel, PromptableModel, ClassifyingModel, RepresentingModel):
     """SAM-CLIP (Wang et al., "SAM-CLIP: Merging Vision Foundation Models towards Semantic and Spatial Understanding").
 
     One pass of the backbone answers four questions: `classify`, what is in the image; `masks`, what a point or a box
@@ -103,6 +104,7 @@ class SamClip(SegmentingModel, PromptableModel, ClassifyingModel):
         "CLIP text encoder": r"clip_text",
     }
     text_encoder = "clip_text"
+    representations = ("backbone", "head", "both")
 
     @configurable
     def __init__(
@@ -192,6 +194,22 @@ class SamClip(SegmentingModel, PromptableModel, ClassifyingModel):
         height, width = (4 * side // self.backbone.patch_size for side in self.inference.image_size)
         return height, width
 
+    @property
+    def patch_size(self) -> int:
+        """Side of a cell in pixels."""
+        return self.backbone.patch_size
+
+    def representation(self, images: Tensor, name: str = "backbone") -> Tensor:
+        """Output (B, W, h, w) of the last block of the backbone, of the CLIP head, or both together (B, 2W, h, w)."""
+        maps = self._hidden_states(images, name)
+        return torch.cat([tokens.permute(0, 3, 1, 2) for tokens in maps.values()], dim=1)
+
+    def pooled_representation(self, images: Tensor, name: str = "backbone") -> Tensor:
+        """(B, W), or (B, 2W) of both: the mean over the cells of the backbone; of the head as the head itself pools."""
+        states = self._hidden_states(images, name)
+        pool = {"backbone": lambda tokens: tokens.mean(dim=(1, 2)), "head": self.clip_head.pool}
+        return torch.cat([pool[part](tokens) for part, tokens in states.items()], dim=1)
+
     def encode_pixels(self, pixels: Tensor, neck: bool = True) -> MergedFeatures:
         """One pass of the backbone over images of any size that its patches divide.
 
@@ -250,6 +268,14 @@ class SamClip(SegmentingModel, PromptableModel, ClassifyingModel):
         """What SAM brought learns more slowly than the CLIP head (SAM-CLIP, sec. A "Training")."""
         rate = cfg.SOLVER.SAM_MULTIPLIER
         return [LearningPart("backbone", r"backbone\.", rate), LearningPart("SAM head", r"mask_decoder\.", rate)]
+
+    def _hidden_states(self, images: Tensor, name: str) -> dict[str, Tensor]:
+        """The tokens (B, h, w, W) of each part that a representation consists of."""
+        self.check_representation(name)
+        with self.autocast():
+            features = self.backbone(self.normalise(self.to_pixels(images)), neck=False)
+            states = {"backbone": features.tokens.permute(0, 2, 3, 1)} if name != "head" else {}
+            return states | ({"head": self.clip_head.tokens(features)} if name != "backbone" else {})
 
     def _refine(self, embedding: Tensor, logits: Tensor) -> Tensor:
         """CLIP's logits (B, N, h, w) as prompts of the SAM head: (B, N, 4h, 4w)."""

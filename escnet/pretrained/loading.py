@@ -42,7 +42,7 @@ def load_exactly(
             if key in given and given[key].shape != value.shape
         ],
     }
-    found = [f"{kind} keys: {_list_keys(keys)}" for kind, keys in problems.items() if keys]
+    found = [f"{kind} keys: {list_keys(keys)}" for kind, keys in problems.items() if keys]
     if found:
         theirs = recognise(state)
         if theirs and theirs != recognise(expected):
@@ -52,10 +52,11 @@ def load_exactly(
     module.load_state_dict({wrapper + key.removeprefix(prefix): value for key, value in given.items()})
 
 
-def _name(module: nn.Module) -> str:
-    return type(module).__name__
-
-
-def _list_keys(keys: list[str]) -> str:
+def list_keys(keys: list[str]) -> str:
+    """The first keys for an error message, and how many more there are."""
     rest = len(keys) - LISTED_KEYS
     return ", ".join(keys[:LISTED_KEYS]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _name(module: nn.Module) -> str:
+    return type(module).__name__

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from torch import nn
+from torch import Tensor, nn
 
 from escnet import __version__
 from escnet.data.benchmarks import find_benchmark, split_dataset_name
@@ -88,8 +88,13 @@ def versions() -> dict[str, str]:
 
 def weights_sha256(model: nn.Module) -> str:
     """The SHA-256 of all tensors of a model, names included; the same wherever they came from."""
+    return tensors_sha256(model.state_dict())
+
+
+def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """The SHA-256 of tensors and their names."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         # reshape makes a scalar viewable as bytes.
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())

@@ -1,0 +1,50 @@
+"""Weight files of our own, in the two forms that everything here reads; never half-written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from escnet.pretrained.files import WeightsError
+from escnet.safe_files import replacing
+
+WRITTEN = (".safetensors", ".pth")
+
+
+def check_suffix(path: Path) -> None:
+    """Refuse a name for a weight file that says of no form how it is to be written.
+
+    Raises:
+      WeightsError: as said.
+    """
+    if path.suffix not in WRITTEN:
+        raise WeightsError(f"{path}: weights are written as {' or '.join(WRITTEN)}, not {path.suffix or 'without one'}")
+
+
+def write_weights(path: Path, weights: Mapping[str, Tensor], notes: Mapping[str, str] | None = None) -> None:
+    """Write tensors by name; a reader sees the old file or all of the new one.
+
+    Arguments:
+      path: ending in .safetensors or .pth.
+      weights: of any device and type.
+      notes: what else is worth knowing; kept in the header of .safetensors, and left out of .pth.
+
+    Raises:
+      WeightsError: for another ending.
+      DiskFullError: there is no space left.
+    """
+    check_suffix(path)
+    # Copied, since tensors that share memory, or are parts of others, cannot be written.
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in weights.items()}
+    with replacing(path) as temporary:
+        if path.suffix == ".safetensors":
+            safetensors.torch.save_file(tensors, temporary, dict(notes or {}))
+        else:
+            torch.save(tensors, temporary)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
