@@ -101,11 +101,11 @@ class Experiment:
         for node in (cfg.MODEL, cfg.MODEL.CLIP, cfg.MODEL.SAM):
             if Path(node.WEIGHTS).is_file():
                 node.WEIGHTS = file_sha256(Path(node.WEIGHTS))
-        return self.output / "trainings" / _digest(cfg.dump())
+        return self.output / "trainings" / digest(cfg.dump())
 
     def result_file(self, dataset: str) -> Path:
         """Where the scores on a dataset are."""
-        key = _digest(self.training_folder.name, self.variant.test, self.variant.is_trained, dataset)
+        key = digest(self.training_folder.name, self.variant.test, self.variant.is_trained, dataset)
         return self.output / "results" / f"{key}.json"
 
 
@@ -176,11 +176,13 @@ def write_up(table: Table, config_file: str, output: Path, seeds: Sequence[int],
     reference = next((v for v in table.variants if _changes_nothing(v, config_file, common)), None)
     lines = []
     for variant in table.variants:
-        cells = [_mean(values) for values in scores[variant]]
+        cells = [mean_and_deviation(values) for values in scores[variant]]
         if reference not in (None, variant) and variant.is_trained:
             pairs = zip(scores[variant], scores[reference], strict=True)
             differences = [[a - b for a, b in zip(*pair, strict=True)] for pair in pairs]
-            cells = [f"{cell} ({_mean(values, '+')})" for cell, values in zip(cells, differences, strict=True)]
+            cells = [
+                f"{cell} ({mean_and_deviation(values, '+')})" for cell, values in zip(cells, differences, strict=True)
+            ]
         lines.append([variant.name, *cells, *costs[variant]])
     headers = [
         table.name,
@@ -223,7 +225,7 @@ def _evaluate(experiment: Experiment, dataset: str) -> dict[str, Any]:
     log.info(f"{experiment.variant.name}: {' '.join(experiment.train_options)}")
     datasets = ["DATASETS.TEST", f'("{dataset}",)']
     trained = _train(experiment, folder) if experiment.variant.is_trained else 0.0
-    output = ["OUTPUT_DIR", str(folder / _digest(experiment.variant.test))]
+    output = ["OUTPUT_DIR", str(folder / digest(experiment.variant.test))]
     cfg = load_config(experiment.config_file, [*experiment.train_options, *experiment.variant.test, *datasets, *output])
     if experiment.variant.is_trained:
         cfg.MODEL.WEIGHTS = str(folder / "model_final.pth")
@@ -263,11 +265,13 @@ def _train(experiment: Experiment, folder: Path) -> float:
     return json.loads(timing.read_text(encoding="utf-8"))
 
 
-def _mean(values: Sequence[float], sign: str = "") -> str:
+def mean_and_deviation(values: Sequence[float], sign: str = "") -> str:
+    """ "46.0 ± 1.4" of several seeds, the value alone of one; `sign` "+" shows that of the mean."""
     if len(values) == 1:
         return f"{values[0]:{sign}.1f}"
     return f"{statistics.mean(values):{sign}.1f} ± {statistics.stdev(values):.1f}"
 
 
-def _digest(*parts: Any) -> str:
+def digest(*parts: Any) -> str:
+    """A short name for whatever decides a result."""
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]

@@ -157,6 +157,14 @@ def test_a_checkpoint_of_other_teachers_is_refused(make: Callable[..., Trainer])
         alone.resume_or_load(resume=True)
 
 
+def test_other_numbers_of_workers_are_refused_since_images_would_come_in_another_order(
+    make: Callable[..., Trainer],
+) -> None:
+    state = make().task.state_dict()
+    with pytest.raises(ValueError, match="NUM_WORKERS"):
+        make("DATALOADER.NUM_WORKERS", "2").task.load_state_dict(state)
+
+
 @pytest.mark.parametrize("balance", ["phi_s", "angle"])
 def test_balanced_teachers_see_their_own_spread_first(make: Callable[..., Trainer], balance: str) -> None:
     trainer = make("DISTILL.BALANCE", balance, "DISTILL.SAM.SIZES", "(64,)")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from detectron2.config import CfgNode
+from detectron2.utils import comm
 from torch import Tensor, nn
 
 from escnet.training.tasks.configured import ConfiguredTask
@@ -89,18 +90,33 @@ class DistillationTask(ConfiguredTask):
         return [name for teacher, own in zip(self.teachers, batch, strict=True) for name in teacher.describe(own)]
 
     def state_dict(self) -> dict[str, Any]:
-        return {teacher.name: teacher.state_dict() for teacher in self.teachers}
+        teachers = {teacher.name: teacher.state_dict() for teacher in self.teachers}
+        return {"teachers": teachers, "readers": self._readers()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with the teachers' states.
 
         Raises:
-            ValueError: the checkpoint is of other teachers.
+            ValueError: the checkpoint is of other teachers, or its images were shared out to other numbers of
+                processes and workers, so that they would come in another order.
+            KeyError: it is of another kind of task.
         """
-        names = [teacher.name for teacher in self.teachers]
-        if sorted(state) != sorted(names):
+        found, names = state["teachers"], [teacher.name for teacher in self.teachers]
+        if sorted(found) != sorted(names):
             raise ValueError(
-                f"its teachers were {', '.join(state) or 'none'}, and those of this run are {', '.join(names)}"
+                f"its teachers were {', '.join(found) or 'none'}, and those of this run are {', '.join(names)}"
+            )
+        if state["readers"] != self._readers():
+            raise ValueError(
+                f"its images were shared out to {_told(state['readers'])}, and now there are {_told(self._readers())}: "
+                "they would come in another order; set DATALOADER.NUM_WORKERS and the number of processes as they were"
             )
         for teacher in self.teachers:
-            teacher.load_state_dict(state[teacher.name])
+            teacher.load_state_dict(found[teacher.name])
+
+    def _readers(self) -> dict[str, int]:
+        return {"processes": comm.get_world_size(), "workers": self.cfg.DATALOADER.NUM_WORKERS}
+
+
+def _told(readers: dict[str, int]) -> str:
+    return f"{readers['processes']} process(es) with {readers['workers']} worker(s) each"

@@ -1,0 +1,132 @@
+"""ESC-Net on the merged backbone: what its blocks are given, where its weights come from, what of it trains."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from escnet.config import load_config
+from escnet.meta_arch.esc_net import ESCNet
+from escnet.meta_arch.sam_clip import SamClip
+from escnet.pretrained.files import WeightsError
+from escnet.training.optimizer import parameter_groups
+from escnet.vocabulary import Vocabulary
+
+CONFIGS = Path(__file__).parents[2] / "configs/mojiscenes"
+WORDS = Vocabulary(["pear", "whale", "grass", "sand"])
+
+
+@pytest.fixture(scope="module")
+def merged() -> SamClip:
+    """A SAM-CLIP whose decoder is not SAM's any more."""
+    torch.manual_seed(1)
+    model = build_model(load_config(CONFIGS / "sam_clip.yaml", ["MODEL.DEVICE", "cpu"]))
+    with torch.no_grad():
+        for parameter in model.mask_decoder.parameters():
+            parameter += 0.01 * torch.randn_like(parameter)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def checkpoint(merged: SamClip, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("merged") / "sam_clip.pth"
+    torch.save({"model": merged.state_dict()}, path)
+    return path
+
+
+def make(checkpoint: Path | str, *options: str) -> ESCNet:
+    torch.manual_seed(0)
+    own = ["MODEL.DEVICE", "cpu", "MODEL.ESC.BACKBONE", "sam_clip", "MODEL.SAM_CLIP.WEIGHTS", str(checkpoint)]
+    return build_model(load_config(CONFIGS / "escnet.yaml", [*own, "MODEL.SAM_CLIP.HIDDEN_DIM", "384", *options]))
+
+
+@torch.no_grad()
+def test_its_blocks_are_given_sams_embedding_and_its_maps_are_the_clip_heads(checkpoint: Path, merged: SamClip) -> None:
+    model = make(checkpoint).eval()
+    given: list[Tensor] = []
+    for block in model.blocks:
+        assert isinstance(block.project, nn.Identity)
+        block.project.register_forward_hook(lambda _, inputs, __: given.append(inputs[0]))
+    picture = torch.randint(0, 256, (1, 3, 128, 128)).float()
+    result = model.segment(model.encode(picture), WORDS)
+    expected = merged.encode(picture)
+    for image in given:
+        torch.testing.assert_close(image, expected.of("sam").features)
+    dense = F.normalize(expected.of("clip").features, dim=1)
+    correlation = torch.einsum("bdhw,nd->bnhw", dense, merged.text_features(WORDS))
+    torch.testing.assert_close(result.correlations[0], correlation)
+    assert result.logits.shape == (1, 4, 64, 64)
+
+
+def test_its_sam_blocks_are_the_merged_models_decoder(checkpoint: Path, merged: SamClip) -> None:
+    own = make(checkpoint).blocks[1].sam_block.state_dict()
+    theirs = merged.mask_decoder.transformer.state_dict()
+    shared = [name for name in own if name.removeprefix("transformer.") in theirs]
+    assert shared
+    for name in shared:
+        assert torch.equal(own[name], theirs[name.removeprefix("transformer.")]), name
+
+
+@pytest.mark.parametrize(("which", "parts"), [("none", set()), ("attention", {"attn"}), ("all", None)])
+def test_what_of_the_backbone_trains(checkpoint: Path, which: str, parts: set[str] | None) -> None:
+    model = make(checkpoint, "MODEL.CLIP.TRAIN", which)
+    trained = {name for name, p in model.merged_image.named_parameters() if p.requires_grad}
+    if parts is None:
+        assert len(trained) == len(list(model.merged_image.parameters()))
+    else:
+        assert all(".attn." in name for name in trained) and bool(trained) == bool(parts)
+
+
+def test_the_backbone_learns_at_clips_rate(checkpoint: Path) -> None:
+    cfg = load_config(CONFIGS / "escnet.yaml", ["SOLVER.CLIP_MULTIPLIER", "0.01"])
+    rates = {group.name.split(",")[0]: group.lr for group in parameter_groups(make(checkpoint), cfg)}
+    assert rates["merged image"] == pytest.approx(0.01 * rates["other"])
+
+
+def test_a_step_has_a_gradient_in_every_trained_part(checkpoint: Path) -> None:
+    model = make(checkpoint).train()
+    inputs = {
+        "image": torch.randint(0, 256, (3, 128, 128)).float(),
+        "sem_seg": torch.randint(0, 4, (128, 128)),
+        "vocabulary": WORDS,
+    }
+    sum(model([inputs]).values()).backward()
+    without = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    # SAM's neck and the pooling have no part in the maps that are trained.
+    assert all("sam_block" in name or "final" in name for name in without), without
+
+
+def test_a_trained_one_is_loaded_without_the_merged_file(checkpoint: Path, tmp_path: Path) -> None:
+    model = make(checkpoint).eval()
+    torch.save({"model": model.state_dict()}, tmp_path / "esc.pth")
+    again = make("", "MODEL.WEIGHTS", str(tmp_path / "esc.pth"))
+    again.load_state_dict(torch.load(tmp_path / "esc.pth", weights_only=True)["model"])
+    picture = torch.randint(0, 256, (3, 128, 128)).float()
+    with torch.no_grad():
+        first, second = (m.eval().segment(m.encode(picture), WORDS).logits for m in (model, again))
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("MODEL.ESC.BACKBONE", "dino"), "BACKBONE"),
+        (("MODEL.SAM_CLIP.WEIGHTS", "''"), "MODEL.SAM_CLIP.WEIGHTS"),
+        (("MODEL.CLIP.TRAIN", "qv"), "attention"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(checkpoint: Path, options: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(checkpoint, *options)
+
+
+def test_a_file_in_the_wrong_place_is_told_as_what_it_is(checkpoint: Path) -> None:
+    with pytest.raises(WeightsError, match="a checkpoint of SAM-CLIP"):
+        build_model(
+            load_config(CONFIGS / "escnet.yaml", ["MODEL.DEVICE", "cpu", "MODEL.CLIP.WEIGHTS", str(checkpoint)])
+        )
