@@ -45,6 +45,11 @@ class BatchSchedule:
         self._seed = seed
         self._number, self._draws = -1, np.empty(0, dtype=np.int64)
 
+    @property
+    def counts(self) -> dict[int, int]:
+        """How many images of a batch one rank has, by the side of its images; all sides are as likely."""
+        return dict(zip(self._sizes.tolist(), self._counts.tolist(), strict=True))
+
     def size(self, batch: int) -> int:
         """The side of the images of a batch."""
         return int(self._sizes[self._draw(batch)])
