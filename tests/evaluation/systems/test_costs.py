@@ -69,8 +69,9 @@ def test_every_repeat_of_every_picture_is_timed() -> None:
 
 def test_flops_of_what_depends_on_the_picture_are_the_mean() -> None:
     """Each class that is the best of some cell gives prompts, so that these two pictures have not as many."""
-    system = replace(FREE, options=FREE.options | {"MODEL.META_ARCHITECTURE": "ClipThenSam"})
-    sample = cost_sample(PLAN, random_configuration(system), from_data=False)
+    changes = {"MODEL.META_ARCHITECTURE": "ClipThenSam", "MODEL.CLIP.IMAGE_SIZE": (32, 32)}
+    system = replace(FREE, options=FREE.options | changes)
+    sample = cost_sample(replace(PLAN, repeats=1), random_configuration(system), from_data=False)
     noise, flat = sample.pictures[0], np.zeros((40, 56, 3), np.uint8)
     first, second, both = (measured(system, replace(sample, pictures=p))[1].flops
                            for p in ([noise], [flat], [noise, flat]))  # fmt: skip
