@@ -110,7 +110,7 @@ def paired_differences(task: ComparisonTask) -> list[Comparison]:
         for data in task.plan.data
         for a, b in combinations(systems, 2)
     ]
-    told = progress_bar(pairs, total=len(pairs), desc="paired bootstrap", unit="pair")
+    told = progress_bar(pairs, total=len(pairs), desc="paired bootstrap", unit="pair", disable=not pairs)
     return [compare_runs(a, b, task.resamples) for a, b in told]
 
 

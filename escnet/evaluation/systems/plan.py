@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 
 from escnet.command_line import one_line
+from escnet.config import find_config
 from escnet.data.benchmarks import dataset_folder_name, full_dataset_name, split_dataset_name
 
 ROLES = ("", "seen", "unseen")
@@ -132,11 +132,15 @@ class ComparisonPlan:
 def read_plan(path: str | os.PathLike[str]) -> ComparisonPlan:
     """Read a plan: the keys `systems`, `data` and `costs`, whose entries have the attributes of the classes above.
 
+    Args:
+        path: of the file, or of one that ships with the package, as for `find_config`.
+
     Raises:
+        ConfigError: there is no such file.
         PlanError: the file cannot be read, or something in it cannot be used.
     """
     try:
-        contents = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        contents = yaml.safe_load(find_config(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise PlanError(f"{path}: cannot be read as the plan of a comparison ({one_line(error)})") from None
     try:
