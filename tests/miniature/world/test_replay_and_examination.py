@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from escnet.data.coco_instances import read_instances
@@ -12,6 +13,7 @@ from escnet.data.image_folders import read_image_folder
 from escnet.data.shards.batches import image_batches, mask_batches
 from escnet.miniature.world.classes import BASE, NOVEL
 from escnet.miniature.world.examination import OBJECTS, OBJECTS_FILE, WORDS, Examination, write_examination
+from escnet.miniature.world.glyphs import LOOKS, load_glyphs, restyle
 from escnet.miniature.world.replay import Replay, write_replay
 
 REPLAY = Replay(clip=6, sam=4, shards=2)
@@ -62,3 +64,17 @@ def test_the_examination_has_a_folder_for_each_word_and_the_masks_of_all_objects
 def test_numbers_that_make_no_replay_are_refused() -> None:
     with pytest.raises(ValueError, match="1 or more"):
         Replay(clip=0)
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_a_look_changes_colours_alone(look: str) -> None:
+    (glyph,) = load_glyphs("base", 1)
+    styled = restyle(glyph, look)
+    pixels, before = np.array(styled.picture), np.array(glyph.picture)
+    assert np.array_equal(pixels[..., 3], before[..., 3]) and styled.silhouette is glyph.silhouette
+    colours = {tuple(colour) for colour in pixels[..., :3].reshape(-1, 3)}
+    assert len(colours) == {"lines": 2, "one colour": 2}.get(look, len(colours))
+    if look != "colour":
+        assert (0, 0, 0) in colours
+    with pytest.raises(ValueError, match="oil"):
+        restyle(glyph, "oil")
