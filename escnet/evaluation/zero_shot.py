@@ -37,6 +37,7 @@ class ZeroShotTask:
         name: of the model in the table.
         baselines: evaluate all training-free systems too, on the public weights of the configuration.
         restart: delete the results of an earlier evaluation in `output`.
+        others: name and configuration of further models, for rows of their own.
     """
 
     datasets: tuple[str, ...]
@@ -44,6 +45,7 @@ class ZeroShotTask:
     name: str
     baselines: bool = False
     restart: bool = False
+    others: tuple[tuple[str, CfgNode], ...] = ()
 
 
 def evaluate_zero_shot(cfg: CfgNode, task: ZeroShotTask) -> str | None:
@@ -121,9 +123,11 @@ def models_to_evaluate(cfg: CfgNode, task: ZeroShotTask) -> list[tuple[str, CfgN
             if not system.has_sliding_windows:
                 changed.TEST.SLIDING.ENABLED = False
             models.append((baseline, changed))
+    models += task.others
     names = [name for name, _ in models]
     if len(set(names)) < len(names):
-        raise ValueError(f"two rows of the table would be called {task.name}; give the model another --name")
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"two rows of the table would be called {twice}; give the model another --name")
     return models
 
 

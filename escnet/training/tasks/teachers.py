@@ -68,9 +68,24 @@ class FeatureLoss:
         return balanced_angle_loss(student, teacher, state["dispersion"])
 
 
+class Taught(NamedTuple):
+    """What CLIP says of B images.
+
+    Attributes:
+        summary: (B, D) L2-normalised.
+        dense: (B, D, h, w) L2-normalised; None where it is not taught.
+    """
+
+    summary: Tensor
+    dense: Tensor | None
+
+
 @dataclass
 class ClipTeacher(Teacher):
     """Teaches the summary of whole images; its text encoder gives the summary words (L_CLIP = 1 - cosine).
+
+    With a `dense_weight`, it also teaches its dense features, cell by cell, on the coarser of the two grids; not in the
+    paper.
 
     Attributes:
         stream: called with the iteration to start from, gives batches of images.
@@ -81,6 +96,7 @@ class ClipTeacher(Teacher):
         micro_batch: images at a time (0: all).
         statistics_images: of which the spread of its features is taken, where `balance` needs it.
         weight: of its loss.
+        dense_weight: of the dense features, where the summary has 1.
     """
 
     stream: Callable[[int], Iterator[ImageBatch]]
@@ -91,11 +107,13 @@ class ClipTeacher(Teacher):
     micro_batch: int = 0
     statistics_images: int = 1024
     weight: float = 1.0
+    dense_weight: float = 0.0
     name: str = "clip"
     distance: FeatureLoss = field(init=False)
+    dense_distance: FeatureLoss = field(init=False)
 
     def __post_init__(self) -> None:
-        self.distance = FeatureLoss(self.balance)
+        self.distance, self.dense_distance = FeatureLoss(self.balance), FeatureLoss(self.balance)
 
     def batches(self, start_iteration: int) -> Iterator[ImageBatch]:
         return self.stream(start_iteration)
@@ -113,33 +131,47 @@ class ClipTeacher(Teacher):
     def loss(self, student: nn.Module, part: tuple[Tensor, Tensor | None]) -> Tensor:
         pixels, stored = part
         pixels = pixels.to(self.device, torch.float)
-        summary = student.encode_pixels(pixels, neck=False).of(self.name).summary
-        return self.distance(summary.float(), self.embed(pixels, stored)).mean()
+        answer = student.encode_pixels(pixels, neck=False).of(self.name)
+        taught = self.embed(pixels, stored)
+        loss = self.distance(answer.summary.float(), taught.summary).mean()
+        if self.dense_weight:
+            own, theirs = _on_one_grid(answer.features.float(), taught.dense)
+            loss = loss + self.dense_weight * self.dense_distance(_cells(own), _cells(theirs)).mean()
+        return loss
 
     @torch.no_grad()
-    def embed(self, pixels: Tensor, stored: Tensor | None) -> Tensor:
-        """The teacher's normalised features (B, D) of images, or those that were stored."""
+    def embed(self, pixels: Tensor, stored: Tensor | None) -> Taught:
+        """What the teacher says of images (B, 3, R, R), or what was stored of them."""
         if stored is not None:
-            return stored.to(self.device, torch.float)
-        return self.clip.summary(self.clip.encode(pixels)).float()
+            return Taught(stored.to(self.device, torch.float), None)
+        if not self.dense_weight:
+            return Taught(self.clip.summary(self.clip.encode(pixels)).float(), None)
+        features = self.clip.encode_all(pixels)
+        return Taught(self.clip.summary(features.pooled).float(), features.dense.float())
 
     def prepare(self) -> None:
-        _prepare(self.distance, self._some_features)
+        _prepare(self.distance, lambda: torch.cat([taught.summary for taught in self._some_features()]))
+        if self.dense_weight:
+            _prepare(
+                self.dense_distance,
+                lambda: torch.cat([_cells(taught.dense).flatten(0, 2) for taught in self._some_features()]),
+            )
 
-    def _some_features(self) -> Tensor:
-        features: list[Tensor] = []
+    def _some_features(self) -> list[Taught]:
+        features: list[Taught] = []
         for batch in self.stream(0):
             for (pixels, stored), _ in self._parts(batch):
                 features.append(self.embed(pixels.to(self.device, torch.float), stored))
-            if sum(map(len, features)) >= self.statistics_images:
+            if sum(len(taught.summary) for taught in features) >= self.statistics_images:
                 break
-        return torch.cat(features)
+        return features
 
     def state_dict(self) -> dict[str, Any]:
-        return {"spread": self.distance.state, "count": self.count.state_dict()}
+        spread = {"summary": self.distance.state, "dense": self.dense_distance.state}
+        return {"spread": spread, "count": self.count.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.distance.state = state["spread"]
+        self.distance.state, self.dense_distance.state = state["spread"]["summary"], state["spread"]["dense"]
         self.count.load_state_dict(state["count"])
 
     def describe(self, batch: ImageBatch) -> list[str]:
@@ -207,9 +239,8 @@ class SamTeacher(Teacher):
             taught = self.sam.encode(pixels)
         if self.balance == "none":
             return self._mask_loss(student, embedding, taught, part.batch.masks)
-        if taught.shape[-2:] != embedding.shape[-2:]:
-            taught = F.interpolate(taught, embedding.shape[-2:], mode="bilinear", align_corners=False, antialias=True)
-        return self.distance(_cells(embedding.float()), _cells(taught.float())).mean()
+        own, theirs = _on_one_grid(embedding.float(), taught.float())
+        return self.distance(_cells(own), _cells(theirs)).mean()
 
     def _mask_loss(self, student: nn.Module, embedding: Tensor, taught: Tensor, masks: Tensor) -> Tensor:
         """The loss () of answers to prompts for masks (B, T, H, W) of images with embeddings (B, C, h, w) both."""
@@ -264,6 +295,16 @@ def _prepare(distance: FeatureLoss, features: Callable[[], Tensor]) -> None:
     if comm.is_main_process():
         distance.prepare(features())
     distance.state = comm.all_gather(distance.state)[0]
+
+
+def _on_one_grid(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Two maps (B,C,h,w) on the coarser of their grids."""
+    grid = min(first.shape[-2:], second.shape[-2:], key=lambda side: side[0] * side[1])
+    resized = (
+        m if m.shape[-2:] == grid else F.interpolate(m, grid, mode="bilinear", align_corners=False, antialias=True)
+        for m in (first, second)
+    )
+    return tuple(resized)
 
 
 def _cells(maps: Tensor) -> Tensor:
