@@ -31,7 +31,9 @@ from escnet.training.tasks.configured import (
 from escnet.training.tasks.distillation import DistillationTask, Teacher
 from escnet.training.tasks.promptable import Prompting
 from escnet.training.tasks.segmentation import segmentation_trainer
-from escnet.training.tasks.teachers import BALANCES, ClipTeacher, SamTeacher
+from escnet.training.teachers.clip import ClipTeacher
+from escnet.training.teachers.feature_loss import BALANCES
+from escnet.training.teachers.sam import SamTeacher
 from escnet.training.trainer import Trainer
 
 
