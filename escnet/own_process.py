@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import resource
+import signal
 import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -15,8 +16,9 @@ _STATUS = Path("/proc/self/status")
 
 
 def in_own_process(function: Callable[..., Result], *arguments: object) -> Result:
-    """Call a function of a module in a new process, so that its peak memory is its own."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+    """Call a function of a module in a new process, so that its peak memory is its own; Ctrl-C ends it silently."""
+    context, at_once = multiprocessing.get_context("spawn"), (signal.SIGINT, signal.SIG_DFL)
+    with ProcessPoolExecutor(1, context, initializer=signal.signal, initargs=at_once) as pool:
         return pool.submit(function, *arguments).result()
 
 

@@ -37,6 +37,7 @@ class ZeroShotTask:
         name: of the model in the table.
         baselines: evaluate all training-free systems too, on the public weights of the configuration.
         restart: delete the results of an earlier evaluation in `output`.
+        others: name and configuration of further models, for rows of their own.
     """
 
     datasets: tuple[str, ...]
@@ -44,6 +45,7 @@ class ZeroShotTask:
     name: str
     baselines: bool = False
     restart: bool = False
+    others: tuple[tuple[str, CfgNode], ...] = ()
 
 
 def evaluate_zero_shot(cfg: CfgNode, task: ZeroShotTask) -> str | None:
@@ -64,21 +66,42 @@ def evaluate_zero_shot(cfg: CfgNode, task: ZeroShotTask) -> str | None:
     loaded = [EvaluationData.load(dataset, cfg) for dataset in task.datasets]
     rows = []
     for name, model_cfg in models_to_evaluate(cfg, task):
-        torch.manual_seed(cfg.SEED)
-        model = Segmenter.from_config(model_cfg).model
-        # Only the first process notes it.
-        identity = model_identity(model_cfg, model, model_cfg.MODEL.WEIGHTS) if comm.is_main_process() else {}
-        runs = [Run(name, data, task.output) for data in loaded]
-        for run in runs:
-            evaluate_run(run, model_cfg, model, identity, task.restart)
+        runs = evaluate_model(name, model_cfg, loaded, task.output, task.restart)
         if comm.is_main_process():
             rows.append(measured_row(name, runs))
-        del model
     if not comm.is_main_process():
         return None
     table = write_table(task.output, task.datasets, [*PUBLISHED, *rows])
     write_report(task.output)
     return table
+
+
+def evaluate_model(
+    name: str, cfg: CfgNode, loaded: Sequence[EvaluationData], output: Path, restart: bool = False
+) -> list[Run]:
+    """Build a model and evaluate it on several datasets, each in a folder of its own, which is gone on with.
+
+    Args:
+        name: in tables, and of the folder.
+        cfg: its configuration; MODEL.WEIGHTS is its checkpoint, if any.
+        loaded: the datasets.
+        output: folder of all results.
+        restart: delete earlier results of this model on these datasets.
+
+    Returns:
+        The runs, in the order of the datasets.
+
+    Raises:
+        WeightsError, ResultsError, DatasetError, ImageError: as said of `evaluate_zero_shot`.
+    """
+    torch.manual_seed(cfg.SEED)
+    model = Segmenter.from_config(cfg).model
+    # Only the first process notes it.
+    identity = model_identity(cfg, model, cfg.MODEL.WEIGHTS) if comm.is_main_process() else {}
+    runs = [Run(name, data, output) for data in loaded]
+    for run in runs:
+        evaluate_run(run, cfg, model, identity, restart)
+    return runs
 
 
 def models_to_evaluate(cfg: CfgNode, task: ZeroShotTask) -> list[tuple[str, CfgNode]]:
@@ -100,9 +123,11 @@ def models_to_evaluate(cfg: CfgNode, task: ZeroShotTask) -> list[tuple[str, CfgN
             if not system.has_sliding_windows:
                 changed.TEST.SLIDING.ENABLED = False
             models.append((baseline, changed))
+    models += task.others
     names = [name for name, _ in models]
     if len(set(names)) < len(names):
-        raise ValueError(f"two rows of the table would be called {task.name}; give the model another --name")
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"two rows of the table would be called {twice}; give the model another --name")
     return models
 
 

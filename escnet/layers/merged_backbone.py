@@ -8,6 +8,8 @@ from segment_anything.modeling import ImageEncoderViT
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from escnet.layers.striped_attention import use_striped_attention
+
 
 class BackboneFeatures(NamedTuple):
     """What `MergedBackbone` gives for B images with a grid of h×w patches; all that a head may look at."""
@@ -28,12 +30,12 @@ class MergedBackbone(nn.Module):
     encoder's own size the features are those of segment_anything.
 
     Arguments:
-      encoder: segment_anything's module; kept as it is, its parameters are this module's.
+      encoder: segment_anything's module; its parameters are this module's, and its global blocks work in strips.
     """
 
     def __init__(self, encoder: ImageEncoderViT) -> None:
         super().__init__()
-        self.encoder = encoder
+        self.encoder = use_striped_attention(encoder)
         self.patch_size: int = encoder.patch_embed.proj.kernel_size[0]
         self.width: int = encoder.patch_embed.proj.out_channels
         self.neck_dim: int = encoder.neck[0].out_channels

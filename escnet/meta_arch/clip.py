@@ -9,7 +9,7 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor
 from torch.nn import functional as F
 
-from escnet.layers.clip_image_encoder import ClipImageEncoder
+from escnet.layers.clip_image_encoder import ClipFeatures, ClipImageEncoder
 from escnet.layers.clip_text_encoder import ClipTextEncoder
 from escnet.layers.pixels import PixelNormalisation
 from escnet.meta_arch.interfaces import ClassifyingModel, resize
@@ -66,8 +66,11 @@ class ClassifyingClip(ClassifyingModel, RepresentingModel):
 
     def encode(self, images: Tensor) -> Tensor:
         """CLIP's pooled features (B, D) of raw images (3, H, W) or (B, 3, H, W)."""
-        pixels = (images if images.dim() == 4 else images[None]).to(self.logit_scale.device, torch.float)
-        return self.clip_image.pool(self.normalise(resize(pixels, self.image_size)))
+        return self.clip_image.pool(self._prepared(images))
+
+    def encode_all(self, images: Tensor) -> ClipFeatures:
+        """CLIP's pooled and dense features of raw images, as `encode` takes them."""
+        return self.clip_image(self._prepared(images))
 
     def summary(self, features: Tensor) -> Tensor:
         """(B, D) L2-normalised."""
@@ -84,3 +87,7 @@ class ClassifyingClip(ClassifyingModel, RepresentingModel):
     def _hidden_tokens(self, images: Tensor, name: str) -> Tensor:
         self.check_representation(name)
         return self.clip_image.hidden_tokens(self.normalise(images.to(self.logit_scale.device, torch.float)))
+
+    def _prepared(self, images: Tensor) -> Tensor:
+        pixels = (images if images.dim() == 4 else images[None]).to(self.logit_scale.device, torch.float)
+        return self.normalise(resize(pixels, self.image_size))

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from escnet.layers.clip_image_encoder import ClipFeatures, ClipImageEncoder
 from escnet.layers.clip_text_encoder import ClipTextEncoder
 from escnet.layers.pseudo_prompts import PseudoPromptGenerator, PseudoPrompts
+from escnet.layers.striped_attention import use_striped_attention
 from escnet.meta_arch.dense_clip import CLIP_KEYS, CLIP_PARTS, DenseClip
 from escnet.meta_arch.interfaces import InferenceOptions, Prompts, resize
 from escnet.meta_arch.sam import predict_masks, sam_features
@@ -96,6 +97,7 @@ class ClipThenSam(DenseClip):
             raise ValueError(f"prompt_chunk must be at least 1, got {prompt_chunk}")
         super().__init__(clip_image=clip_image, clip_text=clip_text, logit_scale=logit_scale, inference=inference)
         self.sam = sam.requires_grad_(False)
+        use_striped_attention(sam.image_encoder)
         self.generator = generator
         self.mask_logit = mask_logit
         self.prompt_chunk = prompt_chunk

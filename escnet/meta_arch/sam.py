@@ -11,6 +11,7 @@ from torch import Tensor
 
 from escnet.layers.merged_backbone import MergedBackbone
 from escnet.layers.sam_prompt_encoder import full_precision
+from escnet.layers.striped_attention import use_striped_attention
 from escnet.meta_arch.interfaces import MaskPrediction, PromptableModel, Prompts, resize
 from escnet.meta_arch.representation import RepresentingModel
 from escnet.vocabulary import Vocabulary
@@ -35,6 +36,7 @@ class PromptableSam(PromptableModel, RepresentingModel):
     def __init__(self, sam: Sam) -> None:
         super().__init__()
         self.sam = sam
+        use_striped_attention(sam.image_encoder)
 
     @property
     def input_size(self) -> int:

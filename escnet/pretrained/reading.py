@@ -6,7 +6,9 @@ import pickle
 import re
 import threading
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,6 +44,7 @@ _NUMPY_TYPES: list[Any] = [
 ]
 # torch keeps the list of allowed types for the process, and takes it back at the end of each reading.
 _ALLOWED_TYPES_LOCK = threading.Lock()
+_FILES_READ: ContextVar[list[Path] | None] = ContextVar("files_read", default=None)
 
 
 class Checkpoint(NamedTuple):
@@ -81,6 +84,9 @@ def read_checkpoint(weights: str | Path, remedy: str = "") -> Checkpoint:
         raise WeightsError(
             f"{path}: cannot be read as weights, {size} bytes ({_reason(error)}). {remedy}".rstrip()
         ) from None
+    files = _FILES_READ.get()
+    if files is not None and path not in files:
+        files.append(path)
     rest: dict[str, Any] = {}
     for key in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
@@ -92,6 +98,17 @@ def read_checkpoint(weights: str | Path, remedy: str = "") -> Checkpoint:
 def read_weights(weights: str | Path, remedy: str = "") -> dict[str, Tensor]:
     """The tensors of a weight file by name, on the CPU; arguments and errors are those of `read_checkpoint`."""
     return read_checkpoint(weights, remedy).weights
+
+
+@contextmanager
+def files_read() -> Iterator[list[Path]]:
+    """The weight files that are read within the block, each once: what a model needs on disk."""
+    files: list[Path] = []
+    token = _FILES_READ.set(files)
+    try:
+        yield files
+    finally:
+        _FILES_READ.reset(token)
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Tensor]:

@@ -86,6 +86,22 @@ def test_clips_loss_is_one_minus_the_cosine_with_the_teachers_feature(make: Call
     assert loss.item() == pytest.approx((1 - F.cosine_similarity(student, theirs)).mean().item(), abs=1e-5)
 
 
+def test_dense_features_are_taught_on_the_coarser_grid(make: Callable[..., Trainer]) -> None:
+    plain, dense = (
+        make("DISTILL.CLIP.SIZES", "(96,)"),
+        make("DISTILL.CLIP.SIZES", "(96,)", "DISTILL.CLIP.DENSE_WEIGHT", "2"),
+    )
+    (clip, _), (both, _) = plain.task.teachers, dense.task.teachers
+    ((part, _),) = clip.parts(next(clip.batches(0)))
+    with torch.no_grad():
+        pixels = part[0].float()
+        student = dense.model.encode_pixels(pixels).of("clip").features
+        small = F.interpolate(student, (6, 6), mode="bilinear", align_corners=False, antialias=True)
+        theirs = both.clip.encode_all(pixels).dense
+        expected = clip.loss(plain.model, part) + 2 * (1 - F.cosine_similarity(small, theirs, dim=1)).mean()
+        assert both.loss(dense.model, part).item() == pytest.approx(expected.item(), abs=1e-5)
+
+
 def test_a_student_that_is_sam_has_nothing_to_learn_from_sam(make: Callable[..., Trainer]) -> None:
     trainer = make("DISTILL.SAM.ROUNDS", "3")
     _, sam = trainer.task.teachers
@@ -171,7 +187,7 @@ def test_balanced_teachers_see_their_own_spread_first(make: Callable[..., Traine
     trainer.resume_or_load(resume=False)
     clip, sam = trainer.task.teachers
     if balance == "phi_s":
-        features = clip._some_features()
+        features = torch.cat([taught.summary for taught in clip._some_features()])
         expected = Standardisation.fit(features)
         torch.testing.assert_close(clip.distance.state["scale"], expected.scale)
         assert clip.distance(expected.mean.expand_as(features), features).mean().item() == pytest.approx(1.0, abs=0.2)
@@ -200,6 +216,7 @@ def test_too_many_broken_samples_stop_a_training(make: Callable[..., Trainer]) -
         (("DISTILL.CLIP.SIZES", "(50,)"), "DISTILL.CLIP.SIZES.*8"),
         (("DISTILL.SAM.SIZES", "(100,)"), "DISTILL.SAM.SIZES.*8"),
         (("DISTILL.CLIP.SIZES", "()"), "DISTILL.CLIP.SIZES"),
+        (("DISTILL.CLIP.EMBEDDINGS", "clip", "DISTILL.CLIP.DENSE_WEIGHT", "1"), "turn one of them off"),
     ],
 )
 def test_what_cannot_be_trained_with_is_refused(

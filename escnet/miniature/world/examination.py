@@ -14,13 +14,15 @@ from PIL import Image
 from pycocotools import mask as coco_masks
 
 from escnet.miniature.world.classes import BASE, NOVEL, words
-from escnet.miniature.world.glyphs import load_glyphs
+from escnet.miniature.world.glyphs import Glyph, load_glyphs, restyle
 from escnet.miniature.world.replay import SINGLE
 from escnet.miniature.world.scene import Scene, SceneStyle, compose
 from escnet.safe_files import replacing
 from escnet.worker_pool import worker_pool
 
 FOLDER = "mojiexamination"
+# By the look of the objects.
+FOLDERS = {"colour": FOLDER, "lines": f"{FOLDER}_lines", "one colour": f"{FOLDER}_grey"}
 WORDS, OBJECTS, OBJECTS_FILE = "words", "objects", "objects.json"
 DESCRIPTION = "mojiexamination.json"
 _CHUNK = 25
@@ -37,11 +39,13 @@ class Examination:
         words: pictures of one object, in a folder for each word.
         objects: pictures of several objects, with their masks in COCO's format.
         side: of the latter, in pixels.
+        look: of the objects, one of `glyphs.LOOKS`.
     """
 
     words: int = 960
     objects: int = 200
     side: int = 128
+    look: str = "colour"
 
 
 def write_examination(root: Path, examination: Examination, workers: int = 0) -> bool:
@@ -66,8 +70,9 @@ def write_examination(root: Path, examination: Examination, workers: int = 0) ->
         return False
     with worker_pool(workers or os.cpu_count() or 1, preload=__name__) as pool:
         run = pool.map if pool else map
-        list(run(partial(_draw_words, root / WORDS), _chunks(examination.words)))
-        drawn = run(partial(_draw_objects, root / OBJECTS, examination.side), _chunks(examination.objects))
+        list(run(partial(_draw_words, root / WORDS, examination.look), _chunks(examination.words)))
+        draw = partial(_draw_objects, root / OBJECTS, examination.side, examination.look)
+        drawn = run(draw, _chunks(examination.objects))
         parts = [part for chunk in drawn for part in chunk]
     with replacing(root / OBJECTS_FILE) as temporary:
         temporary.write_text(json.dumps(_coco(parts)), encoding="utf-8")
@@ -80,8 +85,12 @@ def _chunks(count: int) -> list[range]:
     return [range(start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK)]
 
 
-def _draw_words(folder: Path, numbers: range) -> None:
-    glyphs = load_glyphs("base") + load_glyphs("novel")
+def _glyphs(look: str) -> list[Glyph]:
+    return [restyle(glyph, look) for glyph in load_glyphs("base") + load_glyphs("novel")]
+
+
+def _draw_words(folder: Path, look: str, numbers: range) -> None:
+    glyphs = _glyphs(look)
     table = words()
     objects = [*BASE, *NOVEL]
     for number in numbers:
@@ -92,9 +101,11 @@ def _draw_words(folder: Path, numbers: range) -> None:
         _save(scene, folder / table[word].name.split(",")[0].replace(" ", "_") / f"{number:06d}.jpg")
 
 
-def _draw_objects(folder: Path, side: int, numbers: range) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
+def _draw_objects(
+    folder: Path, side: int, look: str, numbers: range
+) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
     """Write pictures; the entry of each in COCO's format, with those of its objects."""
-    glyphs = load_glyphs("base") + load_glyphs("novel")
+    glyphs = _glyphs(look)
     entries = []
     for number in numbers:
         scene = compose(glyphs, np.random.default_rng([_SEED, 1, number]), SceneStyle(size=side))

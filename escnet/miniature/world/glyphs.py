@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +18,9 @@ from escnet.miniature.world.classes import GLYPH_SETS, words
 ATTRIBUTION = "All emojis designed by OpenMoji, the open-source emoji and icon project. License: CC BY-SA 4.0"
 # Glyphs are drawn at this size once, and made smaller for each picture.
 _FONT_SIZE = 160
+LOOKS = ("colour", "lines", "one colour")
+# A colour whose brightest channel is below this is a line's; what stands for all others.
+_DARK, _GREY = 80, 150
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,27 @@ def load_glyphs(glyph_set: str, count: int | None = None) -> tuple[Glyph, ...]:
     if count is not None and not 1 <= count <= len(indices):
         raise DatasetError(f"{count} {glyph_set} glyphs were asked for, but the set has {len(indices)}")
     return _draw(tuple(indices[:count]))
+
+
+def restyle(glyph: Glyph, look: str) -> Glyph:
+    """The same object as no model was trained on it.
+
+    Args:
+        glyph: in OpenMoji's colours.
+        look: one of `LOOKS`: "colour" leaves it, "lines" keeps dark lines on white, "one colour" fills what is between
+            the lines with one grey.
+
+    Raises:
+        ValueError: for another look.
+    """
+    if look not in LOOKS:
+        raise ValueError(f"a look is one of {', '.join(LOOKS)}, got {look!r}")
+    if look == "colour":
+        return glyph
+    pixels = np.array(glyph.picture)
+    is_line = pixels[..., :3].max(axis=2) < _DARK
+    pixels[..., :3] = np.where(is_line[..., None], 0, 255 if look == "lines" else _GREY)
+    return replace(glyph, picture=Image.fromarray(pixels))
 
 
 def draw_glyphs(font_path: Path, indices: Sequence[int]) -> tuple[Glyph, ...]:

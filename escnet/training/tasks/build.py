@@ -31,7 +31,9 @@ from escnet.training.tasks.configured import (
 from escnet.training.tasks.distillation import DistillationTask, Teacher
 from escnet.training.tasks.promptable import Prompting
 from escnet.training.tasks.segmentation import segmentation_trainer
-from escnet.training.tasks.teachers import BALANCES, ClipTeacher, SamTeacher
+from escnet.training.teachers.clip import ClipTeacher
+from escnet.training.teachers.feature_loss import BALANCES
+from escnet.training.teachers.sam import SamTeacher
 from escnet.training.trainer import Trainer
 
 
@@ -82,6 +84,11 @@ def build_teachers(cfg: CfgNode) -> list[Teacher]:
 def _clip_teacher(cfg: CfgNode) -> ClipTeacher:
     distill, own = cfg.DISTILL, cfg.DISTILL.CLIP
     stored = bool(own.EMBEDDINGS)
+    if stored and own.DENSE_WEIGHT:
+        raise ValueError(
+            "DISTILL.CLIP.EMBEDDINGS are of whole images; dense features (DISTILL.CLIP.DENSE_WEIGHT) need the teacher "
+            "itself: turn one of them off"
+        )
     clip, _ = build_clip(cfg.MODEL.CLIP.NAME, "" if stored else cfg.MODEL.CLIP.WEIGHTS)
     stream = partial(
         _from,
@@ -98,7 +105,7 @@ def _clip_teacher(cfg: CfgNode) -> ClipTeacher:
     teacher = None
     if not stored:
         size = (own.TEACHER_SIZE, own.TEACHER_SIZE)
-        encoder = ClipImageEncoder(clip.visual)
+        encoder = ClipImageEncoder(clip.visual, cfg.MODEL.CLIP.DENSE, cfg.MODEL.CLIP.DENSE_RESIDUAL)
         teacher = ClassifyingClip(encoder, None, clip.logit_scale.exp().item(), size)
         teacher = teacher.to(device).eval().requires_grad_(False)
     return ClipTeacher(
@@ -110,6 +117,7 @@ def _clip_teacher(cfg: CfgNode) -> ClipTeacher:
         micro_batch=distill.MICRO_BATCH,
         statistics_images=distill.STATISTICS_IMAGES,
         weight=own.WEIGHT,
+        dense_weight=own.DENSE_WEIGHT,
     )
 
 

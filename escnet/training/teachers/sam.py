@@ -1,4 +1,4 @@
-"""CLIP and SAM as teachers of a merged model (SAM-CLIP, sec. 3.2 and A)."""
+"""SAM as a teacher of a merged model (SAM-CLIP, sec. 3.2 and A)."""
 
 from __future__ import annotations
 
@@ -8,142 +8,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from escnet.data.shards.accounting import SampleCount
-from escnet.data.shards.batches import ImageBatch, MaskBatch
+from escnet.data.shards.batches import MaskBatch
 from escnet.data.simulated_prompts import shrink_masks
-from escnet.losses.distillation import (
-    Standardisation,
-    angular_dispersion,
-    balanced_angle_loss,
-    cosine_loss,
-    mask_distillation_loss,
-    standardised_loss,
-)
-from escnet.meta_arch.clip import ClassifyingClip
+from escnet.losses.distillation import mask_distillation_loss
 from escnet.meta_arch.interfaces import MaskPrediction, Prompts, resize
 from escnet.meta_arch.sam import PromptableSam, predict_masks
 from escnet.training.tasks.distillation import Teacher
 from escnet.training.tasks.promptable import Prompting, simulate_prompts
-
-BALANCES = ("none", "phi_s", "angle")
-
-
-class FeatureLoss:
-    """The distance of a student's features from a teacher's, (..., D) both, in one of the ways of `BALANCES`.
-
-    none: 1 - cosine. phi_s: squared error of features that are standardised. angle: squared angle as a share of the
-    teacher's dispersion. The last two have to see some of the teacher's features first.
-
-    Args:
-        balance: one of `BALANCES`.
-    """
-
-    def __init__(self, balance: str) -> None:
-        self.balance = balance
-        self.state: dict[str, Tensor] = {}
-
-    @property
-    def is_prepared(self) -> bool:
-        """Whether it can be called."""
-        return self.balance == "none" or bool(self.state)
-
-    def prepare(self, features: Tensor) -> None:
-        """Learn the spread of the teacher's features (n, D)."""
-        if self.balance == "phi_s":
-            self.state = dict(vars(Standardisation.fit(features)))
-        elif self.balance == "angle":
-            self.state = {"dispersion": angular_dispersion(features)}
-
-    def __call__(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """(...) losses."""
-        if self.balance == "none":
-            return cosine_loss(student, teacher)
-        state = {name: value.to(student.device) for name, value in self.state.items()}
-        if self.balance == "phi_s":
-            return standardised_loss(student, teacher, Standardisation(**state))
-        return balanced_angle_loss(student, teacher, state["dispersion"])
-
-
-@dataclass
-class ClipTeacher(Teacher):
-    """Teaches the summary of whole images; its text encoder gives the summary words (L_CLIP = 1 - cosine).
-
-    Attributes:
-        stream: called with the iteration to start from, gives batches of images.
-        clip: the teacher; None where the stream brings stored embeddings.
-        device: of the student.
-        count: of the samples that were broken.
-        balance: one of `BALANCES`.
-        micro_batch: images at a time (0: all).
-        statistics_images: of which the spread of its features is taken, where `balance` needs it.
-        weight: of its loss.
-    """
-
-    stream: Callable[[int], Iterator[ImageBatch]]
-    clip: ClassifyingClip | None
-    device: torch.device
-    count: SampleCount
-    balance: str = "none"
-    micro_batch: int = 0
-    statistics_images: int = 1024
-    weight: float = 1.0
-    name: str = "clip"
-    distance: FeatureLoss = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.distance = FeatureLoss(self.balance)
-
-    def batches(self, start_iteration: int) -> Iterator[ImageBatch]:
-        return self.stream(start_iteration)
-
-    def parts(self, batch: ImageBatch) -> Iterator[tuple[tuple[Tensor, Tensor | None], float]]:
-        self.count.add(len(batch.images), batch.broken)
-        return self._parts(batch)
-
-    def _parts(self, batch: ImageBatch) -> Iterator[tuple[tuple[Tensor, Tensor | None], float]]:
-        rows = torch.arange(len(batch.images))
-        for part in rows.split(self.micro_batch or len(rows)):
-            stored = None if batch.embeddings is None else batch.embeddings[part]
-            yield (batch.images[part], stored), len(part) / len(rows)
-
-    def loss(self, student: nn.Module, part: tuple[Tensor, Tensor | None]) -> Tensor:
-        pixels, stored = part
-        pixels = pixels.to(self.device, torch.float)
-        summary = student.encode_pixels(pixels, neck=False).of(self.name).summary
-        return self.distance(summary.float(), self.embed(pixels, stored)).mean()
-
-    @torch.no_grad()
-    def embed(self, pixels: Tensor, stored: Tensor | None) -> Tensor:
-        """The teacher's normalised features (B, D) of images, or those that were stored."""
-        if stored is not None:
-            return stored.to(self.device, torch.float)
-        return self.clip.summary(self.clip.encode(pixels)).float()
-
-    def prepare(self) -> None:
-        _prepare(self.distance, self._some_features)
-
-    def _some_features(self) -> Tensor:
-        features: list[Tensor] = []
-        for batch in self.stream(0):
-            for (pixels, stored), _ in self._parts(batch):
-                features.append(self.embed(pixels.to(self.device, torch.float), stored))
-            if sum(map(len, features)) >= self.statistics_images:
-                break
-        return torch.cat(features)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"spread": self.distance.state, "count": self.count.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.distance.state = state["spread"]
-        self.count.load_state_dict(state["count"])
-
-    def describe(self, batch: ImageBatch) -> list[str]:
-        return list(batch.keys)
+from escnet.training.teachers.feature_loss import FeatureLoss, cells, on_one_grid, prepare_together
 
 
 class SizedMasks(NamedTuple):
@@ -207,9 +83,8 @@ class SamTeacher(Teacher):
             taught = self.sam.encode(pixels)
         if self.balance == "none":
             return self._mask_loss(student, embedding, taught, part.batch.masks)
-        if taught.shape[-2:] != embedding.shape[-2:]:
-            taught = F.interpolate(taught, embedding.shape[-2:], mode="bilinear", align_corners=False, antialias=True)
-        return self.distance(_cells(embedding.float()), _cells(taught.float())).mean()
+        own, theirs = on_one_grid(embedding.float(), taught.float())
+        return self.distance(cells(own), cells(theirs)).mean()
 
     def _mask_loss(self, student: nn.Module, embedding: Tensor, taught: Tensor, masks: Tensor) -> Tensor:
         """The loss () of answers to prompts for masks (B, T, H, W) of images with embeddings (B, C, h, w) both."""
@@ -234,14 +109,14 @@ class SamTeacher(Teacher):
         return simulate_prompts(answer, targets, _shrink(targets, fine), side, self.prompting, generator)
 
     def prepare(self) -> None:
-        _prepare(self.distance, self._some_features)
+        prepare_together(self.distance, self._some_features)
 
     @torch.no_grad()
     def _some_features(self) -> Tensor:
         features: list[Tensor] = []
         for batch in self.stream(0):
             for part in batch.images.split(self.micro_batch or len(batch.images)):
-                features.append(_cells(self.sam.encode(part).float()))
+                features.append(cells(self.sam.encode(part).float()))
             if sum(map(len, features)) >= self.statistics_images:
                 break
         return torch.cat(features).flatten(0, 2)
@@ -255,20 +130,6 @@ class SamTeacher(Teacher):
 
     def describe(self, batch: SizedMasks) -> list[str]:
         return list(batch.batch.keys)
-
-
-def _prepare(distance: FeatureLoss, features: Callable[[], Tensor]) -> None:
-    """Let a loss see features of the first process, so that all processes have the same."""
-    if distance.is_prepared:
-        return
-    if comm.is_main_process():
-        distance.prepare(features())
-    distance.state = comm.all_gather(distance.state)[0]
-
-
-def _cells(maps: Tensor) -> Tensor:
-    """(B,C,h,w) -> (B,h,w,C)"""
-    return maps.permute(0, 2, 3, 1)
 
 
 def _resized(masks: Tensor, size: tuple[int, int]) -> Tensor:

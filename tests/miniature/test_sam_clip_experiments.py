@@ -1,0 +1,100 @@
+"""Experiments with the small SAM-CLIP: stages that follow each other, are shared, remembered and judged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from escnet.config import load_config
+from escnet.meta_arch.parents import build_parent
+from escnet.miniature import sam_clip_experiments
+from escnet.miniature.judging import at_size, judge
+from escnet.miniature.sam_clip_experiments import Chain, Laboratory, Question, run_question, write_up
+from escnet.miniature.sam_clip_questions import QUESTIONS
+from escnet.miniature.world.examination import Examination, write_examination
+from escnet.miniature.world.replay import Replay, write_replay
+from escnet.predictor import Segmenter
+
+SHORT = ("SOLVER.MAX_ITER", "1", "DISTILL.CLIP.BATCH_SIZE", "2", "DISTILL.CLIP.EMBEDDINGS", "", "MODEL.DEVICE", "cpu")
+PLAIN = Chain("plain")
+WITHOUT = Chain("without", stage2=("DISTILL.SAM.SHARDS", "()"))
+QUESTION = Question("replay", "?", (PLAIN, WITHOUT), (48, 64), maps=False)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    write_replay(root / "mojireplay", Replay(clip=4, sam=4, shards=2), workers=1)
+    write_examination(root / "mojiexamination", Examination(words=4, objects=2), workers=1)
+    return root
+
+
+@pytest.fixture
+def laboratory(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Laboratory:
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(data))
+    return Laboratory(tmp_path, SHORT)
+
+
+def test_chains_share_what_they_have_in_common_and_are_remembered(
+    laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = [laboratory.scores(QUESTION, chain, 0) for chain in QUESTION.chains]
+    assert set(found[0]["accuracy"]) == set(found[0]["ap"]) == {"48", "64"}
+    # One stage 1 and two stages 2.
+    assert len(list(laboratory.output.glob("trainings/*/model_final.pth"))) == 3
+    monkeypatch.setattr(sam_clip_experiments, "build_trainer", lambda cfg: pytest.fail("trained again"))
+    assert [laboratory.scores(QUESTION, chain, 0) for chain in QUESTION.chains] == found
+    table = write_up(QUESTION, laboratory, (0,))
+    assert "| plain" in table and "AP 64" in table
+
+
+def test_a_stage_begins_with_the_weights_of_the_one_before(laboratory: Laboratory) -> None:
+    frozen = Chain("frozen", stage2=("SOLVER.BASE_LR", "1e-30", "DISTILL.SAM.SHARDS", "()"))
+    last = torch.load(laboratory.train(frozen, 0), weights_only=True)["model"]
+    first = torch.load(laboratory.train(Chain("first", stage2=None), 0), weights_only=True)["model"]
+    assert all(torch.allclose(last[name], value, atol=1e-20, rtol=0) for name, value in first.items())
+
+
+def test_parents_are_judged_by_what_they_can(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = load_config("configs/mojiscenes/sam_clip.yaml", ["MODEL.DEVICE", "cpu"])
+    clip, sam = (judge(build_parent(name, cfg), data / "mojiexamination", (48,)) for name in ("clip", "sam"))
+    assert set(clip) == {"accuracy"} and clip["accuracy"][48] >= 50
+    assert set(sam) == {"ap", "iou"} and sam["iou"][128] > 30
+
+
+def test_a_model_has_another_size_only_meanwhile() -> None:
+    cfg = load_config("configs/mojiscenes/sam_clip.yaml", ["MODEL.DEVICE", "cpu"])
+    for model in (Segmenter.from_config(cfg).model, build_parent("clip", cfg)):
+        before = model.image_size
+        with at_size(model, 64):
+            assert tuple(model.image_size) == (64, 64)
+        assert model.image_size == before
+
+
+def test_questions_are_known_by_name_and_their_chains_differ() -> None:
+    for name, question in QUESTIONS.items():
+        assert question.name == name
+        assert len({str(chain.stages()) for chain in question.chains}) == len(question.chains)
+
+
+def test_all_seeds_of_a_question_are_run(laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Pool:
+        def __init__(self, *_: object, **__: object) -> None: ...
+        def __enter__(self) -> Pool:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+        def submit(self, function, *arguments):
+            from concurrent.futures import Future
+
+            future: Future = Future()
+            future.set_result(seen.append(arguments[2]))
+            return future
+
+    seen: list[int] = []
+    monkeypatch.setattr(sam_clip_experiments, "ProcessPoolExecutor", Pool)
+    assert sorted(run_question(QUESTION, laboratory, (3, 4), 1))[-1].startswith("2/2")
+    assert seen == [3, 4]
