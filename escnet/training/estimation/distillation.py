@@ -23,7 +23,7 @@ from escnet.pretrained.clip import build_clip
 from escnet.pretrained.random_weights import random_weights
 from escnet.pretrained.sam import build_sam
 from escnet.training.estimation.counting import forward_flops, graph_bytes, on_fake_device, training_flops
-from escnet.training.tasks.teachers import ClipTeacher
+from escnet.training.teachers.clip import ClipTeacher
 
 # Backward passes can be run on a fake CPU alone, and autocast has the types of a GPU on a fake one alone.
 CPU, GPU = "cpu", "cuda"
@@ -84,7 +84,8 @@ def count_stage(cfg: CfgNode) -> StageCost:
         cfg: of a distillation; of `DISTILL`, the balance "none" alone is known here.
 
     Raises:
-        ValueError: it is no distillation, no teacher has shards, or they are balanced.
+        ValueError: it is no distillation, no teacher has shards, they are balanced, or dense features are to be taught
+            by stored embeddings.
     """
     if cfg.TASK != "distillation":
         raise ValueError(f"TASK is {cfg.TASK}; only a distillation can be estimated")
@@ -93,6 +94,8 @@ def count_stage(cfg: CfgNode) -> StageCost:
     wanted = [teacher for teacher in ("CLIP", "SAM") if cfg.DISTILL[teacher].SHARDS]
     if not wanted:
         raise ValueError("no teacher has images: set DISTILL.CLIP.SHARDS, DISTILL.SAM.SHARDS or both")
+    if cfg.DISTILL.CLIP.EMBEDDINGS and cfg.DISTILL.CLIP.DENSE_WEIGHT:
+        raise ValueError("DISTILL.CLIP.EMBEDDINGS have no dense features (DISTILL.CLIP.DENSE_WEIGHT): turn one off")
     cfg = random_weights(cfg)
     cfg.MODEL.DEVICE = "cpu"
     student = build_model(cfg).to("meta").train()
@@ -113,14 +116,16 @@ def count_clip(cfg: CfgNode, student: nn.Module, clip: ClassifyingClip | None) -
     """
     own = cfg.DISTILL.CLIP
 
+    def teacher(device: str) -> ClipTeacher:
+        return ClipTeacher(iter, clip, torch.device(device), SampleCount(1.0), dense_weight=own.DENSE_WEIGHT)
+
     def loss(device: str, size: int, images: int) -> Tensor:
-        teacher = ClipTeacher(iter, clip, torch.device(device), SampleCount(1.0))
         stored = None if clip is not None else torch.zeros(images, student.clip_head.mlp[-1].out_features)
-        return teacher.loss(student, (_images(device, size, images), stored))
+        return teacher(device).loss(student, (_images(device, size, images), stored))
 
     modules = [student] if clip is None else [student, clip]
     with on_fake_device(CPU, *modules):
-        taught = 0 if clip is None else forward_flops(lambda: clip.encode(_images(CPU, own.TEACHER_SIZE)))
+        taught = 0 if clip is None else forward_flops(lambda: teacher(CPU).embed(_images(CPU, own.TEACHER_SIZE), None))
         flops = {size: training_flops(partial(loss, CPU, size, 1)) for size in own.SIZES}
     with on_fake_device(GPU, *modules, dtype=PRECISIONS[cfg.MODEL.PRECISION]):
         memory = {size: _memory(modules, partial(loss, GPU, size)) for size in own.SIZES}
@@ -184,7 +189,8 @@ def clip_teacher(cfg: CfgNode) -> ClassifyingClip | None:
         return None
     clip, _ = build_clip(cfg.MODEL.CLIP.NAME, "")
     side = (own.TEACHER_SIZE, own.TEACHER_SIZE)
-    return _frozen(ClassifyingClip(ClipImageEncoder(clip.visual), None, clip.logit_scale.exp().item(), side))
+    encoder = ClipImageEncoder(clip.visual, cfg.MODEL.CLIP.DENSE, cfg.MODEL.CLIP.DENSE_RESIDUAL)
+    return _frozen(ClassifyingClip(encoder, None, clip.logit_scale.exp().item(), side))
 
 
 def sam_teacher(cfg: CfgNode) -> PromptableSam:

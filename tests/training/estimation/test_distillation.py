@@ -21,7 +21,7 @@ from escnet.pretrained.sam import build_sam
 from escnet.training.estimation.counting import forward_flops, graph_bytes, training_flops
 from escnet.training.estimation.distillation import StageCost, count_stage
 from escnet.training.tasks.promptable import Prompting
-from escnet.training.tasks.teachers import SamTeacher, SizedMasks
+from escnet.training.teachers.sam import SamTeacher, SizedMasks
 
 CONFIG = Path(__file__).parents[3] / "configs/mojiscenes/sam_clip_stage2.yaml"
 SMALLEST = ("MODEL.SAM.NAME", "mini", "MODEL.CLIP.NAME", "escnet-mini", "MODEL.SAM_CLIP.HEAD_BLOCKS", "1")
@@ -104,6 +104,7 @@ def test_a_head_that_trains_alone_spares_the_backbone_its_backward_pass(cost: St
     [
         (("TASK", "segmentation"), "TASK is segmentation"),
         (("DISTILL.BALANCE", "angle"), "DISTILL.BALANCE is angle"),
+        (("DISTILL.CLIP.EMBEDDINGS", "clip", "DISTILL.CLIP.DENSE_WEIGHT", "1"), "have no dense features"),
         (("DISTILL.CLIP.SHARDS", "()", "DISTILL.SAM.SHARDS", "()"), "no teacher has images"),
     ],
 )
