@@ -6,6 +6,8 @@ from escnet.miniature.judging import SIZES
 from escnet.miniature.sam_clip_experiments import Chain, Question
 
 _NO_SAM = ("DISTILL.SAM.SHARDS", "()")
+# The losses of the paper, with its weight and its rate for what SAM brought.
+_PAPER = ("DISTILL.BALANCE", "none", "DISTILL.SAM.WEIGHT", "10.0", "SOLVER.SAM_MULTIPLIER", "0.1")
 
 
 def _rows(key: str, values: dict[str, str]) -> tuple[Chain, ...]:
@@ -15,7 +17,7 @@ def _rows(key: str, values: dict[str, str]) -> tuple[Chain, ...]:
 HEADLINE = Question(
     "headline",
     "What does the merged model keep of CLIP and SAM, and do both heads draw better label maps than one?",
-    (Chain("stages 1, 2", stage3=None), Chain("stages 1, 2, 3", stage3=())),
+    (Chain("stages 1, 2"), Chain("stages 1, 2, 3", stage3=())),
     SIZES,
 )
 REPLAY = Question(
@@ -25,8 +27,8 @@ REPLAY = Question(
 )
 LAMBDA = Question(
     "lambda",
-    "Which weight of SAM's loss (paper: 1 forgets SAM, 100 blocks CLIP)?",
-    _rows("DISTILL.SAM.WEIGHT", {"1": "1.0", "10": "10.0", "100": "100.0"}),
+    "Which weight of SAM's loss (paper, of its masks: 1 forgets SAM, 100 blocks CLIP)?",
+    _rows("DISTILL.SAM.WEIGHT", {"0.03": "0.03", "0.3": "0.3", "3": "3.0"}),
 )
 RATIO = Question(
     "ratio",
@@ -36,7 +38,7 @@ RATIO = Question(
 RATE = Question(
     "rate",
     "How much more slowly does learn what SAM brought (paper: a tenth)?",
-    _rows("SOLVER.SAM_MULTIPLIER", {"0.03": "0.03", "0.1": "0.1", "0.3": "0.3", "1": "1.0"}),
+    _rows("SOLVER.SAM_MULTIPLIER", {"0.1": "0.1", "0.3": "0.3", "1": "1.0"}),
 )
 POOLING = Question(
     "pooling",
@@ -47,19 +49,19 @@ BALANCE = Question(
     "balance",
     "How are the teachers balanced?",
     (
-        Chain("none (paper)"),
-        Chain("PHI-S", stage2=("DISTILL.BALANCE", "phi_s", "DISTILL.SAM.WEIGHT", "1.0")),
-        Chain("angle", stage2=("DISTILL.BALANCE", "angle", "DISTILL.SAM.WEIGHT", "1.0")),
+        Chain("none (paper)", stage1=("DISTILL.BALANCE", "none"), stage2=_PAPER),
+        Chain("PHI-S"),
+        Chain("angle", *[("DISTILL.BALANCE", "angle")] * 2),
     ),
 )
 MODES = Question(
     "modes",
     "Does the model switch modes with the size of the picture, and do both teachers at both sizes cure it?",
     (
-        Chain("CLIP at 48 and 96, SAM at 128 (paper)"),
+        Chain("CLIP at 64 and 96, SAM at 128 (as the paper)"),
         Chain(
             "both at 64, 96, 128",
-            stage2=("DISTILL.CLIP.SIZES", "(48, 96, 128)", "DISTILL.SAM.SIZES", "(64, 96, 128)"),
+            stage2=("DISTILL.CLIP.SIZES", "(64, 96, 128)", "DISTILL.SAM.SIZES", "(64, 96, 128)"),
         ),
     ),
     SIZES,
