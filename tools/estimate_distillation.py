@@ -124,7 +124,7 @@ def plan_all(
     stages: Sequence[Stage], clusters: Sequence[Cluster], collections: dict[str, Collection]
 ) -> tuple[list[tuple[Stage, Plan]], list[str]]:
     """The plans of all stages on all clusters, and the reasons why some cannot be."""
-    from escnet.training.estimation.cluster import check_readers, plan_stage
+    from escnet.training.estimation.cluster import check_memory, check_readers, plan_stage
 
     planned, refused = [], []
     for stage in stages:
@@ -133,7 +133,8 @@ def plan_all(
                 plan = plan_stage(stage.cfg, stage.cost, cluster)
                 for teacher in plan.teachers:
                     check_readers(stage.cfg, teacher, collections[teacher], cluster.gpus)
-                planned.append((stage, plan))
+                planned.append((stage, plan))  # its rows are of use where only the micro-batch is too large
+                check_memory(plan)
             except ValueError as error:
                 refused.append(f"{stage.name} does not run on {cluster.gpus} GPUs: {error}")
     return planned, refused

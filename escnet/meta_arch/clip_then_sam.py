@@ -18,13 +18,11 @@ from escnet.layers.pseudo_prompts import PseudoPromptGenerator, PseudoPrompts
 from escnet.layers.striped_attention import use_striped_attention
 from escnet.meta_arch.dense_clip import CLIP_KEYS, CLIP_PARTS, DenseClip
 from escnet.meta_arch.interfaces import InferenceOptions, Prompts, resize
+from escnet.meta_arch.mask_scores import MaskScores
 from escnet.meta_arch.sam import predict_masks, sam_features
 from escnet.meta_arch.segmentation import Segmentation
 from escnet.pretrained.sam import build_sam
 from escnet.vocabulary import Vocabulary
-
-# A score below this counts as this much, so that resizing the logits is not ruled by classes that are out of question.
-LEAST_SCORE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -40,15 +38,8 @@ class ClipThenSam(DenseClip):
     """CLIP says what and roughly where, SAM's image encoder and mask decoder draw the outline.
 
     Each class that is the best of some cell of CLIP's correlation map gives K objects (`PseudoPromptGenerator`), each
-    object a point and a mask prompt, and SAM answers each with the logits m of one mask. With p(n|x), CLIP's
-    probability of class n at position x (softmax of the scaled correlation, resized), the score of an object o of class
-    n is CLIP's word for the inside of its mask, and a class is where its best object is:
-
-        s_o    = mean of p(n|x) over the x with m_o(x) > 0
-        q(n|x) = max over the objects o of n of s_o · sigmoid(m_o(x)); 0 for a class without objects
-        logit  = log q(n|x) where some mask covers x (m_o(x) > 0 for some o), else log p(n|x)
-
-    Below `LEAST_SCORE` the logarithm is cut off. An object whose mask is empty has the score 0. All of it is computed
+    object a point and a mask prompt, and SAM answers each with the logits m of one mask. `MaskScores` says how masks
+    become a label map; p is CLIP's probability, the softmax of the scaled correlation, resized. All of it is computed
     four times finer than CLIP's grid. SAM sees the image that it is given, not CLIP's small copy, resized to SAM's
     square as CLIP's is to its own size, so that the two grids cover the same ground.
 
@@ -145,20 +136,15 @@ class ClipThenSam(DenseClip):
         self, features: Tensor, probability: Tensor, prompts: PseudoPrompts, image: int, row: Tensor, k: Tensor
     ) -> Tensor:
         """Logits (N, 4h, 4w) of one image from SAM's features, CLIP's probability and objects (`row`, `k`), (P,)."""
-        score = torch.zeros_like(probability)
-        covered = torch.zeros_like(probability[0], dtype=torch.bool)
+        scores = MaskScores(probability)
         for chunk in torch.arange(len(row), device=row.device).split(self.prompt_chunk):
             n = row[chunk]
             points = prompts.points[image, n, k[chunk]]
             objects = prompts.assignment[image, n] == k[chunk, None, None]
             masks = self._draw_masks(features, points, objects)
             masks = F.interpolate(masks[:, None], probability.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
-            inside = masks > 0
-            mean = (probability[n] * inside).sum(dim=(1, 2)) / inside.sum(dim=(1, 2)).clamp(min=1)
-            of_objects = mean[:, None, None] * masks.sigmoid()
-            score.scatter_reduce_(0, n[:, None, None].expand_as(of_objects), of_objects, "amax")
-            covered |= inside.any(dim=0)
-        return torch.where(covered, score, probability).clamp(min=LEAST_SCORE).log()
+            scores.add(n, masks)
+        return scores.logits()
 
     def _draw_masks(self, features: Tensor, points: Tensor, objects: Tensor) -> Tensor:
         """One mask for each prompt.

@@ -27,6 +27,7 @@ from escnet.meta_arch.interfaces import (
     Prompts,
     SegmentingModel,
 )
+from escnet.meta_arch.mask_scores import MaskScores
 from escnet.meta_arch.representation import RepresentingModel
 from escnet.meta_arch.sam import predict_masks
 from escnet.meta_arch.segmentation import Segmentation
@@ -36,8 +37,8 @@ from escnet.vocabulary import Vocabulary
 
 LABEL_MAPS = ("clip", "both")
 TRAINED = ("head", "all", "none")
-# A probability below this counts as this much.
-_LEAST_SCORE = 1e-6
+# Nearer to 0 or 1 a score has no finite logit.
+_EPSILON = 1e-4
 
 
 class MergedFeatures:
@@ -66,13 +67,8 @@ class SamClip(SegmentingModel, PromptableModel, ClassifyingModel, RepresentingMo
 
     One pass of the backbone answers four questions: `classify`, what is in the image; `masks`, what a point or a box
     belongs to, as SAM does; `segment` with `label_map="clip"`, where words are, from the CLIP head alone; and with
-    "both", where each word's map becomes points and a mask prompt of the SAM head (sec. A.3). Then a class n with a
-    cell above `score` has SAM's mask m_n, and with p(n|x), the CLIP head's probability at a position x (softmax over
-    the words of the scaled similarity, resized),
-
-        logit(n|x) = log p(n|x) + log sigmoid(m_n(x))
-
-    A class that has no such cell keeps its probability, with a mask that is undecided everywhere: m_n = 0.
+    "both", where each word with a cell above `score` becomes points and a mask prompt of the SAM head (sec. A.3), whose
+    masks then give the word its shape (`MaskScores`, with the softmax over the words of the scaled similarity as p).
 
     Args:
         backbone: SAM's image encoder.
@@ -281,16 +277,16 @@ class SamClip(SegmentingModel, PromptableModel, ClassifyingModel, RepresentingMo
         """CLIP's logits (B, N, h, w) as prompts of the SAM head: (B, N, 4h, 4w)."""
         probability = logits.softmax(dim=1)
         fine = F.interpolate(probability, self._fine(logits), mode="bilinear", align_corners=False)
-        undecided = math.log(0.5)
-        refined = fine.clamp(min=_LEAST_SCORE).log() + undecided
         uniform = _uniform_numbers(logits[0, 0].numel()).to(logits.device)
-        for image, scores, out in zip(embedding, probability, refined, strict=True):
+        refined = []
+        for image, scores, finer in zip(embedding, probability, fine, strict=True):
             asked = (scores.amax(dim=(1, 2)) > self.score).nonzero()[:, 0]
+            drawn = MaskScores(finer)
             for start in range(0, len(asked), self.prompt_chunk):
                 rows = asked[start : start + self.prompt_chunk]
-                masks = self._draw(image[None], scores[rows], uniform)
-                out[rows] += F.logsigmoid(masks) - undecided
-        return refined
+                drawn.add(rows, self._draw(image[None], scores[rows], uniform))
+            refined.append(drawn.logits())
+        return torch.stack(refined)
 
     def _draw(self, embedding: Tensor, scores: Tensor, uniform: Tensor) -> Tensor:
         """SAM's mask logits (P, 4h, 4w) for score maps (P, h, w) of one image (1, C, h, w)."""
@@ -299,7 +295,9 @@ class SamClip(SegmentingModel, PromptableModel, ClassifyingModel, RepresentingMo
         height, width = self.inference.image_size
         # From the middle of a cell to a pixel's index, to whose middle SAM adds the half again.
         points = (drawn.cells + 0.5) / cells * scores.new_tensor([width, height]) - 0.5
-        hint = scores[:, None].logit(eps=1e-4).clamp(-self.mask_limit, self.mask_limit)
+        # As a mask prompt it is positive where a point may be.
+        hint = scores[:, None].logit(eps=_EPSILON) - math.log(max(self.score, _EPSILON) / (1 - self.score))
+        hint = hint.clamp(-self.mask_limit, self.mask_limit)
         hint = F.interpolate(hint, self._fine(scores), mode="bilinear", align_corners=False)
         return self.masks(embedding, Prompts(points, drawn.labels, masks=hint)).logits[:, 0]
 

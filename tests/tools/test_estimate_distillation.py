@@ -60,7 +60,10 @@ def test_tables_follow_from_the_options(load_script, capsys, monkeypatch):
     fed = cells(output, "Feeding")
     assert fed[0][2:] == ["0.1", "0.0", "0", "0.00", "0.0", "0", "2", "0 in 9", "0"]
     assert fed[1][-2:] == ["1000 in 9", "13"]
-    # Of 18 GB, 6 are taken.
+    # Of 18 GB, 6 are taken: one GPU has room for 11 images of 1 GB and the weights of 1 GB, not for 16.
+    message = "16 of CLIP's images at 32 px need 23.0 GB of the 18.0 GB that a GPU has for them; set it to 11 or lower"
+    assert f"does not run on 1 GPUs: DISTILL.MICRO_BATCH: {message}" in output
+    assert "does not run on 2 GPUs" not in output
     assert cells(output, "Memory")[1][2:] == ["6.0", "9.0 (8 at 32), 3.0 (1 at 64)", "15.0", "11, 5"]
     assert cells(output, "Storage") == [
         ["CLIP's images", "1.000", "100.0", "100"],

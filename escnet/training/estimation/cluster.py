@@ -216,3 +216,21 @@ def check_readers(cfg: CfgNode, teacher: str, collection: Collection, gpus: int)
             f"{gpus * readers(cfg)} readers ({gpus} processes with {readers(cfg)} each); make more shards (a smaller "
             "--samples-per-shard), or set DATALOADER.NUM_WORKERS lower"
         )
+
+
+def check_memory(plan: Plan) -> None:
+    """See that a GPU's memory is enough for all micro-batches.
+
+    Raises:
+        ValueError: one is too large for it.
+    """
+    short = [share for share in plan.shares if share.micro_batch > share.largest]
+    if not short:
+        return
+    share = min(short, key=lambda share: share.largest)
+    remedy = f"set it to {share.largest} or lower, or take" if share.largest else "one does not fit either: take"
+    raise ValueError(
+        f"DISTILL.MICRO_BATCH: {share.micro_batch} of {share.cost.teacher}'s images at {share.cost.size} px need "
+        f"{(plan.static + share.graph) / 1e9:.1f} GB of the {(1 - RESERVE) * plan.cluster.memory / 1e9:.1f} GB that a "
+        f"GPU has for them; {remedy} GPUs with more memory"
+    )

@@ -6,7 +6,14 @@ import pytest
 from detectron2.config import CfgNode
 
 from escnet.config import add_escnet_config
-from escnet.training.estimation.cluster import Cluster, Collection, check_readers, plan_stage, readers_memory
+from escnet.training.estimation.cluster import (
+    Cluster,
+    Collection,
+    check_memory,
+    check_readers,
+    plan_stage,
+    readers_memory,
+)
 from escnet.training.estimation.distillation import ImageCost, StageCost
 
 COST = StageCost(
@@ -56,6 +63,17 @@ def test_memory(cfg: CfgNode) -> None:
     assert [share.graph for share in plan.shares] == [1600, 2600, 6000] and plan.memory == 3200 + 6000
     # 18000 - 3200 - 1000 bytes are left.
     assert [share.largest for share in plan.shares] == [138, 34, 2]
+
+
+def test_a_micro_batch_that_is_too_large_is_refused(cfg: CfgNode) -> None:
+    check_memory(plan_stage(cfg, COST, cluster(2)))  # two images of SAM fit
+    with pytest.raises(ValueError, match=r"MICRO_BATCH: 4 of SAM's images at 1024 px .* set it to 2 or lower"):
+        check_memory(plan_stage(cfg, COST, cluster(1)))
+    cfg.DISTILL.MICRO_BATCH = 2
+    check_memory(plan_stage(cfg, COST, cluster(1)))
+    # Of 9000 bytes, 4200 are taken before the first image.
+    with pytest.raises(ValueError, match="one does not fit either: take GPUs with more memory"):
+        check_memory(plan_stage(cfg, COST, Cluster(2, rate=100.0, bandwidth=50.0, memory=10000.0)))
 
 
 def test_one_gpu_averages_nothing(cfg: CfgNode) -> None:
