@@ -11,7 +11,9 @@ from escnet.training.estimation.distillation import ImageCost, StageCost
 
 CONFIG = str(Path(__file__).parents[2] / "configs/mojiscenes/sam_clip_stage2.yaml")
 SMALLEST = ("MODEL.SAM.NAME", "mini", "MODEL.CLIP.NAME", "escnet-mini", "MODEL.SAM_CLIP.HEAD_BLOCKS", "1")
-SMALL = ("MODEL.DEVICE", "cpu", *SMALLEST, "DISTILL.CLIP.SIZES", "(32,)", "DISTILL.CLIP.BATCH_SIZE", "16")
+# The losses of the paper, which alone can be counted.
+PAPER = ("DISTILL.BALANCE", "none", "DISTILL.CLIP.DENSE_WEIGHT", "0")
+SMALL = ("MODEL.DEVICE", "cpu", *SMALLEST, *PAPER, "DISTILL.CLIP.SIZES", "(32,)", "DISTILL.CLIP.BATCH_SIZE", "16")
 BOTH = (*SMALL, "DISTILL.SAM.BATCH_SIZE", "2", "DISTILL.SAM.MASKS", "2", "DISTILL.SAM.SIZES", "(64,)")
 
 

@@ -55,7 +55,7 @@ def make(shards: Path, tmp_path: Path) -> Callable[..., Trainer]:
                 "MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "''", "OUTPUT_DIR", str(tmp_path / output),
                 "DISTILL.CLIP.SHARDS", f"('{shards}',)", "DISTILL.SAM.SHARDS", f"('{shards}',)",
                 "DISTILL.CLIP.BATCH_SIZE", "4", "DISTILL.SAM.BATCH_SIZE", "2", "DISTILL.SAM.MASKS", "2",
-                "DISTILL.CLIP.EMBEDDINGS", "", "DISTILL.BALANCE", "none", "DISTILL.SAM.WEIGHT", "10.0",
+                "DISTILL.CLIP.DENSE_WEIGHT", "0", "DISTILL.BALANCE", "none", "DISTILL.SAM.WEIGHT", "10.0",
                 "DISTILL.STATISTICS_IMAGES", "8", "SOLVER.WARMUP_ITERS", "0", "SOLVER.MAX_ITER", "4", *options,
             ],
         )  # fmt: skip

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from escnet.losses.masks import prediction_loss
 from escnet.meta_arch.interfaces import MaskPrediction, PromptableModel, Prompts
 from escnet.training.tasks.promptable import PromptableTask, Prompting, batch_loss, iterated_loss
 from escnet.vocabulary import Vocabulary
@@ -59,7 +60,12 @@ def generator(seed: int = 0) -> torch.Generator:
 def test_one_later_round_has_no_new_click_and_all_have_the_last_mask() -> None:
     model, targets = Constant(), TARGETS.flatten(0, 1)[:, :4, :4]
     first = Prompts(torch.zeros(4, 1, 2), torch.ones(4, 1))
-    loss = iterated_loss(model, torch.zeros(4, 3, 1, 1), first, targets, 4, Prompting(), generator())
+
+    def answer(prompts: Prompts, is_ambiguous: bool) -> tuple[MaskPrediction, Tensor]:
+        prediction = model.masks(torch.zeros(4, 3, 1, 1), prompts, multimask=is_ambiguous)
+        return prediction, prediction_loss(*prediction, targets, 20.0, 0.75)
+
+    loss = iterated_loss(answer, first, targets, 4, model.input_size, generator())
     assert loss.shape == (4,)
     clicks = [asked[0] for asked in model.asked]
     assert clicks[0] == 1 and clicks[-1] == 3

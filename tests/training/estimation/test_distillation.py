@@ -25,11 +25,22 @@ from escnet.training.teachers.sam import SamTeacher, SizedMasks
 
 CONFIG = Path(__file__).parents[3] / "configs/mojiscenes/sam_clip_stage2.yaml"
 SMALLEST = ("MODEL.SAM.NAME", "mini", "MODEL.CLIP.NAME", "escnet-mini", "MODEL.SAM_CLIP.HEAD_BLOCKS", "1")
+# The losses of the paper, which alone can be counted.
+PAPER = ("DISTILL.BALANCE", "none", "DISTILL.CLIP.DENSE_WEIGHT", "0")
 MASKS = 2
 
 
 def config(*options: str) -> CfgNode:
-    given = [*SMALLEST, "DISTILL.CLIP.SIZES", "(32,)", "DISTILL.SAM.SIZES", "(64,)", "DISTILL.SAM.MASKS", str(MASKS)]
+    given = [
+        *SMALLEST,
+        *PAPER,
+        "DISTILL.CLIP.SIZES",
+        "(32,)",
+        "DISTILL.SAM.SIZES",
+        "(64,)",
+        "DISTILL.SAM.MASKS",
+        str(MASKS),
+    ]
     return load_config(CONFIG, ["MODEL.DEVICE", "cpu", *given, *options])
 
 
