@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import statistics
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 
@@ -23,6 +23,7 @@ from escnet.miniature.experiments import Options, digest, mean_and_deviation
 from escnet.miniature.judging import judge
 from escnet.miniature.world.examination import FOLDER
 from escnet.predictor import Segmenter
+from escnet.pretrained.files import file_sha256
 from escnet.safe_files import replacing
 from escnet.training.tasks.build import build_trainer
 
@@ -84,23 +85,36 @@ class Laboratory:
     output: Path
     common: Options = ()
     config: str = CONFIG
-    weights: dict[str, str] = field(default_factory=dict)
 
     def train(self, chain: Chain, seed: int) -> Path:
         """Train what is not trained yet of a chain, going on where it was stopped; the last stage's weights."""
-        weights, history = "", []
-        for stage, options in chain.stages():
-            history.append([stage, *self.common, *options])
-            folder = self.output / "trainings" / digest(history, seed)
+        weights = ""
+        for (stage, options), folder in zip(chain.stages(), self.folders(chain, seed), strict=True):
             final = folder / "model_final.pth"
             if not final.is_file():
-                self._train_stage(stage, options, seed, weights, folder)
+                self._train_stage(self._load(stage, options, seed), weights, folder)
             weights = str(final)
         return Path(weights)
 
-    def _train_stage(self, stage: str, options: Options, seed: int, weights: str, folder: Path) -> None:
-        own = ["SEED", str(seed), "MODEL.WEIGHTS", repr(weights), "OUTPUT_DIR", str(folder)]
-        cfg = load_config(self.config.format(stage), [*self.common, *options, *own])
+    def folders(self, chain: Chain, seed: int) -> list[Path]:
+        """Where each stage of a chain is trained: the same for chains that begin alike, another once a file changes."""
+        history, folders = [], []
+        for stage, options in chain.stages():
+            cfg = self._load(stage, options, seed)
+            for node in (cfg.MODEL.CLIP, cfg.MODEL.SAM):
+                if Path(node.WEIGHTS).is_file():
+                    node.WEIGHTS = file_sha256(Path(node.WEIGHTS))
+            # Where the stages' own files would lie says nothing.
+            cfg.MODEL.WEIGHTS = cfg.OUTPUT_DIR = ""
+            history.append(cfg.dump())
+            folders.append(self.output / "trainings" / digest(history))
+        return folders
+
+    def _load(self, stage: str, options: Options, seed: int) -> CfgNode:
+        return load_config(self.config.format(stage), [*self.common, *options, "SEED", str(seed)])
+
+    def _train_stage(self, cfg: CfgNode, weights: str, folder: Path) -> None:
+        cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR = weights, str(folder)
         setup_logger(str(folder), name="escnet", configure_stdout=False)
         setup_logger(str(folder), name="detectron2", configure_stdout=False)
         trainer = build_trainer(cfg)
@@ -109,16 +123,17 @@ class Laboratory:
 
     def scores(self, question: Question, chain: Chain, seed: int) -> dict[str, Any]:
         """Train a chain and judge it, or read what an earlier call has found."""
-        key = digest([self.common, chain.stages(), question.sizes, question.maps], seed)
+        key = digest(self.folders(chain, seed)[-1].name, question.sizes, question.maps)
         path = self.output / "results" / f"{key}.json"
         if not path.is_file():
-            found = self._judge(self.train(chain, seed), question)
+            found = self._judge(self.train(chain, seed), chain, question, seed)
             with replacing(path) as temporary:
                 temporary.write_text(json.dumps({"chain": chain.name, "seed": seed, **found}, indent=1))
         return json.loads(path.read_text(encoding="utf-8"))
 
-    def _judge(self, weights: Path, question: Question) -> dict[str, Any]:
-        cfg = load_config(self.config.format("stage2"), [*self.common, "DATASETS.TEST", repr(DATASETS)])
+    def _judge(self, weights: Path, chain: Chain, question: Question, seed: int) -> dict[str, Any]:
+        stage, options = chain.stages()[-1]
+        cfg = self._load(stage, (*options, "DATASETS.TEST", repr(DATASETS)), seed)
         model = Segmenter.from_config(cfg, str(weights)).model
         found = judge(model, data_root() / FOLDER, question.sizes)
         if question.maps:
@@ -159,12 +174,6 @@ def write_up(question: Question, laboratory: Laboratory, seeds: Sequence[int]) -
     titles = {"accuracy": "accuracy {}", "ap": "AP {}", "miou_clip": "mIoU {}, CLIP head", "miou_both": "mIoU {}, both"}
     headers = [question.name, *(titles[score].format(column) for score, column in columns)]
     return tabulate(rows, headers=headers, tablefmt="pipe", disable_numparse=True)
-
-
-def gain(runs: Sequence[dict[str, Any]], split: str) -> str:
-    """By how many points both heads are above the CLIP head alone, seed by seed."""
-    differences = [run["miou_both"][split] - run["miou_clip"][split] for run in runs]
-    return f"{statistics.mean(differences):+.1f} ({', '.join(f'{d:+.1f}' for d in differences)})"
 
 
 def _run_seed(question: Question, laboratory: Laboratory, seed: int) -> None:

@@ -6,8 +6,9 @@ from escnet.miniature.judging import SIZES
 from escnet.miniature.sam_clip_experiments import Chain, Question
 
 _NO_SAM = ("DISTILL.SAM.SHARDS", "()")
-# The losses of the paper, with its weight and its rate for what SAM brought.
-_PAPER = ("DISTILL.BALANCE", "none", "DISTILL.SAM.WEIGHT", "10.0", "SOLVER.SAM_MULTIPLIER", "0.1")
+# The losses of the paper; in stage 2 with its weight, and its rate for what SAM brought.
+_PAPER = ("DISTILL.BALANCE", "none", "DISTILL.CLIP.DENSE_WEIGHT", "0")
+_PAPER_BOTH = (*_PAPER, "DISTILL.SAM.WEIGHT", "10.0", "SOLVER.SAM_MULTIPLIER", "0.1")
 
 
 def _rows(key: str, values: dict[str, str]) -> tuple[Chain, ...]:
@@ -22,7 +23,7 @@ HEADLINE = Question(
 )
 REPLAY = Question(
     "replay",
-    "Does it forget SAM without SAM's pictures, and how many of them does it need?",
+    "Does it forget SAM without SAM's pictures?",
     (Chain("all"), Chain("without SAM's pictures", stage2=_NO_SAM)),
 )
 LAMBDA = Question(
@@ -49,7 +50,7 @@ BALANCE = Question(
     "balance",
     "How are the teachers balanced?",
     (
-        Chain("none (paper)", stage1=("DISTILL.BALANCE", "none"), stage2=_PAPER),
+        Chain("none (paper)", stage1=_PAPER, stage2=_PAPER_BOTH),
         Chain("PHI-S"),
         Chain("angle", *[("DISTILL.BALANCE", "angle")] * 2),
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,28 @@ def test_a_stage_begins_with_the_weights_of_the_one_before(laboratory: Laborator
     last = torch.load(laboratory.train(frozen, 0), weights_only=True)["model"]
     first = torch.load(laboratory.train(Chain("first", stage2=None), 0), weights_only=True)["model"]
     assert all(torch.allclose(last[name], value, atol=1e-20, rtol=0) for name, value in first.items())
+
+
+def test_a_changed_configuration_is_another_training(laboratory: Laboratory, tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        text = Path(f"configs/mojiscenes/sam_clip_stage{number}.yaml").read_text()
+        base = Path("configs/mojiscenes/sam_clip.yaml").resolve()
+        (tmp_path / f"stage{number}.yaml").write_text(text.replace("sam_clip.yaml", str(base)))
+    copies = replace(laboratory, config=f"{tmp_path}/{{}}.yaml")
+    before = copies.folders(PLAIN, 0)
+    assert [folder.name for folder in before] == [folder.name for folder in laboratory.folders(PLAIN, 0)]
+    path = tmp_path / "stage2.yaml"
+    path.write_text(path.read_text().replace("BASE_LR: 0.0015", "BASE_LR: 0.0016"))
+    after = copies.folders(PLAIN, 0)
+    assert after[0] == before[0] and after[1] != before[1]
+
+
+def test_a_model_is_judged_as_it_was_trained(laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch) -> None:
+    poolings = []
+    monkeypatch.setattr(sam_clip_experiments, "judge", lambda model, *_: poolings.append(model.clip_head.pooling) or {})
+    chain = Chain("mean", *[("MODEL.SAM_CLIP.POOLING", "mean")] * 2)
+    laboratory.scores(QUESTION, chain, 0)
+    assert poolings == ["mean"]
 
 
 def test_parents_are_judged_by_what_they_can(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
