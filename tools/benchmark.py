@@ -52,9 +52,11 @@ def main() -> int:
 
     arguments.threads = arguments.threads or torch.get_num_threads()
     try:
-        load_config(arguments.config_file, arguments.opts)
+        cfg = load_config(arguments.config_file, arguments.opts)
     except ConfigError as error:
         return refuse("benchmark.py", error)
+    if cfg.MODEL.META_ARCHITECTURE != "ESCNet" or cfg.MODEL.ESC.BACKBONE != "clip":
+        return refuse("benchmark.py", "measures an ESC-Net on CLIP; tools/compare_systems.py measures the others")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     print(f"{arguments.config_file} on {device}, {arguments.threads} threads, torch {torch.__version__}")
     if arguments.training:

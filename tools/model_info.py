@@ -35,9 +35,10 @@ TRACED_CHUNK = 64
 def counting_config(path: str, overrides: Sequence[str]) -> CfgNode:
     """A configuration on the CPU for which no weights are read."""
     from escnet.config import load_config
-    from escnet.pretrained.random_weights import random_weights
+    from escnet.pretrained.random_weights import RANDOM, random_weights
 
     cfg = random_weights(load_config(path, overrides))
+    cfg.MODEL.WEIGHTS = RANDOM
     cfg.MODEL.DEVICE = "cpu"
     # Larger chunks leave fewer operators to trace.
     cfg.MODEL.ESC.CLASS_CHUNK = TRACED_CHUNK
@@ -153,15 +154,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.manual_seed(0)
     model = build(cfg)
     vocabulary = Vocabulary([f"object {index}" for index in range(args.num_classes)])
-    image = torch.randn(1, 3, *cfg.MODEL.CLIP.IMAGE_SIZE)
+    height, width = model.inference.image_size
+    image = torch.randn(1, 3, height, width)
     flops = count_model(model, vocabulary, image)
     infos, whole = describe(model, flops.by_module), whole_model(model, flops.by_module)
 
-    height, width = cfg.MODEL.CLIP.IMAGE_SIZE
     print(f"{args.config_file}: {cfg.MODEL.META_ARCHITECTURE}, {cfg.MODEL.CLIP.NAME}")
     print(f"One image of {height}x{width}, {args.num_classes} classes, whole-image pass\n")
     print(report(infos, whole))
-    if isinstance(model, ESCNet):
+    if isinstance(model, ESCNet) and not model.is_merged:
         if cfg.MODEL.CLIP.NAME.startswith(LITERATURE_CLIP):
             print(compare(whole, infos[0], other_ways_to_count(cfg, model, infos, args.num_classes), args.num_classes))
         else:

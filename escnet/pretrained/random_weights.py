@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from detectron2.config import CfgNode
 
+# As MODEL.WEIGHTS, stands for a checkpoint that brings every weight, so that a model looks for no other file.
+RANDOM = "random"
+
 
 def random_weights(cfg: CfgNode) -> CfgNode:
     """A copy of a config by which a model is built as configured, with random weights; no file is read.

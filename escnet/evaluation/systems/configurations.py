@@ -13,10 +13,7 @@ import escnet.meta_arch  # noqa: F401  (registers the systems)
 from escnet.config import ConfigError, check_device, load_config
 from escnet.evaluation.systems.plan import PlanError, System
 from escnet.meta_arch.interfaces import SegmentingModel
-from escnet.pretrained.random_weights import random_weights
-
-# Stands for a checkpoint that brings every weight, so that a system looks for no other file.
-RANDOM = "random"
+from escnet.pretrained.random_weights import RANDOM, random_weights
 
 
 def trained_configuration(system: System) -> CfgNode:

@@ -17,10 +17,10 @@ from detectron2.modeling import build_model
 from torch import Tensor
 
 from escnet.complexity import count_model, describe, whole_model
-from escnet.evaluation.systems.configurations import RANDOM
 from escnet.meta_arch.interfaces import SegmentingModel
 from escnet.own_process import forget_peak, in_own_process, peak_memory
 from escnet.predictor import Segmenter
+from escnet.pretrained.random_weights import RANDOM
 from escnet.pretrained.reading import files_read
 from escnet.vocabulary import Vocabulary
 
