@@ -8,16 +8,15 @@ from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
 
 from escnet.meta_arch.interfaces import ClassifyingModel, PromptableModel
-from escnet.meta_arch.parents import build_parent
+from escnet.meta_arch.parents import PARENTS, build_parent
 from escnet.meta_arch.representation import RepresentingModel
 from escnet.predictor import Segmenter
 
 Interface = TypeVar("Interface")
-# What a model of an interface can do, and what to take instead of one that cannot.
-_ABILITIES: dict[type, tuple[str, str]] = {
-    ClassifyingModel: ("name whole images", "MODEL.META_ARCHITECTURE SamClip, or --system clip"),
-    PromptableModel: ("draw masks from boxes", "MODEL.META_ARCHITECTURE SamClip, or --system sam"),
-    RepresentingModel: ("show its hidden states", "MODEL.META_ARCHITECTURE SamClip, or --system clip or sam"),
+_ABILITIES: dict[type, str] = {
+    ClassifyingModel: "name whole images",
+    PromptableModel: "draw masks from boxes",
+    RepresentingModel: "show its hidden states",
 }
 
 
@@ -47,5 +46,9 @@ def load_answering_model(
 
 def _require(kind: Any, interface: type) -> None:
     if not issubclass(kind, interface):
-        ability, instead = _ABILITIES[interface]
-        raise ValueError(f"{kind.__name__} cannot {ability}; take {instead}")
+        systems = " or ".join(name for name, system in META_ARCH_REGISTRY if issubclass(system, interface))
+        parents = " or ".join(name for name, parent in PARENTS.items() if issubclass(parent.kind, interface))
+        raise ValueError(
+            f"{kind.__name__} cannot {_ABILITIES[interface]}; "
+            f"take MODEL.META_ARCHITECTURE {systems}, or --system {parents}"
+        )

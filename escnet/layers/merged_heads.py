@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from segment_anything.modeling import ImageEncoderViT
@@ -106,3 +107,23 @@ class SamHead(Head):
         if backbone.neck is None:
             raise ValueError("the backbone was run without its neck, which is what SAM's head looks at")
         return HeadFeatures(None, backbone.neck)
+
+
+class MergedFeatures:
+    """Images encoded once: what the backbone gave, and what each head says of it, computed when it is first asked for.
+
+    Args:
+        backbone: from the backbone.
+        heads: by name.
+    """
+
+    def __init__(self, backbone: BackboneFeatures, heads: Mapping[str, Head]) -> None:
+        self.backbone = backbone
+        self._heads = heads
+        self._answers: dict[str, HeadFeatures] = {}
+
+    def of(self, head: str) -> HeadFeatures:
+        """What a head says."""
+        if head not in self._answers:
+            self._answers[head] = self._heads[head](self.backbone)
+        return self._answers[head]

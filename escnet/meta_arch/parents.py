@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -29,7 +29,7 @@ def build_parent(name: str, cfg: Any, weights: str = "") -> nn.Module:
     """
     if name not in PARENTS:
         raise ValueError(f"there is no system {name}; choose of {', '.join(PARENTS)}")
-    return PARENTS[name](cfg, weights).to(cfg.MODEL.DEVICE).eval()
+    return PARENTS[name].build(cfg, weights).to(cfg.MODEL.DEVICE).eval()
 
 
 def _clip(cfg: Any, weights: str) -> ClassifyingClip:
@@ -42,4 +42,16 @@ def _sam(cfg: Any, weights: str) -> PromptableSam:
     return PromptableSam(build_sam(cfg.MODEL.SAM.NAME, weights or cfg.MODEL.SAM.WEIGHTS))
 
 
-PARENTS: dict[str, Callable[[Any, str], nn.Module]] = {"clip": _clip, "sam": _sam}
+class Parent(NamedTuple):
+    """A model that others are merged from.
+
+    Attributes:
+        kind: of the model.
+        build: from a configuration and weights.
+    """
+
+    kind: type[nn.Module]
+    build: Callable[[Any, str], nn.Module]
+
+
+PARENTS = {"clip": Parent(ClassifyingClip, _clip), "sam": Parent(PromptableSam, _sam)}

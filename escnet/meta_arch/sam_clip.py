@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from escnet.layers.clip_text_encoder import ClipTextEncoder
-from escnet.layers.merged_backbone import BackboneFeatures, MergedBackbone
-from escnet.layers.merged_heads import ClipHead, HeadFeatures, SamHead
+from escnet.layers.merged_backbone import MergedBackbone
+from escnet.layers.merged_heads import ClipHead, Head, MergedFeatures, SamHead
 from escnet.layers.pixels import SAM_DEVIATION, SAM_MEAN, PixelNormalisation
 from escnet.layers.point_sampling import sample_points
 from escnet.meta_arch.interfaces import (
@@ -37,28 +37,10 @@ from escnet.vocabulary import Vocabulary
 
 LABEL_MAPS = ("clip", "both")
 TRAINED = ("head", "all", "none")
+# Of a score as a mask prompt, a logit.
+LARGEST_HINT = 8.0
 # Nearer to 0 or 1 a score has no finite logit.
 _EPSILON = 1e-4
-
-
-class MergedFeatures:
-    """Images encoded once: what the backbone gave, and what each head says of it, computed when it is first asked for.
-
-    Args:
-        backbone: from the backbone.
-        heads: by name.
-    """
-
-    def __init__(self, backbone: BackboneFeatures, heads: dict[str, Any]) -> None:
-        self.backbone = backbone
-        self._heads = heads
-        self._answers: dict[str, HeadFeatures] = {}
-
-    def of(self, head: str) -> HeadFeatures:
-        """What a head says."""
-        if head not in self._answers:
-            self._answers[head] = self._heads[head](self.backbone)
-        return self._answers[head]
 
 
 @META_ARCH_REGISTRY.register()
@@ -80,7 +62,6 @@ class SamClip(SegmentingModel, PromptableModel, ClassifyingModel, RepresentingMo
         label_map: which heads make a label map, "clip" or "both".
         points: most points drawn for a word (1 to 3 in the paper).
         score: above which a cell can be drawn as a point.
-        mask_limit: largest logit of the score as a mask prompt.
         prompt_chunk: words in the mask decoder at a time; changes speed and memory, never the result.
 
     Raises:
@@ -116,7 +97,6 @@ class SamClip(SegmentingModel, PromptableModel, ClassifyingModel, RepresentingMo
         label_map: str = "clip",
         points: int = 3,
         score: float = 0.5,
-        mask_limit: float = 8.0,
         prompt_chunk: int = 16,
     ) -> None:
         if label_map not in LABEL_MAPS:
@@ -133,7 +113,7 @@ class SamClip(SegmentingModel, PromptableModel, ClassifyingModel, RepresentingMo
         self.clip_text = clip_text.requires_grad_(False)
         self.register_buffer("logit_scale", torch.tensor(float(logit_scale)))
         self.label_map = label_map
-        self.points, self.score, self.mask_limit, self.prompt_chunk = points, score, mask_limit, prompt_chunk
+        self.points, self.score, self.prompt_chunk = points, score, prompt_chunk
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
@@ -163,7 +143,7 @@ class SamClip(SegmentingModel, PromptableModel, ClassifyingModel, RepresentingMo
         }
 
     @property
-    def heads(self) -> dict[str, Any]:
+    def heads(self) -> dict[str, Head]:
         """The heads by the names of their teachers."""
         return {"clip": self.clip_head, "sam": self.sam_head}
 
@@ -297,7 +277,7 @@ class SamClip(SegmentingModel, PromptableModel, ClassifyingModel, RepresentingMo
         points = (drawn.cells + 0.5) / cells * scores.new_tensor([width, height]) - 0.5
         # As a mask prompt it is positive where a point may be.
         hint = scores[:, None].logit(eps=_EPSILON) - math.log(max(self.score, _EPSILON) / (1 - self.score))
-        hint = hint.clamp(-self.mask_limit, self.mask_limit)
+        hint = hint.clamp(-LARGEST_HINT, LARGEST_HINT)
         hint = F.interpolate(hint, self._fine(scores), mode="bilinear", align_corners=False)
         return self.masks(embedding, Prompts(points, drawn.labels, masks=hint)).logits[:, 0]
 
@@ -307,7 +287,7 @@ class SamClip(SegmentingModel, PromptableModel, ClassifyingModel, RepresentingMo
 
 
 def _uniform_numbers(count: int) -> Tensor:
-    """The same random numbers for every map, so that a label map depends on the image and the words alone."""
+    """(count,) the same random numbers for every map, so that a label map depends on the image and the words alone."""
     return torch.rand(count, generator=torch.Generator().manual_seed(0))
 
 

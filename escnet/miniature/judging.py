@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,12 @@ from escnet.data.coco_instances import read_instances
 from escnet.data.image_folders import NamedClasses, read_image_folder
 from escnet.evaluation.embeddings import EmbeddingOptions
 from escnet.evaluation.instance import evaluate_instances
+from escnet.evaluation.wise_ft import input_side
 from escnet.evaluation.zero_shot_classification import evaluate_classification
 from escnet.meta_arch.clip import ClassifyingClip
-from escnet.meta_arch.interfaces import ClassifyingModel, PromptableModel
+from escnet.meta_arch.interfaces import ClassifyingModel, PromptableModel, SegmentingModel
 from escnet.miniature.world.classes import BASE, NOVEL, words
-from escnet.miniature.world.examination import OBJECTS, OBJECTS_FILE, WORDS
+from escnet.miniature.world.examination import OBJECTS, OBJECTS_FILE, WORDS, folder_of
 
 SIZES = (48, 64, 80, 96, 112, 128)
 
@@ -56,26 +56,22 @@ def judge(model: nn.Module, root: Path, sizes: Sequence[int], limit: int | None 
 
 @contextmanager
 def at_size(model: nn.Module, size: int) -> Iterator[None]:
-    """Meanwhile, a model brings pictures to this side."""
-    if isinstance(model, ClassifyingClip):
-        before = model.image_size
-        model.image_size = (size, size)
-    elif hasattr(model, "inference"):
-        before = model.inference
-        model.inference = replace(before, image_size=(size, size))
-    else:
-        before = None
-    try:
-        yield
-    finally:
-        if isinstance(model, ClassifyingClip):
+    """Meanwhile, a model brings pictures to this side; a SAM has its own alone."""
+    if isinstance(model, SegmentingModel):
+        with input_side(model, size):
+            yield
+    elif isinstance(model, ClassifyingClip):
+        before, model.image_size = model.image_size, (size, size)
+        try:
+            yield
+        finally:
             model.image_size = before
-        elif before is not None:
-            model.inference = before
+    else:
+        yield
 
 
 def _classes(folders: Sequence[str]) -> NamedClasses:
     """All words of objects compete."""
     names = tuple(words()[word].name for word in (*BASE, *NOVEL))
-    rows = {name.split(",")[0].replace(" ", "_"): row for row, name in enumerate(names)}
+    rows = {folder_of(name): row for row, name in enumerate(names)}
     return NamedClasses(names, tuple(rows[folder] for folder in folders))

@@ -81,6 +81,11 @@ def write_examination(root: Path, examination: Examination, workers: int = 0) ->
     return True
 
 
+def folder_of(name: str) -> str:
+    """The folder of a word's pictures."""
+    return name.split(",")[0].replace(" ", "_")
+
+
 def _chunks(count: int) -> list[range]:
     return [range(start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK)]
 
@@ -98,7 +103,7 @@ def _draw_words(folder: Path, look: str, numbers: range) -> None:
         word = objects[number % len(objects)]
         own = [glyph for glyph in glyphs if glyph.word == word]
         scene = compose(own, np.random.default_rng([_SEED, 0, number]), SINGLE)
-        _save(scene, folder / table[word].name.split(",")[0].replace(" ", "_") / f"{number:06d}.jpg")
+        _save(scene, folder / folder_of(table[word].name) / f"{number:06d}.jpg")
 
 
 def _draw_objects(

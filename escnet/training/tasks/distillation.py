@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -12,8 +11,6 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 
 from escnet.training.tasks.configured import ConfiguredTask
-
-logger = logging.getLogger(__name__)
 
 
 class Teacher(ABC):
