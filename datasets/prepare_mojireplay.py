@@ -19,9 +19,9 @@ from pathlib import Path
 
 from escnet.command_line import refuse
 from escnet.data.benchmarks import data_root
-from escnet.miniature.world import examination
-from escnet.miniature.world.examination import Examination, write_examination
-from escnet.miniature.world.replay import FOLDER, Replay, write_replay
+from escnet.miniature import examination
+from escnet.miniature.examination import Examination, write_examination
+from escnet.miniature.replay import FOLDER, Replay, write_replay
 from escnet.safe_files import DiskFullError
 
 

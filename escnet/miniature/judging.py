@@ -18,8 +18,8 @@ from escnet.evaluation.wise_ft import input_side
 from escnet.evaluation.zero_shot_classification import evaluate_classification
 from escnet.meta_arch.clip import ClassifyingClip
 from escnet.meta_arch.interfaces import ClassifyingModel, PromptableModel, SegmentingModel
+from escnet.miniature.examination import OBJECTS, OBJECTS_FILE, WORDS, folder_of
 from escnet.miniature.world.classes import BASE, NOVEL, words
-from escnet.miniature.world.examination import OBJECTS, OBJECTS_FILE, WORDS, folder_of
 
 SIZES = (48, 64, 80, 96, 112, 128)
 

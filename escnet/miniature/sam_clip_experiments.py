@@ -19,9 +19,9 @@ import escnet.meta_arch  # noqa: F401  registers the systems
 from escnet.config import load_config
 from escnet.data.benchmarks import data_root
 from escnet.evaluation.loop import evaluate_datasets
+from escnet.miniature.examination import FOLDER
 from escnet.miniature.experiments import Options, digest, mean_and_deviation
 from escnet.miniature.judging import judge
-from escnet.miniature.world.examination import FOLDER
 from escnet.predictor import Segmenter
 from escnet.pretrained.files import file_sha256
 from escnet.safe_files import replacing

@@ -11,11 +11,11 @@ import torch
 from escnet.config import load_config
 from escnet.meta_arch.parents import build_parent
 from escnet.miniature import sam_clip_experiments
+from escnet.miniature.examination import Examination, write_examination
 from escnet.miniature.judging import at_size, judge
+from escnet.miniature.replay import Replay, write_replay
 from escnet.miniature.sam_clip_experiments import Chain, Laboratory, Question, run_question, write_up
 from escnet.miniature.sam_clip_questions import QUESTIONS
-from escnet.miniature.world.examination import Examination, write_examination
-from escnet.miniature.world.replay import Replay, write_replay
 from escnet.predictor import Segmenter
 
 SHORT = ("SOLVER.MAX_ITER", "1", "DISTILL.CLIP.BATCH_SIZE", "2", "DISTILL.CLIP.EMBEDDINGS", "", "MODEL.DEVICE", "cpu")

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from pycocotools import mask as coco_masks
 
+from escnet.miniature.drawn_folders import chunks, is_drawn, note_drawn, save_picture
+from escnet.miniature.replay import SINGLE
 from escnet.miniature.world.classes import BASE, NOVEL, words
 from escnet.miniature.world.glyphs import Glyph, load_glyphs, restyle
-from escnet.miniature.world.replay import SINGLE
 from escnet.miniature.world.scene import Scene, SceneStyle, compose
 from escnet.safe_files import replacing
 from escnet.worker_pool import worker_pool
@@ -26,7 +26,6 @@ FOLDERS = {"colour": FOLDER, "lines": f"{FOLDER}_lines", "one colour": f"{FOLDER
 WORDS, OBJECTS, OBJECTS_FILE = "words", "objects", "objects.json"
 DESCRIPTION = "mojiexamination.json"
 _CHUNK = 25
-_QUALITY = 92
 # No other pictures are drawn with this seed.
 _SEED = 999
 
@@ -64,30 +63,23 @@ def write_examination(root: Path, examination: Examination, workers: int = 0) ->
         DatasetError: OpenMoji's font is missing.
     """
     description = root / DESCRIPTION
-    if description.is_file():
-        if json.loads(description.read_text(encoding="utf-8")) != asdict(examination):
-            raise ValueError(f"{root}: holds other pictures than these; choose another --root, or remove it")
+    if is_drawn(description, examination):
         return False
     with worker_pool(workers or os.cpu_count() or 1, preload=__name__) as pool:
         run = pool.map if pool else map
-        list(run(partial(_draw_words, root / WORDS, examination.look), _chunks(examination.words)))
+        list(run(partial(_draw_words, root / WORDS, examination.look), chunks(examination.words, _CHUNK)))
         draw = partial(_draw_objects, root / OBJECTS, examination.side, examination.look)
-        drawn = run(draw, _chunks(examination.objects))
+        drawn = run(draw, chunks(examination.objects, _CHUNK))
         parts = [part for chunk in drawn for part in chunk]
     with replacing(root / OBJECTS_FILE) as temporary:
         temporary.write_text(json.dumps(_coco(parts)), encoding="utf-8")
-    with replacing(description) as temporary:
-        temporary.write_text(json.dumps(asdict(examination)), encoding="utf-8")
+    note_drawn(description, examination)
     return True
 
 
 def folder_of(name: str) -> str:
     """The folder of a word's pictures."""
     return name.split(",")[0].replace(" ", "_")
-
-
-def _chunks(count: int) -> list[range]:
-    return [range(start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK)]
 
 
 def _glyphs(look: str) -> list[Glyph]:
@@ -103,7 +95,7 @@ def _draw_words(folder: Path, look: str, numbers: range) -> None:
         word = objects[number % len(objects)]
         own = [glyph for glyph in glyphs if glyph.word == word]
         scene = compose(own, np.random.default_rng([_SEED, 0, number]), SINGLE)
-        _save(scene, folder / folder_of(table[word].name) / f"{number:06d}.jpg")
+        save_picture(scene.image, folder / folder_of(table[word].name) / f"{number:06d}.jpg")
 
 
 def _draw_objects(
@@ -115,7 +107,7 @@ def _draw_objects(
     for number in numbers:
         scene = compose(glyphs, np.random.default_rng([_SEED, 1, number]), SceneStyle(size=side))
         name = f"{number:06d}.jpg"
-        _save(scene, folder / name)
+        save_picture(scene.image, folder / name)
         image = {"id": number + 1, "file_name": name, "height": side, "width": side}
         entries.append(
             (image, [_object(scene, k, number + 1) for k in np.unique(scene.instances[scene.instances > 0])])
@@ -143,8 +135,3 @@ def _coco(parts: list[tuple[dict[str, Any], list[dict[str, Any]]]]) -> dict[str,
         "categories": [{"id": word + 1, "name": words()[word].name} for word in (*BASE, *NOVEL)],
         "annotations": [{"id": number, **entry} for number, entry in enumerate(annotations, start=1)],
     }
-
-
-def _save(scene: Scene, path: Path) -> None:
-    with replacing(path) as temporary:
-        Image.fromarray(scene.image).save(temporary, format="JPEG", quality=_QUALITY)

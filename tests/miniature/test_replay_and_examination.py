@@ -11,10 +11,10 @@ import pytest
 from escnet.data.coco_instances import read_instances
 from escnet.data.image_folders import read_image_folder
 from escnet.data.shards.batches import image_batches, mask_batches
+from escnet.miniature.examination import OBJECTS, OBJECTS_FILE, WORDS, Examination, write_examination
+from escnet.miniature.replay import Replay, write_replay
 from escnet.miniature.world.classes import BASE, NOVEL
-from escnet.miniature.world.examination import OBJECTS, OBJECTS_FILE, WORDS, Examination, write_examination
 from escnet.miniature.world.glyphs import LOOKS, load_glyphs, restyle
-from escnet.miniature.world.replay import Replay, write_replay
 
 REPLAY = Replay(clip=6, sam=4, shards=2)
 EXAMINATION = Examination(words=5, objects=3, side=64)

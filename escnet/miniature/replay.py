@@ -6,38 +6,32 @@ with a mask of everything in them.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from escnet.data.images import write_labels
 from escnet.data.shards.making import Making, make_shards
 from escnet.data.shards.pictures import find_pictures
 from escnet.data.shards.storing import Storing
-from escnet.miniature.sam_recipe import number_regions
+from escnet.miniature import clip_recipe
+from escnet.miniature.drawn_folders import chunks, is_drawn, note_drawn, save_picture
+from escnet.miniature.sam_recipe import SamRecipe, number_regions
 from escnet.miniature.world.glyphs import load_glyphs
-from escnet.miniature.world.scene import SceneStyle, compose
+from escnet.miniature.world.scene import compose
 from escnet.progress import progress_bar
-from escnet.safe_files import replacing
 from escnet.worker_pool import worker_pool
 
 FOLDER = "mojireplay"
 DESCRIPTION = "mojireplay.json"
 _CHUNK = 50
-_QUALITY = 92
-_LEAST_AREA = 32
 # Twice as large as those that the small CLIP was trained on, so that they serve at several sizes.
-_CUT_OUT = {"size": 96, "repeats": 0.0, "horizon": 0.5, "unit": 2.0}
-SINGLE = SceneStyle(objects=(1, 1), object_size=(0.5, 0.95), **_CUT_OUT)
-SEVERAL = SceneStyle(objects=(2, 3), object_size=(0.35, 0.65), **_CUT_OUT)
-_SINGLE_SHARE = 2 / 3
+SINGLE, SEVERAL = (replace(style, size=96, unit=2.0) for style in (clip_recipe.SINGLE, clip_recipe.SEVERAL))
 
 
 @dataclass(frozen=True)
@@ -76,9 +70,7 @@ def write_replay(root: Path, replay: Replay, workers: int = 0) -> bool:
         DatasetError: OpenMoji's font is missing.
     """
     description = root / DESCRIPTION
-    if description.is_file():
-        if json.loads(description.read_text(encoding="utf-8")) != asdict(replay):
-            raise ValueError(f"{root}: holds other pictures than these; choose another --root, or remove it")
+    if is_drawn(description, replay):
         return False
     pictures = root / "pictures"
     with worker_pool(workers or os.cpu_count() or 1, preload=__name__) as pool:
@@ -89,15 +81,13 @@ def write_replay(root: Path, replay: Replay, workers: int = 0) -> bool:
             per_shard = -(-count // replay.shards)
             make_shards(Making(found, root / teacher, per_shard, Storing(regions), replay.seed), pool)
     shutil.rmtree(pictures)
-    with replacing(description) as temporary:
-        temporary.write_text(json.dumps(asdict(replay)), encoding="utf-8")
+    note_drawn(description, replay)
     return True
 
 
 def _draw_all(draw: Callable[[range], int], count: int, teacher: str, run: Callable) -> None:
-    chunks = [range(start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK)]
     with progress_bar(total=count, unit="picture", desc=f"{FOLDER}/{teacher}") as progress:
-        for drawn in run(draw, chunks):
+        for drawn in run(draw, chunks(count, _CHUNK)):
             progress.update(drawn)
 
 
@@ -105,8 +95,8 @@ def _draw_cut_outs(folder: Path, seed: int, numbers: range) -> int:
     glyphs = load_glyphs("base") + load_glyphs("novel")
     for number in numbers:
         rng = np.random.default_rng([seed, 0, number])
-        style = SINGLE if rng.random() < _SINGLE_SHARE else SEVERAL
-        _save(compose(glyphs, rng, style).image, folder, number)
+        style = SINGLE if rng.random() < clip_recipe.ClipRecipe.single_share else SEVERAL
+        save_picture(compose(glyphs, rng, style).image, _picture(folder, number))
     return len(numbers)
 
 
@@ -114,11 +104,10 @@ def _draw_scenes(folder: Path, seed: int, numbers: range) -> int:
     glyphs = load_glyphs("unnamed")
     for number in numbers:
         scene = compose(glyphs, np.random.default_rng([seed, 1, number]))
-        _save(scene.image, folder, number)
-        write_labels(folder / "regions" / f"{number:06d}.png", number_regions(scene, _LEAST_AREA), 8)
+        save_picture(scene.image, _picture(folder, number))
+        write_labels(folder / "regions" / f"{number:06d}.png", number_regions(scene, SamRecipe.least_area), 8)
     return len(numbers)
 
 
-def _save(image: np.ndarray, folder: Path, number: int) -> None:
-    with replacing(folder / "images" / f"{number:06d}.jpg") as temporary:
-        Image.fromarray(image).save(temporary, format="JPEG", quality=_QUALITY)
+def _picture(folder: Path, number: int) -> Path:
+    return folder / "images" / f"{number:06d}.jpg"
