@@ -41,14 +41,18 @@ def test_the_paper_is_the_default():
 
 
 def test_every_key_is_explained():
-    source = (ROOT / "escnet" / "config.py").read_text()
+    source = (ROOT / "escnet" / "config_keys.py").read_text()
     lines = [line.strip() for line in source.splitlines()]
-    unexplained = []
+    keys, unexplained = [], []
     for before, line in itertools.pairwise(lines):
-        key = re.match(r"cfg\.((?:MODEL|TEST)\.(?:CLIP|SAM|ESC|SLIDING)\.\w+) = ", line)
+        key = re.match(
+            r"cfg\.((?:(?:MODEL|TEST)\.(?:CLIP|SAM|SAM_CLIP|ESC|SLIDING)|DISTILL(?:\.\w+)?)\.\w+) = (?!CN)", line
+        )
         # A comment may explain the keys that follow it without a gap.
+        keys += [key.group(1)] if key else []
         if key and not before.startswith(("#", "cfg.")):
             unexplained.append(key.group(1))
+    assert {"MODEL.ESC.ALPHA", "MODEL.SAM_CLIP.SCORE", "DISTILL.BALANCE", "DISTILL.SAM.WEIGHT"} < set(keys)
     assert unexplained == []
 
 

@@ -19,8 +19,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from escnet.command_line import refuse
-
 if TYPE_CHECKING:
     from escnet.evaluation.systems.comparison import ComparedSystems, ComparisonTask
     from escnet.evaluation.systems.plan import ComparisonPlan
@@ -35,20 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parse(arguments)
     from escnet.evaluation.systems.costs import CostError
     from escnet.pretrained.files import WeightsError
-    from escnet.training.failures import explain_failure
+    from escnet.training.failures import run_or_refuse
 
-    try:
-        compare(read_task(args))
-    except (ValueError, WeightsError, CostError) as error:
-        return refuse(PROGRAM, error)
-    except KeyboardInterrupt:
-        return refuse(f"\n{PROGRAM}", "stopped; the same command goes on from here", code=130)
-    except Exception as error:
-        explanation = explain_failure(error)
-        if explanation is None:
-            raise
-        return refuse(PROGRAM, explanation)
-    return 0
+    return run_or_refuse(PROGRAM, lambda: compare(read_task(args)), (ValueError, WeightsError, CostError))
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

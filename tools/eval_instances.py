@@ -21,8 +21,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from escnet.command_line import refuse
-
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
 
@@ -35,32 +33,22 @@ PROGRAM = "eval_instances.py"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the tool; returns the exit code."""
     args = parse(arguments)
-    try:
-        return evaluate(args)
-    except KeyboardInterrupt:
-        return refuse(f"\n{PROGRAM}", "stopped; the same command goes on from here", code=130)
+    from escnet.training.failures import run_or_refuse
+
+    return run_or_refuse(PROGRAM, lambda: evaluate(args), (ValueError, KeyError))
 
 
-def evaluate(args: argparse.Namespace) -> int:
-    """Do what the command line asks for, or say why it cannot be done; returns the exit code."""
+def evaluate(args: argparse.Namespace) -> None:
+    """Do what the command line asks for."""
     from detectron2.utils.logger import setup_logger
 
+    from escnet.config import load_usable_config
     from escnet.evaluation.instance_run import run_instances
-    from escnet.training.failures import explain_failure
 
     setup_logger(name="escnet").setLevel(logging.WARNING)
-    try:
-        cfg = read_config(args)
-        table = run_instances(cfg, read_task(args, cfg))
-    except (ValueError, KeyError) as error:
-        return refuse(PROGRAM, error)
-    except Exception as error:
-        explanation = explain_failure(error)
-        if explanation is None:
-            raise
-        return refuse(PROGRAM, explanation)
+    cfg = load_usable_config(args.config_file, args.opts)
+    table = run_instances(cfg, read_task(args, cfg))
     print(f"\n{table}\n\nresults.json is in {args.output}", flush=True)
-    return 0
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -103,20 +91,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     if options.chunk < 1:
         parser.error(f"--chunk is {options.chunk}; at least one box is needed")
     return options
-
-
-def read_config(args: argparse.Namespace) -> CfgNode:
-    """The configuration that the command line asks for.
-
-    Raises:
-        ConfigError: a file, key or value is wrong, or CUDA is asked for and missing.
-    """
-    from escnet.config import check_device, load_config
-
-    cfg = load_config(args.config_file, args.opts)
-    check_device(cfg)
-    cfg.freeze()
-    return cfg
 
 
 def read_task(args: argparse.Namespace, cfg: CfgNode) -> InstanceTask:

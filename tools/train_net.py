@@ -46,12 +46,9 @@ def read_config(args: argparse.Namespace) -> CfgNode:
     Raises:
         ConfigError: a file, key or value is wrong, or a device is asked for and missing.
     """
-    from escnet.config import check_device, load_config
+    from escnet.config import load_usable_config
 
-    cfg = load_config(args.config_file, args.opts)
-    check_device(cfg)
-    cfg.freeze()
-    return cfg
+    return load_usable_config(args.config_file, args.opts)
 
 
 def check_run(cfg: CfgNode, args: argparse.Namespace) -> None:

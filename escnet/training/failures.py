@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Callable
 
-from escnet.command_line import one_line
+from escnet.command_line import one_line, refuse
 from escnet.config_values import ConfigError
 from escnet.data.errors import DatasetError
 from escnet.data.images import ImageError
@@ -17,6 +18,26 @@ from escnet.vocabulary import VocabularyError
 _EXHAUSTED = re.compile(
     r"unable to allocate shared memory|out of shared memory|Bus error|unable to write to file </torch"
 )
+
+
+def run_or_refuse(program: str, work: Callable[[], object], refused: tuple[type[Exception], ...]) -> int:
+    """Do what a command is there for, and end it in one line where it cannot be done; returns the exit code.
+
+    Args:
+        program: its name.
+        work: what it does; the same command has to go on where this is stopped.
+        refused: errors that tell what is wrong with what was asked for, beside those that `explain_failure` knows.
+    """
+    try:
+        work()
+    except KeyboardInterrupt:
+        return refuse(f"\n{program}", "stopped; the same command goes on from here", code=130)
+    except Exception as error:
+        explanation = error if isinstance(error, refused) else explain_failure(error)
+        if explanation is None:
+            raise
+        return refuse(program, explanation)
+    return 0
 
 
 def explain_failure(error: BaseException) -> str | None:

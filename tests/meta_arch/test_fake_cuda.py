@@ -20,7 +20,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from escnet.config import load_config
 from escnet.meta_arch import esc_net
-from escnet.meta_arch.interfaces import SegmentingModel
+from escnet.meta_arch.interfaces import Prompts, SegmentingModel
 from escnet.vocabulary import Vocabulary
 
 CONFIG = Path(__file__).parents[2] / "configs/camvid/escnet.yaml"
@@ -100,6 +100,28 @@ def test_clip_then_sam_waits_for_its_prompts_alone(precision: str) -> None:
         masks = model._draw_masks(
             features.sam[0], torch.empty(3, 2, device="cuda"), torch.empty(3, 6, 8, dtype=torch.bool, device="cuda")
         )
+    assert masks.device.type == "cuda" and masks.dtype == torch.float
+
+
+SAM_CLIP = ("MODEL.SAM.WEIGHTS", "", "MODEL.SAM_CLIP.IMAGE_SIZE", str(SIZE), "MODEL.SAM_CLIP.HEAD_BLOCKS", "1")
+
+
+def test_sam_clips_heads_answer_without_a_wait(precision: str) -> None:
+    model = make_model("SamClip", "MODEL.PRECISION", precision, *SAM_CLIP)
+    with on_fake_cuda(model), torch.no_grad():
+        features = model.encode(image())
+        segmented = model.segment(features, WORDS)
+        masks = model.masks(features, Prompts.from_boxes(torch.empty(3, 4, device="cuda")))
+        named = model.classify(features, WORDS)
+    assert segmented.logits.device.type == masks.logits.device.type == named.device.type == "cuda"
+
+
+def test_both_heads_wait_for_the_number_of_words_alone(precision: str) -> None:
+    """How many words are seen is known to the device alone."""
+    model = make_model("SamClip", "MODEL.PRECISION", precision, *SAM_CLIP)
+    with on_fake_cuda(model, dynamic=True), torch.no_grad():
+        embedding = model.encode(image()).of("sam").features
+        masks = model._draw(embedding, torch.empty(3, 6, 8, device="cuda"), torch.empty(48, device="cuda"))
     assert masks.device.type == "cuda" and masks.dtype == torch.float
 
 
