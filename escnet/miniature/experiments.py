@@ -98,7 +98,7 @@ class Experiment:
         Files of weights count by their contents, not by their place.
         """
         cfg = load_config(self.config_file, self.train_options)
-        for node in (cfg.MODEL, cfg.MODEL.CLIP, cfg.MODEL.SAM):
+        for node in (cfg.MODEL, cfg.MODEL.CLIP, cfg.MODEL.SAM, cfg.MODEL.SAM_CLIP):
             if Path(node.WEIGHTS).is_file():
                 node.WEIGHTS = file_sha256(Path(node.WEIGHTS))
         return self.output / "trainings" / digest(cfg.dump())

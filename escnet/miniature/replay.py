@@ -28,6 +28,8 @@ from escnet.progress import progress_bar
 from escnet.worker_pool import worker_pool
 
 FOLDER = "mojireplay"
+# Folders of the first pictures of it alone, by the share that they are.
+SMALLER = {"10 %": f"{FOLDER}_tenth", "1 %": f"{FOLDER}_hundredth"}
 DESCRIPTION = "mojireplay.json"
 _CHUNK = 50
 # Twice as large as those that the small CLIP was trained on, so that they serve at several sizes.
@@ -48,6 +50,12 @@ class Replay:
     sam: int = 6_000
     shards: int = 8
     seed: int = 0
+
+    def share(self, percent: str) -> Replay:
+        """The first pictures of it, a share such as "10 %", of each teacher at least one for each shard."""
+        factor = int(percent.removesuffix("%")) / 100
+        clip, sam = (max(round(factor * count), self.shards) for count in (self.clip, self.sam))
+        return replace(self, clip=clip, sam=sam)
 
     def __post_init__(self) -> None:
         if min(self.clip, self.sam, self.shards) < 1 or self.seed < 0:

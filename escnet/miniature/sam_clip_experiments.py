@@ -1,26 +1,25 @@
-"""Experiments with the small SAM-CLIP: its stages one after the other, judged by what they keep; and their tables."""
+"""Experiments with the small SAM-CLIP: its stages one after the other, and what the trained model keeps."""
 
 from __future__ import annotations
 
 import json
-import multiprocessing
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+import statistics
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from detectron2.config import CfgNode
 from detectron2.utils.logger import setup_logger
-from tabulate import tabulate
+from torch import nn
 
 import escnet.meta_arch  # noqa: F401  registers the systems
 from escnet.config import load_config
 from escnet.data.benchmarks import data_root
 from escnet.evaluation.loop import evaluate_datasets
+from escnet.meta_arch.parents import build_parent
 from escnet.miniature.examination import FOLDER
-from escnet.miniature.experiments import Options, digest, mean_and_deviation
+from escnet.miniature.experiments import Options, digest
 from escnet.miniature.judging import judge
 from escnet.predictor import Segmenter
 from escnet.pretrained.files import file_sha256
@@ -29,8 +28,6 @@ from escnet.training.tasks.build import build_trainer
 
 CONFIG = "configs/mojiscenes/sam_clip_{}.yaml"
 STAGES = ("stage1", "stage2", "stage3")
-DATASETS = ("mojiscenes_val_novel[:100]", "mojiscenes_val_base[:100]")
-LABEL_MAPS = ("clip", "both")
 
 
 @dataclass(frozen=True)
@@ -54,22 +51,16 @@ class Chain:
 
 
 @dataclass(frozen=True)
-class Question:
-    """A table: chains that answer a question.
+class Parent:
+    """One of the two teachers, which is not trained here.
 
     Attributes:
-        name: on the command line.
-        text: above the table.
-        chains: its rows.
-        sizes: sides at which accuracy and AP are measured.
-        maps: also measure mIoU of the label maps.
+        name: of the row.
+        kind: one of `PARENTS`.
     """
 
     name: str
-    text: str
-    chains: tuple[Chain, ...]
-    sizes: tuple[int, ...] = (48, 96, 128)
-    maps: bool = True
+    kind: str
 
 
 @dataclass(frozen=True)
@@ -99,8 +90,7 @@ class Laboratory:
     def folders(self, chain: Chain, seed: int) -> list[Path]:
         """Where each stage of a chain is trained: the same for chains that begin alike, another once a file changes."""
         history, folders = [], []
-        for stage, options in chain.stages():
-            cfg = self._load(stage, options, seed)
+        for cfg in self.settings(chain, seed):
             for node in (cfg.MODEL.CLIP, cfg.MODEL.SAM):
                 if Path(node.WEIGHTS).is_file():
                     node.WEIGHTS = file_sha256(Path(node.WEIGHTS))
@@ -109,6 +99,41 @@ class Laboratory:
             history.append(cfg.dump())
             folders.append(self.output / "trainings" / digest(history))
         return folders
+
+    def settings(self, chain: Chain, seed: int) -> list[CfgNode]:
+        """The configuration of each stage of a chain."""
+        return [self._load(stage, options, seed) for stage, options in chain.stages()]
+
+    def seconds(self, chain: Chain, seed: int) -> list[float]:
+        """What the training of each stage of a trained chain took, by the times of its iterations."""
+        spent = []
+        for cfg, folder in zip(self.settings(chain, seed), self.folders(chain, seed), strict=True):
+            lines = (folder / "metrics.json").read_text(encoding="utf-8").splitlines()
+            times = [row["time"] for row in map(json.loads, lines) if "time" in row]
+            spent.append(statistics.fmean(times) * cfg.SOLVER.MAX_ITER)
+        return spent
+
+    def examine(
+        self, row: Chain | Parent, seed: int, sizes: Sequence[int], folder: str = FOLDER
+    ) -> dict[str, dict[str, float]]:
+        """What `judge` finds on an examination below the data root; trains what is needed, or reads an earlier find."""
+        return self._remembered(
+            (self._identity(row, seed), folder, tuple(sizes)),
+            lambda: judge(self._model(row, seed), data_root() / folder, sizes),
+        )
+
+    def draw_maps(self, chain: Chain, seed: int, options: Options, datasets: Sequence[str]) -> dict[str, float]:
+        """mIoU in percent of the label maps of each dataset, with KEY VALUE pairs of the evaluation alone."""
+
+        def evaluate() -> dict[str, float]:
+            weights = self.train(chain, seed)
+            stage, trained = chain.stages()[-1]
+            cfg = self._load(stage, (*trained, *options, "DATASETS.TEST", repr(tuple(datasets))), seed)
+            cfg.OUTPUT_DIR = str(weights.parent / digest(options))
+            scores = evaluate_datasets(cfg, Segmenter.from_config(cfg, str(weights)).model)
+            return {name: values["sem_seg"]["mIoU"] for name, values in scores.items()}
+
+        return self._remembered((self._identity(chain, seed), options, tuple(datasets)), evaluate)
 
     def _load(self, stage: str, options: Options, seed: int) -> CfgNode:
         return load_config(self.config.format(stage), [*self.common, *options, "SEED", str(seed)])
@@ -121,62 +146,21 @@ class Laboratory:
         trainer.resume_or_load(resume=True)
         trainer.train()
 
-    def scores(self, question: Question, chain: Chain, seed: int) -> dict[str, Any]:
-        """Train a chain and judge it, or read what an earlier call has found."""
-        key = digest(self.folders(chain, seed)[-1].name, question.sizes, question.maps)
-        path = self.output / "results" / f"{key}.json"
+    def _identity(self, row: Chain | Parent, seed: int) -> str:
+        if isinstance(row, Parent):
+            return digest(row.kind, self._load(STAGES[0], (), seed).MODEL.dump())
+        return self.folders(row, seed)[-1].name
+
+    def _model(self, row: Chain | Parent, seed: int) -> nn.Module:
+        if isinstance(row, Parent):
+            return build_parent(row.kind, self._load(STAGES[0], (), seed))
+        stage, options = row.stages()[-1]
+        return Segmenter.from_config(self._load(stage, options, seed), str(self.train(row, seed))).model
+
+    def _remembered(self, key: tuple[Any, ...], find: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        path = self.output / "results" / f"{digest(*key)}.json"
         if not path.is_file():
-            found = self._judge(self.train(chain, seed), chain, question, seed)
+            found = find()
             with replacing(path) as temporary:
-                temporary.write_text(json.dumps({"chain": chain.name, "seed": seed, **found}, indent=1))
+                temporary.write_text(json.dumps(found, indent=1), encoding="utf-8")
         return json.loads(path.read_text(encoding="utf-8"))
-
-    def _judge(self, weights: Path, chain: Chain, question: Question, seed: int) -> dict[str, Any]:
-        stage, options = chain.stages()[-1]
-        cfg = self._load(stage, (*options, "DATASETS.TEST", repr(DATASETS)), seed)
-        model = Segmenter.from_config(cfg, str(weights)).model
-        found = judge(model, data_root() / FOLDER, question.sizes)
-        if question.maps:
-            cfg.OUTPUT_DIR = str(weights.parent)
-            for label_map in LABEL_MAPS:
-                model.label_map = label_map
-                scores = evaluate_datasets(cfg, model)
-                found[f"miou_{label_map}"] = {
-                    name.split("_")[-1].split("[")[0]: values["sem_seg"]["mIoU"] for name, values in scores.items()
-                }
-        return found
-
-
-def run_question(question: Question, laboratory: Laboratory, seeds: Sequence[int], jobs: int) -> Iterator[str]:
-    """Run all experiments of a question, several at a time, each on one thread.
-
-    Chains begin alike, so that those of one seed run in one process after the other.
-
-    Yields:
-        What was done last, and how much of all.
-    """
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        futures = {pool.submit(_run_seed, question, laboratory, seed): seed for seed in seeds}
-        for done, future in enumerate(as_completed(futures), start=1):
-            future.result()
-            yield f"{done}/{len(futures)}: seed {futures[future]}"
-
-
-def write_up(question: Question, laboratory: Laboratory, seeds: Sequence[int]) -> str:
-    """The table in Markdown, from the results on disk: percent, mean ± deviation over the seeds."""
-    rows = []
-    for chain in question.chains:
-        runs = [laboratory.scores(question, chain, seed) for seed in seeds]
-        columns = [(score, size) for score in ("accuracy", "ap") for size in map(str, question.sizes)]
-        if question.maps:
-            columns += [(f"miou_{label_map}", split) for split in ("novel", "base") for label_map in LABEL_MAPS]
-        rows.append([chain.name, *(mean_and_deviation([run[a][b] for run in runs]) for a, b in columns)])
-    titles = {"accuracy": "accuracy {}", "ap": "AP {}", "miou_clip": "mIoU {}, CLIP head", "miou_both": "mIoU {}, both"}
-    headers = [question.name, *(titles[score].format(column) for score, column in columns)]
-    return tabulate(rows, headers=headers, tablefmt="pipe", disable_numparse=True)
-
-
-def _run_seed(question: Question, laboratory: Laboratory, seed: int) -> None:
-    torch.set_num_threads(1)
-    for chain in question.chains:
-        laboratory.scores(question, chain, seed)

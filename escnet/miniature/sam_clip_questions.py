@@ -2,29 +2,94 @@
 
 from __future__ import annotations
 
+from escnet.miniature.examination import FOLDERS
+from escnet.miniature.experiments import Options
 from escnet.miniature.judging import SIZES
-from escnet.miniature.sam_clip_experiments import Chain, Question
+from escnet.miniature.replay import SMALLER
+from escnet.miniature.sam_clip_experiments import Chain
+from escnet.miniature.sam_clip_tables import LabelMap, Question
 
+ALL_STAGES = Chain("stages 1, 2, 3", stage3=())
+_BOTH = ("MODEL.SAM_CLIP.LABEL_MAP", "both")
+_MAPS = (
+    *(LabelMap(f"CLIP head {size}", ("MODEL.SAM_CLIP.IMAGE_SIZE", f"({size}, {size})")) for size in (64, 96, 128)),
+    LabelMap("both 128", _BOTH),
+)
 _NO_SAM = ("DISTILL.SAM.SHARDS", "()")
 # The losses of the paper; in stage 2 with its weight, and its rate for what SAM brought.
 _PAPER = ("DISTILL.BALANCE", "none", "DISTILL.CLIP.DENSE_WEIGHT", "0")
 _PAPER_BOTH = (*_PAPER, "DISTILL.SAM.WEIGHT", "10.0", "SOLVER.SAM_MULTIPLIER", "0.1")
+# For questions of more or less: a third of the iterations.
+_SHORT_1, _SHORT_2 = ("SOLVER.MAX_ITER", "200"), ("SOLVER.MAX_ITER", "500")
+
+
+def _short(name: str, stage1: Options = (), stage2: Options = ()) -> Chain:
+    return Chain(name, (*_SHORT_1, *stage1), (*_SHORT_2, *stage2))
 
 
 def _rows(key: str, values: dict[str, str]) -> tuple[Chain, ...]:
-    return tuple(Chain(name, stage2=(key, value)) for name, value in values.items())
+    return tuple(_short(name, stage2=(key, value)) for name, value in values.items())
+
+
+def _sets(name: str, folder: str, teachers: tuple[str, ...]) -> Chain:
+    shards = {teacher: (f"DISTILL.{teacher}.SHARDS", f'("{folder}/{teacher.lower()}",)') for teacher in teachers}
+    return _short(name, shards.get("CLIP", ()), tuple(option for pair in shards.values() for option in pair))
 
 
 HEADLINE = Question(
     "headline",
     "What does the merged model keep of CLIP and SAM, and do both heads draw better label maps than one?",
-    (Chain("stages 1, 2"), Chain("stages 1, 2, 3", stage3=())),
+    (Chain("stages 1, 2"), ALL_STAGES),
     SIZES,
+    maps=_MAPS,
 )
 REPLAY = Question(
     "replay",
     "Does it forget SAM without SAM's pictures?",
-    (Chain("all"), Chain("without SAM's pictures", stage2=_NO_SAM)),
+    (Chain("with SAM's pictures"), Chain("without", stage2=_NO_SAM)),
+)
+MODES = Question(
+    "modes",
+    "Does the model switch modes with the size of the picture, and do both teachers at both sizes cure it?",
+    (
+        Chain("CLIP at 64 and 96, SAM at 128 (as the paper)"),
+        Chain(
+            "both at 64, 96, 128",
+            stage2=("DISTILL.CLIP.SIZES", "(64, 96, 128)", "DISTILL.SAM.SIZES", "(64, 96, 128)"),
+        ),
+    ),
+    SIZES,
+)
+DOMAINS = Question(
+    "domains", "What does it keep on pictures of another world?", (ALL_STAGES,), (96, 128), looks=tuple(FOLDERS)
+)
+REFINEMENT = Question(
+    "refinement",
+    "Which words are asked of the SAM head, and with how many points?",
+    (ALL_STAGES,),
+    (),
+    maps=(
+        LabelMap("CLIP head alone", ()),
+        *(
+            LabelMap(f"both, {key.rpartition('.')[2]} {value}", (*_BOTH, key, value))
+            for key, values in (
+                ("MODEL.SAM_CLIP.SCORE", ("0.1", "0.3", "0.5", "0.7")),
+                ("MODEL.SAM_CLIP.POINTS", ("1",)),
+            )
+            for value in values
+        ),
+    ),
+)
+BALANCE = Question(
+    "balance",
+    "How are the teachers balanced?",
+    (
+        _short("none (paper)", _PAPER, _PAPER_BOTH),
+        _short("PHI-S, features of images alone", *[("DISTILL.CLIP.DENSE_WEIGHT", "0")] * 2),
+        _short("PHI-S"),
+        _short("angle", *[("DISTILL.BALANCE", "angle")] * 2),
+    ),
+    maps=_MAPS[-2:],
 )
 LAMBDA = Question(
     "lambda",
@@ -44,27 +109,23 @@ RATE = Question(
 POOLING = Question(
     "pooling",
     "How is the feature of an image read off its cells?",
-    tuple(Chain(name, *[("MODEL.SAM_CLIP.POOLING", name)] * 2) for name in ("max", "mean")),
+    tuple(_short(name, *[("MODEL.SAM_CLIP.POOLING", name)] * 2) for name in ("max", "mean")),
 )
-BALANCE = Question(
-    "balance",
-    "How are the teachers balanced?",
+SETS = Question(
+    "sets",
+    "How many pictures does it take?",
     (
-        Chain("none (paper)", stage1=_PAPER, stage2=_PAPER_BOTH),
-        Chain("PHI-S"),
-        Chain("angle", *[("DISTILL.BALANCE", "angle")] * 2),
-    ),
-)
-MODES = Question(
-    "modes",
-    "Does the model switch modes with the size of the picture, and do both teachers at both sizes cure it?",
-    (
-        Chain("CLIP at 64 and 96, SAM at 128 (as the paper)"),
-        Chain(
-            "both at 64, 96, 128",
-            stage2=("DISTILL.CLIP.SIZES", "(64, 96, 128)", "DISTILL.SAM.SIZES", "(64, 96, 128)"),
+        _short("all"),
+        *(
+            _sets(f"{share} of {whose}", folder, teachers)
+            for share, folder in SMALLER.items()
+            for whose, teachers in (("SAM's", ("SAM",)), ("CLIP's", ("CLIP",)))
         ),
     ),
-    SIZES,
 )
-QUESTIONS = {question.name: question for question in (HEADLINE, REPLAY, LAMBDA, RATIO, RATE, POOLING, BALANCE, MODES)}
+QUESTIONS = {
+    question.name: question
+    for question in (
+        HEADLINE, REPLAY, MODES, DOMAINS, REFINEMENT, BALANCE, LAMBDA, RATIO, RATE, POOLING, SETS,
+    )
+}  # fmt: skip

@@ -10,18 +10,19 @@ import torch
 
 from escnet.config import load_config
 from escnet.meta_arch.parents import build_parent
-from escnet.miniature import sam_clip_experiments
+from escnet.miniature import sam_clip_experiments, sam_clip_tables
 from escnet.miniature.examination import Examination, write_examination
 from escnet.miniature.judging import at_size, judge
 from escnet.miniature.replay import Replay, write_replay
-from escnet.miniature.sam_clip_experiments import Chain, Laboratory, Question, run_question, write_up
+from escnet.miniature.sam_clip_experiments import Chain, Laboratory
 from escnet.miniature.sam_clip_questions import QUESTIONS
+from escnet.miniature.sam_clip_tables import LabelMap, Question, run_question, save_curves, write_up
 from escnet.predictor import Segmenter
 
 SHORT = ("SOLVER.MAX_ITER", "1", "DISTILL.CLIP.BATCH_SIZE", "2", "DISTILL.CLIP.EMBEDDINGS", "", "MODEL.DEVICE", "cpu")
 PLAIN = Chain("plain")
 WITHOUT = Chain("without", stage2=("DISTILL.SAM.SHARDS", "()"))
-QUESTION = Question("replay", "?", (PLAIN, WITHOUT), (48, 64), maps=False)
+QUESTION = Question("replay", "?", (PLAIN, WITHOUT), (48, 64))
 
 
 @pytest.fixture(scope="module")
@@ -41,14 +42,42 @@ def laboratory(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> L
 def test_chains_share_what_they_have_in_common_and_are_remembered(
     laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = [laboratory.scores(QUESTION, chain, 0) for chain in QUESTION.chains]
+    found = [laboratory.examine(chain, 0, QUESTION.sizes) for chain in QUESTION.chains]
     assert set(found[0]["accuracy"]) == set(found[0]["ap"]) == {"48", "64"}
     # One stage 1 and two stages 2.
     assert len(list(laboratory.output.glob("trainings/*/model_final.pth"))) == 3
     monkeypatch.setattr(sam_clip_experiments, "build_trainer", lambda cfg: pytest.fail("trained again"))
-    assert [laboratory.scores(QUESTION, chain, 0) for chain in QUESTION.chains] == found
-    table = write_up(QUESTION, laboratory, (0,))
-    assert "| plain" in table and "AP 64" in table
+    assert [laboratory.examine(chain, 0, QUESTION.sizes) for chain in QUESTION.chains] == found
+    header, _, *rows = write_up(QUESTION, laboratory, (0,)).splitlines()
+    columns = [cell.strip() for cell in header.strip("|").split("|")]
+    assert columns == ["replay", "accuracy 48", "accuracy 64", "AP 128", "AP 48", "AP 64"]
+    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+    assert [row[0] for row in cells] == ["CLIP alone", "SAM alone", "plain", "without"]
+    assert cells[0][3:] == ["", "", ""] and cells[1][1:3] == ["", ""] and cells[2][3] == ""
+    assert float(cells[0][1]) > 50 and float(cells[1][3]) > 20
+    save_curves(laboratory.output / "curves.png", QUESTION, laboratory, (0,))
+    assert (laboratory.output / "curves.png").stat().st_size > 5000
+
+
+def test_label_maps_have_options_of_their_own(laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    def evaluate(cfg, model):
+        made.append((model.label_map, tuple(model.image_size)))
+        return {name: {"sem_seg": {"mIoU": 10.0 * len(made)}} for name in cfg.DATASETS.TEST}
+
+    monkeypatch.setattr(sam_clip_experiments, "evaluate_datasets", evaluate)
+    maps = (
+        LabelMap("one", ("MODEL.SAM_CLIP.IMAGE_SIZE", "(64, 64)")),
+        LabelMap("both", ("MODEL.SAM_CLIP.LABEL_MAP", "both")),
+    )
+    table = write_up(Question("maps", "?", (PLAIN,), (), maps=maps), laboratory, (0,))
+    assert made == [("clip", (64, 64)), ("both", (128, 128))]
+    header, _, row = ([cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines())
+    assert dict(zip(header, row, strict=True)) == {
+        "maps": "plain", "mIoU novel, one": "10.0", "mIoU base, one": "10.0",
+        "mIoU novel, both": "20.0", "mIoU base, both": "20.0",
+    }  # fmt: skip
 
 
 def test_a_stage_begins_with_the_weights_of_the_one_before(laboratory: Laboratory) -> None:
@@ -76,7 +105,7 @@ def test_a_model_is_judged_as_it_was_trained(laboratory: Laboratory, monkeypatch
     poolings = []
     monkeypatch.setattr(sam_clip_experiments, "judge", lambda model, *_: poolings.append(model.clip_head.pooling) or {})
     chain = Chain("mean", *[("MODEL.SAM_CLIP.POOLING", "mean")] * 2)
-    laboratory.scores(QUESTION, chain, 0)
+    laboratory.examine(chain, 0, QUESTION.sizes)
     assert poolings == ["mean"]
 
 
@@ -118,6 +147,6 @@ def test_all_seeds_of_a_question_are_run(laboratory: Laboratory, monkeypatch: py
             return future
 
     seen: list[int] = []
-    monkeypatch.setattr(sam_clip_experiments, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(sam_clip_tables, "ProcessPoolExecutor", Pool)
     assert sorted(run_question(QUESTION, laboratory, (3, 4), 1))[-1].startswith("2/2")
     assert seen == [3, 4]

@@ -4,9 +4,9 @@
     python tools/miniature/sam_clip.py --list
 
 Each row is trained with each seed, through its stages, and judged: zero-shot accuracy among 120 words and mask AP from
-exact boxes at several sizes, mIoU of the label maps of the CLIP head and of both heads. What an earlier call has found
-is used again, and a killed call goes on. Draw the pictures first: python datasets/prepare_mojireplay.py, and
-python datasets/prepare_mojiscenes.py.
+exact boxes at several sizes, mIoU of label maps. What an earlier call has found is used again, and a killed call goes
+on. --plot draws accuracy and AP over the size of the pictures. Draw the pictures first:
+python datasets/prepare_mojireplay.py, and python datasets/prepare_mojiscenes.py.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=Path("output/sam_clip"), help="folder of all experiments")
     parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2))
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="seeds at a time, each on one thread")
+    parser.add_argument("--plot", type=Path, help="where the curves go, a .png file")
     parser.add_argument("--set", nargs="+", default=(), metavar="KEY VALUE", help="of all stages of all rows")
     return parser.parse_args(arguments)
 
@@ -37,8 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the script; returns the exit code."""
     options = parse(arguments)
     # Takes seconds, and --help and mistyped options should not.
-    from escnet.miniature.sam_clip_experiments import Laboratory, run_question, write_up
+    from escnet.miniature.sam_clip_experiments import Laboratory
     from escnet.miniature.sam_clip_questions import QUESTIONS
+    from escnet.miniature.sam_clip_tables import run_question, save_curves, write_up
     from escnet.pretrained.files import WeightsError
 
     if options.list or not options.question:
@@ -47,12 +49,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.question not in QUESTIONS:
         return refuse("sam_clip", f"there is no question {options.question}; choose of {', '.join(QUESTIONS)}")
     question, start = QUESTIONS[options.question], time.perf_counter()
+    if options.plot and not question.sizes:
+        return refuse("sam_clip", f"--plot: {question.name} measures nothing over the size of the pictures")
     laboratory = Laboratory(options.output, tuple(options.set))
     try:
         for done in run_question(question, laboratory, options.seeds, options.jobs):
             print(f"{done} after {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
     except (ValueError, WeightsError) as error:
         return refuse("sam_clip", error, code=1)
+    if options.plot:
+        save_curves(options.plot, question, laboratory, options.seeds)
     print(f"\n{question.text}\n\n{write_up(question, laboratory, options.seeds)}")
     return 0
 

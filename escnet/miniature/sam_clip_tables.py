@@ -1,0 +1,140 @@
+"""Tables and curves of experiments with the small SAM-CLIP, each an answer to a question."""
+
+from __future__ import annotations
+
+import multiprocessing
+import statistics
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from tabulate import tabulate
+
+from escnet.miniature.examination import FOLDERS
+from escnet.miniature.experiments import Options, mean_and_deviation
+from escnet.miniature.sam_clip_experiments import Chain, Laboratory, Parent
+from escnet.safe_files import replacing
+
+DATASETS = ("mojiscenes_val_novel[:100]", "mojiscenes_val_base[:100]")
+PARENTS = (Parent("CLIP alone", "clip"), Parent("SAM alone", "sam"))
+TITLES = {"accuracy": "zero-shot accuracy, %", "ap": "mask AP from boxes, %"}
+
+
+class LabelMap(NamedTuple):
+    """A way to make label maps with a trained model.
+
+    Attributes:
+        name: of its columns.
+        options: KEY VALUE pairs of the evaluation.
+    """
+
+    name: str
+    options: Options
+
+
+@dataclass(frozen=True)
+class Question:
+    """A table: chains that answer a question.
+
+    Attributes:
+        name: on the command line.
+        text: above the table.
+        chains: its rows, below those of the parents.
+        sizes: sides at which accuracy and AP are measured; none where they are not.
+        looks: of the pictures on which they are measured, keys of `FOLDERS`.
+        maps: whose mIoU is measured.
+    """
+
+    name: str
+    text: str
+    chains: tuple[Chain, ...]
+    sizes: tuple[int, ...] = (48, 96, 128)
+    looks: tuple[str, ...] = ("colour",)
+    maps: tuple[LabelMap, ...] = ()
+
+
+def run_question(question: Question, laboratory: Laboratory, seeds: Sequence[int], jobs: int) -> Iterator[str]:
+    """Run all experiments of a question, several at a time, each on one thread.
+
+    Chains begin alike, so that those of one seed run in one process after the other.
+
+    Yields:
+        What was done last, and how much of all.
+    """
+    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        futures = {pool.submit(_run_seed, question, laboratory, seed): seed for seed in seeds}
+        for done, future in enumerate(as_completed(futures), start=1):
+            future.result()
+            yield f"{done}/{len(futures)}: seed {futures[future]}"
+
+
+def write_up(question: Question, laboratory: Laboratory, seeds: Sequence[int]) -> str:
+    """The table in Markdown, from the results on disk: percent, mean ± deviation over the seeds."""
+    rows = [(row, _scores(question, laboratory, row, seeds)) for row in _rows(question)]
+    columns = list(dict.fromkeys(column for _, scores in rows for column in scores))
+    lines = [
+        [row.name, *(mean_and_deviation(scores[column]) if column in scores else "" for column in columns)]
+        for row, scores in rows
+    ]
+    return tabulate(lines, headers=[question.name, *columns], tablefmt="pipe", disable_numparse=True)
+
+
+def save_curves(path: Path, question: Question, laboratory: Laboratory, seeds: Sequence[int]) -> None:
+    """Draw accuracy and AP over the size of the pictures, a line for each row, as a PNG; bars are deviations."""
+    figure = Figure(figsize=(10, 3.8), layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    for axes, (score, title) in zip(figure.subplots(1, len(TITLES)), TITLES.items(), strict=True):
+        for row in _rows(question):
+            found = [laboratory.examine(row, seed, question.sizes).get(score, {}) for seed in _seeds(row, seeds)]
+            sizes = list(found[0])
+            values = [[run[size] for run in found] for size in sizes]
+            spread = [statistics.stdev(of_size) if len(of_size) > 1 else 0 for of_size in values]
+            if sizes:
+                style = {"linestyle": "--"} if isinstance(row, Parent) else {}
+                means = [statistics.mean(of_size) for of_size in values]
+                axes.errorbar([int(size) for size in sizes], means, spread, label=row.name, marker="o", **style)
+        axes.set(title=title, xlabel="side of the picture, pixels", ylim=(0, None), xticks=question.sizes)
+        axes.grid(color="#dddddd", linewidth=0.8)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, fontsize=8)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
+
+
+def _rows(question: Question) -> tuple[Chain | Parent, ...]:
+    return (*(PARENTS if question.sizes else ()), *question.chains)
+
+
+def _seeds(row: Chain | Parent, seeds: Sequence[int]) -> Sequence[int]:
+    """What is not trained has no chance in it."""
+    return (0,) if isinstance(row, Parent) else seeds
+
+
+def _scores(
+    question: Question, laboratory: Laboratory, row: Chain | Parent, seeds: Sequence[int]
+) -> dict[str, list[float]]:
+    """What was found in each column, of each seed."""
+    scores: dict[str, list[float]] = {}
+    for seed in _seeds(row, seeds):
+        for look in question.looks if question.sizes else ():
+            found = laboratory.examine(row, seed, question.sizes, FOLDERS[look])
+            of_look = f", {look}" if len(question.looks) > 1 else ""
+            for score, label in (("accuracy", "accuracy"), ("ap", "AP")):
+                for size, value in found.get(score, {}).items():
+                    scores.setdefault(f"{label} {size}{of_look}", []).append(value)
+        for label_map in question.maps if isinstance(row, Chain) else ():
+            for dataset, value in laboratory.draw_maps(row, seed, label_map.options, DATASETS).items():
+                split = dataset.split("_")[-1].split("[")[0]
+                scores.setdefault(f"mIoU {split}, {label_map.name}", []).append(value)
+    return scores
+
+
+def _run_seed(question: Question, laboratory: Laboratory, seed: int) -> None:
+    torch.set_num_threads(1)
+    for row in _rows(question):
+        _scores(question, laboratory, row, (seed,))

@@ -1,0 +1,91 @@
+"""Train the small SAM-CLIP through its three stages and write it with a card, as it ships with the package.
+
+    python tools/miniature/train_sam_clip.py --output output/sam_clip.safetensors
+
+The stages are those of configs/mojiscenes/sam_clip_stage{1,2,3}.yaml. They are trained in the folder of
+tools/miniature/sam_clip.py's experiments, which shares them, and a stopped call goes on there. Beside the weights comes
+a card, the same name with .json: command, seed, time, SHA-256, and the figures of the weights as written, in half
+precision: accuracy and AP by the side of the pictures, mIoU of the label maps.
+Draw the pictures first: python datasets/prepare_mojireplay.py, and python datasets/prepare_mojiscenes.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from escnet.command_line import refuse
+
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
+    from torch import Tensor
+
+BENCHMARKS = ("mojiscenes_val_novel[:100]", "mojiscenes_val_base[:100]")
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True, help="where the weights go, a .safetensors file")
+    parser.add_argument("--folder", type=Path, default=Path("output/sam_clip"), help="of all experiments")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="of all stages")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the script; returns the exit code."""
+    options = parse(arguments)
+    # Takes seconds, and --help and mistyped options should not.
+    from escnet.miniature.cards import save_with_card
+    from escnet.miniature.sam_clip_experiments import Laboratory
+    from escnet.miniature.sam_clip_questions import ALL_STAGES
+    from escnet.pretrained.files import WeightsError
+    from escnet.pretrained.reading import load_checkpoint
+
+    laboratory = Laboratory(options.folder, tuple(options.opts))
+    try:
+        stages = laboratory.settings(ALL_STAGES, options.seed)
+        weights = load_checkpoint(laboratory.train(ALL_STAGES, options.seed))
+        halves = {name: value.half() if value.is_floating_point() else value for name, value in weights.items()}
+        figures = measure(stages[-1], halves, options.folder)
+    except (ValueError, WeightsError) as error:
+        return refuse("train_sam_clip", error, code=1)
+    print(json.dumps(figures, indent=1))
+    recipe = {
+        "configs": [laboratory.config.format(name) for name, _ in ALL_STAGES.stages()],
+        "options": options.opts,
+        "seed": options.seed,
+        "iterations": [cfg.SOLVER.MAX_ITER for cfg in stages],
+    }
+    save_with_card(options.output, halves, recipe, figures, sum(laboratory.seconds(ALL_STAGES, options.seed)))
+    return 0
+
+
+def measure(cfg: CfgNode, weights: dict[str, Tensor], folder: Path) -> dict[str, Any]:
+    """Accuracy and AP by the side of the pictures, in percent, and mIoU of the label maps, of weights."""
+    from escnet.data.benchmarks import data_root
+    from escnet.evaluation.loop import evaluate_datasets
+    from escnet.meta_arch.sam_clip import LABEL_MAPS
+    from escnet.miniature.examination import FOLDER
+    from escnet.miniature.judging import SIZES, judge
+    from escnet.predictor import Segmenter
+
+    model = Segmenter.from_config(cfg).model
+    model.load_state_dict(weights)
+    figures: dict[str, Any] = judge(model, data_root() / FOLDER, SIZES)
+    cfg = cfg.clone()
+    cfg.DATASETS.TEST, cfg.OUTPUT_DIR = BENCHMARKS, str(folder)
+    for label_map in LABEL_MAPS:
+        model.label_map = label_map
+        scores = {name: result["sem_seg"]["mIoU"] / 100 for name, result in evaluate_datasets(cfg, model).items()}
+        figures[f"miou, {label_map}"] = {name: round(score, 4) for name, score in scores.items()}
+    return figures
+
+
+if __name__ == "__main__":
+    sys.exit(main())
