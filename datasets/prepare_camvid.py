@@ -9,7 +9,6 @@ Nothing is written unless every image has a label map of its size, with ids 0..1
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from escnet.command_line import refuse
 from escnet.data.class_tables import load_class_names
 from escnet.data.errors import DatasetError
 from escnet.data.images import ImageError, read_image, read_labels
-from escnet.safe_files import replacing
+from escnet.data.preparation.bringing import bring
 
 SPLITS = ("train", "val")
 LAYOUTS = (("images/{split}", "annotations/{split}"), ("{split}", "{split}annot"))
@@ -62,15 +61,6 @@ def check_split(images: Path, labels: Path) -> tuple[list[str], np.ndarray]:
             )
         pixels += np.bincount(ids.ravel(), minlength=len(pixels))
     return names, pixels
-
-
-def bring(source: Path, target: Path, copy: bool) -> None:
-    """Make `target` a copy of `source` or a link to it, in one step."""
-    with replacing(target) as temporary:
-        if copy:
-            shutil.copyfile(source, temporary)
-        else:
-            temporary.symlink_to(source.resolve())
 
 
 def main(arguments: list[str] | None = None) -> int:

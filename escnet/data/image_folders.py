@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from escnet.data.errors import DatasetError, listed
 from escnet.data.folder import IMAGE_SUFFIXES
+from escnet.safe_files import replacing
 
 # Stands for the names that CLIP's authors gave the 1000 classes, in the order of the folders.
 IMAGENET = "imagenet"
 # Names of folders that are numbers of classes, not words: n01440764 of ImageNet, 0 to 999 of ImageNet-v2.
 _CODE = re.compile(r"n\d{8}|\d+")
+# What the name of a folder cannot hold, or a line of a list of classes.
+_SEPARATORS = re.compile(r"[\s/\\]+")
 
 
 class LabelledImage(NamedTuple):
@@ -105,6 +109,38 @@ def name_classes(folder: ImageFolder, classes: str | os.PathLike[str] | None = N
             f"{listed(unnamed, 5)}; write one, folder<TAB>name, synonym"
         )
     return NamedClasses(tuple(words.values()), tuple(rows[name] for name in folder.folders))
+
+
+def class_folders(words: Sequence[str]) -> tuple[str, ...]:
+    """A folder for each class, called by the first of its synonyms, with "_" for blanks; no two are the same.
+
+    Args:
+        words: of each class, synonyms after commas.
+    """
+    folders: list[str] = []
+    taken: set[str] = set()
+    for name in words:
+        # A hidden folder would not be listed.
+        folder = _SEPARATORS.sub("_", name.split(",")[0].strip()).lstrip(".") or "_"
+        while folder.casefold() in taken:
+            folder += "_"
+        taken.add(folder.casefold())
+        folders.append(folder)
+    return tuple(folders)
+
+
+def write_classes(path: str | os.PathLike[str], words: Sequence[str]) -> None:
+    """Write the list of classes that `name_classes` reads, for pictures in folders as `class_folders` calls them.
+
+    Args:
+        path: of the file.
+        words: of each class that competes, synonyms after commas.
+    """
+    with replacing(path) as temporary:
+        lines = (
+            f"{folder}\t{' '.join(name.split())}\n" for folder, name in zip(class_folders(words), words, strict=True)
+        )
+        temporary.write_text("".join(lines), encoding="utf-8")
 
 
 def _files_by_folder(root: Path) -> dict[str, list[str]]:

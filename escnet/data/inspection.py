@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,7 +17,7 @@ from escnet.data.errors import DatasetError, listed
 from escnet.data.images import ImageError, bits_of, has_orientation, image_size, read_image, read_labels
 from escnet.data.label_spaces import CLASS_NAMES, LabelSpace, is_unknown, label_spaces
 from escnet.data.mappers import label_space_of
-from escnet.data.registration import dataset_metadata, dataset_records
+from escnet.data.registration import dataset_metadata, dataset_records, spread
 from escnet.drawing.overlay import overlay
 from escnet.layers.clip_text_encoder import tokenize
 from escnet.progress import progress_bar
@@ -165,12 +164,6 @@ def draw_samples(name: str, count: int = 4, width: int = 1000) -> Image.Image:
         sheet.paste(panel, (0, top))
         top += panel.height
     return sheet
-
-
-def spread(records: Sequence[Any], count: int) -> list[Any]:
-    """`count` records, or all if there are fewer, evenly spread."""
-    places = np.linspace(0, len(records) - 1, min(count, len(records)))
-    return [records[int(place)] for place in places]
 
 
 def _draw(record: dict[str, Any], class_names: list[str], ignore_label: int) -> Image.Image:

@@ -6,8 +6,9 @@ import logging
 import os
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.catalog import Metadata
 from detectron2.utils.logger import log_first_n
@@ -16,6 +17,8 @@ from escnet.data.benchmarks import BENCHMARKS, Benchmark, data_root, split_datas
 from escnet.data.errors import DatasetError
 from escnet.data.folder import FOLDER_PREFIX, read_folder
 from escnet.data.pairing import Pair, pair_files
+
+Record = TypeVar("Record")
 
 
 def dataset_records(name: str) -> list[dict[str, Any]]:
@@ -58,6 +61,12 @@ def ensure_registered(name: str) -> None:
         DatasetCatalog.register(name, partial(_load_slice, name))
         whole = MetadataCatalog.get(dataset).as_dict()
         MetadataCatalog.get(name).set(**{key: value for key, value in whole.items() if key != "name"})
+
+
+def spread(records: Sequence[Record], count: int) -> list[Record]:
+    """`count` records, or all if there are fewer, evenly spread."""
+    places = np.linspace(0, len(records) - 1, min(count, len(records)))
+    return [records[int(place)] for place in places]
 
 
 def _register(name: str) -> None:

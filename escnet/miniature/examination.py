@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from pycocotools import mask as coco_masks
 
-from escnet.miniature.drawn_folders import chunks, is_drawn, note_drawn, save_picture
+from escnet.data.coco_writing import AnnotatedImage, image_entry, object_entry, write_instances
+from escnet.data.examination_folder import CLASSES, OBJECTS, OBJECTS_FILE, WORDS
+from escnet.data.image_folders import class_folders, write_classes
+from escnet.data.preparation.finished_folders import chunks, is_finished, note_finished, save_picture
 from escnet.miniature.replay import SINGLE
 from escnet.miniature.world.classes import BASE, NOVEL, words
 from escnet.miniature.world.glyphs import Glyph, load_glyphs, restyle
-from escnet.miniature.world.scene import Scene, SceneStyle, compose
-from escnet.safe_files import replacing
+from escnet.miniature.world.scene import SceneStyle, compose
 from escnet.worker_pool import worker_pool
 
 FOLDER = "mojiexamination"
 # By the look of the objects.
 FOLDERS = {"colour": FOLDER, "lines": f"{FOLDER}_lines", "one colour": f"{FOLDER}_grey"}
-WORDS, OBJECTS, OBJECTS_FILE = "words", "objects", "objects.json"
 DESCRIPTION = "mojiexamination.json"
 _CHUNK = 25
 # No other pictures are drawn with this seed.
@@ -63,23 +61,26 @@ def write_examination(root: Path, examination: Examination, workers: int = 0) ->
         DatasetError: OpenMoji's font is missing.
     """
     description = root / DESCRIPTION
-    if is_drawn(description, examination):
+    if is_finished(description, examination):
+        # Folders of earlier versions have no such list.
+        if not (root / CLASSES).is_file():
+            write_classes(root / CLASSES, list(_names().values()))
         return False
     with worker_pool(workers or os.cpu_count() or 1, preload=__name__) as pool:
         run = pool.map if pool else map
         list(run(partial(_draw_words, root / WORDS, examination.look), chunks(examination.words, _CHUNK)))
         draw = partial(_draw_objects, root / OBJECTS, examination.side, examination.look)
         drawn = run(draw, chunks(examination.objects, _CHUNK))
-        parts = [part for chunk in drawn for part in chunk]
-    with replacing(root / OBJECTS_FILE) as temporary:
-        temporary.write_text(json.dumps(_coco(parts)), encoding="utf-8")
-    note_drawn(description, examination)
+        images = [image for chunk in drawn for image in chunk]
+    write_instances(root / OBJECTS_FILE, images, {word + 1: name for word, name in _names().items()})
+    write_classes(root / CLASSES, list(_names().values()))
+    note_finished(description, examination)
     return True
 
 
-def folder_of(name: str) -> str:
-    """The folder of a word's pictures."""
-    return name.split(",")[0].replace(" ", "_")
+def _names() -> dict[int, str]:
+    """The words of objects, all of which compete."""
+    return {word: words()[word].name for word in (*BASE, *NOVEL)}
 
 
 def _glyphs(look: str) -> list[Glyph]:
@@ -88,50 +89,27 @@ def _glyphs(look: str) -> list[Glyph]:
 
 def _draw_words(folder: Path, look: str, numbers: range) -> None:
     glyphs = _glyphs(look)
-    table = words()
-    objects = [*BASE, *NOVEL]
+    names = _names()
+    objects, folders = list(names), class_folders(list(names.values()))
     for number in numbers:
         # Each word in its turn, so that all have as many pictures.
-        word = objects[number % len(objects)]
-        own = [glyph for glyph in glyphs if glyph.word == word]
+        turn = number % len(objects)
+        own = [glyph for glyph in glyphs if glyph.word == objects[turn]]
         scene = compose(own, np.random.default_rng([_SEED, 0, number]), SINGLE)
-        save_picture(scene.image, folder / folder_of(table[word].name) / f"{number:06d}.jpg")
+        save_picture(scene.image, folder / folders[turn] / f"{number:06d}.jpg")
 
 
-def _draw_objects(
-    folder: Path, side: int, look: str, numbers: range
-) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
-    """Write pictures; the entry of each in COCO's format, with those of its objects."""
+def _draw_objects(folder: Path, side: int, look: str, numbers: range) -> list[AnnotatedImage]:
+    """Write pictures; the entries of each and of its objects in COCO's format."""
     glyphs = _glyphs(look)
-    entries = []
+    images = []
     for number in numbers:
         scene = compose(glyphs, np.random.default_rng([_SEED, 1, number]), SceneStyle(size=side))
         name = f"{number:06d}.jpg"
         save_picture(scene.image, folder / name)
-        image = {"id": number + 1, "file_name": name, "height": side, "width": side}
-        entries.append(
-            (image, [_object(scene, k, number + 1) for k in np.unique(scene.instances[scene.instances > 0])])
-        )
-    return entries
-
-
-def _object(scene: Scene, number: int, image: int) -> dict[str, Any]:
-    mask = scene.instances == number
-    runs = coco_masks.encode(np.asfortranarray(mask.astype(np.uint8)))
-    return {
-        "image_id": image,
-        "category_id": int(scene.labels[mask][0]) + 1,
-        "segmentation": {"size": [int(side) for side in runs["size"]], "counts": runs["counts"].decode("ascii")},
-        "bbox": coco_masks.toBbox(runs).tolist(),
-        "area": int(mask.sum()),
-        "iscrowd": 0,
-    }
-
-
-def _coco(parts: list[tuple[dict[str, Any], list[dict[str, Any]]]]) -> dict[str, Any]:
-    annotations = [entry for _, entries in parts for entry in entries]
-    return {
-        "images": [image for image, _ in parts],
-        "categories": [{"id": word + 1, "name": words()[word].name} for word in (*BASE, *NOVEL)],
-        "annotations": [{"id": number, **entry} for number, entry in enumerate(annotations, start=1)],
-    }
+        objects = []
+        for k in np.unique(scene.instances[scene.instances > 0]):
+            mask = scene.instances == k
+            objects.append(object_entry(mask, number + 1, int(scene.labels[mask][0]) + 1))
+        images.append(AnnotatedImage(image_entry(number + 1, name, (side, side)), objects))
+    return images

@@ -11,26 +11,26 @@ import torch
 from torch import nn
 
 from escnet.data.coco_instances import read_instances
-from escnet.data.image_folders import NamedClasses, read_image_folder
+from escnet.data.examination_folder import CLASSES, OBJECTS, OBJECTS_FILE, WORDS
+from escnet.data.image_folders import name_classes, read_image_folder
 from escnet.evaluation.embeddings import EmbeddingOptions
 from escnet.evaluation.instance import evaluate_instances
 from escnet.evaluation.wise_ft import input_side
 from escnet.evaluation.zero_shot_classification import evaluate_classification
 from escnet.meta_arch.clip import ClassifyingClip
 from escnet.meta_arch.interfaces import ClassifyingModel, PromptableModel, SegmentingModel
-from escnet.miniature.examination import OBJECTS, OBJECTS_FILE, WORDS, folder_of
-from escnet.miniature.world.classes import BASE, NOVEL, words
 
 SIZES = (48, 64, 80, 96, 112, 128)
 
 
 @torch.no_grad()
 def judge(model: nn.Module, root: Path, sizes: Sequence[int], limit: int | None = None) -> dict[str, Any]:
-    """Zero-shot accuracy among 120 words and mask AP from exact boxes, in percent, at each size.
+    """Zero-shot accuracy and mask AP from exact boxes, in percent, at each size.
 
     Args:
         model: a ClassifyingModel, a PromptableModel or both, on its device.
-        root: of an examination.
+        root: of an examination (`examination_folder`). The classes that compete are those of its list; of a folder
+            without one, the names of the folders of pictures.
         sizes: sides to which pictures are brought; a SAM has its own alone.
         limit: only so many pictures of objects.
 
@@ -40,9 +40,10 @@ def judge(model: nn.Module, root: Path, sizes: Sequence[int], limit: int | None 
     scores: dict[str, dict[int, float]] = {}
     if isinstance(model, ClassifyingModel):
         folder = read_image_folder(root / WORDS)
+        classes = name_classes(folder, root / CLASSES if (root / CLASSES).is_file() else None)
         for size in sizes:
             with at_size(model, size):
-                found = evaluate_classification(model, folder, _classes(folder.folders), "single", EmbeddingOptions())
+                found = evaluate_classification(model, folder, classes, "single", EmbeddingOptions())
             scores.setdefault("accuracy", {})[size] = 100 * found.top1
     if isinstance(model, PromptableModel):
         data = read_instances(root / OBJECTS_FILE, limit)
@@ -68,10 +69,3 @@ def at_size(model: nn.Module, size: int) -> Iterator[None]:
             model.image_size = before
     else:
         yield
-
-
-def _classes(folders: Sequence[str]) -> NamedClasses:
-    """All words of objects compete."""
-    names = tuple(words()[word].name for word in (*BASE, *NOVEL))
-    rows = {folder_of(name): row for row, name in enumerate(names)}
-    return NamedClasses(names, tuple(rows[folder] for folder in folders))

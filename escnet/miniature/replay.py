@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 
 from escnet.data.images import write_labels
+from escnet.data.preparation.finished_folders import chunks, is_finished, note_finished, save_picture
 from escnet.data.shards.making import Making, make_shards
 from escnet.data.shards.pictures import find_pictures
 from escnet.data.shards.storing import Storing
 from escnet.miniature import clip_recipe
-from escnet.miniature.drawn_folders import chunks, is_drawn, note_drawn, save_picture
 from escnet.miniature.sam_recipe import SamRecipe, number_regions
 from escnet.miniature.world.glyphs import load_glyphs
 from escnet.miniature.world.scene import compose
@@ -78,7 +78,7 @@ def write_replay(root: Path, replay: Replay, workers: int = 0) -> bool:
         DatasetError: OpenMoji's font is missing.
     """
     description = root / DESCRIPTION
-    if is_drawn(description, replay):
+    if is_finished(description, replay):
         return False
     pictures = root / "pictures"
     with worker_pool(workers or os.cpu_count() or 1, preload=__name__) as pool:
@@ -89,7 +89,7 @@ def write_replay(root: Path, replay: Replay, workers: int = 0) -> bool:
             per_shard = -(-count // replay.shards)
             make_shards(Making(found, root / teacher, per_shard, Storing(regions), replay.seed), pool)
     shutil.rmtree(pictures)
-    note_drawn(description, replay)
+    note_finished(description, replay)
     return True
 
 

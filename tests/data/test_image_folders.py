@@ -9,7 +9,7 @@ import pytest
 from open_clip import IMAGENET_CLASSNAMES
 
 from escnet.data.errors import DatasetError
-from escnet.data.image_folders import LabelledImage, name_classes, read_image_folder
+from escnet.data.image_folders import LabelledImage, class_folders, name_classes, read_image_folder, write_classes
 
 
 def make(root: Path, files: Sequence[str]) -> Path:
@@ -36,6 +36,17 @@ def test_numbers_are_ordered_as_numbers(tmp_path: Path) -> None:
     classes = name_classes(folder, "imagenet")
     assert classes.words == tuple(IMAGENET_CLASSNAMES)
     assert classes.words[classes.of_folder[folder.folders.index("207")]] == "Golden Retriever"
+
+
+def test_classes_are_written_as_they_are_read(tmp_path: Path) -> None:
+    words = ["sea lion", "bank, river", "Bank, money", "door/gate", ".hidden", "traffic  light"]
+    folders = ("sea_lion", "bank", "Bank_", "door_gate", "hidden", "traffic_light")
+    assert class_folders(words) == folders
+    folder = read_image_folder(make(tmp_path / "val", [f"{name}/a.jpg" for name in folders[1:]]))
+    write_classes(tmp_path / "lists/classes.tsv", words)
+    classes = name_classes(folder, tmp_path / "lists/classes.tsv")
+    assert classes.words == (*words[:-1], "traffic light")
+    assert [folders[row] for row in classes.of_folder] == list(folder.folders)
 
 
 def test_a_file_names_folders_and_further_classes(tmp_path: Path) -> None:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from escnet.data.coco_instances import read_instances
-from escnet.data.image_folders import read_image_folder
+from escnet.data.examination_folder import CLASSES, OBJECTS, OBJECTS_FILE, WORDS
+from escnet.data.image_folders import name_classes, read_image_folder
 from escnet.data.shards.batches import image_batches, mask_batches
-from escnet.miniature.examination import OBJECTS, OBJECTS_FILE, WORDS, Examination, write_examination
+from escnet.miniature.examination import Examination, write_examination
 from escnet.miniature.replay import Replay, write_replay
-from escnet.miniature.world.classes import BASE, NOVEL
+from escnet.miniature.world.classes import BASE, NOVEL, words
 from escnet.miniature.world.glyphs import LOOKS, load_glyphs, restyle
 
 REPLAY = Replay(clip=6, sam=4, shards=2)
@@ -59,6 +61,18 @@ def test_the_examination_has_a_folder_for_each_word_and_the_masks_of_all_objects
     assert all((root / "examination" / OBJECTS / image["file"]).is_file() for image in data.images)
     known = {word + 1 for word in (*BASE, *NOVEL)}
     assert {annotation["category_id"] for annotation in data.annotations} <= known
+
+
+def test_all_words_compete_in_a_folder_of_before_there_was_a_list_too(root: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "old"
+    shutil.copytree(root / "examination", copy)
+    before = (copy / CLASSES).read_bytes()
+    (copy / CLASSES).unlink()
+    assert not write_examination(copy, EXAMINATION, workers=1)
+    assert (copy / CLASSES).read_bytes() == before
+    classes = name_classes(read_image_folder(copy / WORDS), copy / CLASSES)
+    assert classes.words == tuple(words()[word].name for word in (*BASE, *NOVEL))
+    assert sorted(classes.of_folder) == [0, 1, 2, 3, 4]
 
 
 def test_numbers_that_make_no_replay_are_refused() -> None:

@@ -1,4 +1,4 @@
-"""Folders of drawn pictures that know what they hold, so that they are drawn once and never mixed."""
+"""Folders of pictures that know what they hold, so that they are made once and never mixed."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ if TYPE_CHECKING:
 _QUALITY = 92
 
 
-def is_drawn(description: Path, numbers: DataclassInstance) -> bool:
-    """Whether a folder holds the pictures that these numbers decide, by the file that says so.
+def is_finished(description: Path, settings: DataclassInstance) -> bool:
+    """Whether a folder holds the pictures that these settings decide, by the file that says so.
 
     Raises:
         ValueError: it holds others.
     """
     if not description.is_file():
         return False
-    if json.loads(description.read_text(encoding="utf-8")) != asdict(numbers):
-        raise ValueError(f"{description.parent}: holds other pictures than these; choose another --root, or remove it")
+    if json.loads(description.read_text(encoding="utf-8")) != json.loads(_text(settings)):
+        raise ValueError(f"{description.parent}: holds other pictures than these; choose another folder, or remove it")
     return True
 
 
-def note_drawn(description: Path, numbers: DataclassInstance) -> None:
+def note_finished(description: Path, settings: DataclassInstance) -> None:
     """Say that all pictures are there."""
     with replacing(description) as temporary:
-        temporary.write_text(json.dumps(asdict(numbers)), encoding="utf-8")
+        temporary.write_text(_text(settings), encoding="utf-8")
 
 
 def chunks(count: int, size: int) -> list[range]:
@@ -46,3 +46,7 @@ def save_picture(image: np.ndarray, path: Path) -> None:
     """Write an (H, W, 3) picture as a JPEG."""
     with replacing(path) as temporary:
         Image.fromarray(image).save(temporary, format="JPEG", quality=_QUALITY)
+
+
+def _text(settings: DataclassInstance) -> str:
+    return json.dumps(asdict(settings))
