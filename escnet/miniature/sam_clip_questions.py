@@ -51,17 +51,21 @@ REPLAY = Question(
 MODES = Question(
     "modes",
     "Does the model switch modes with the size of the picture, and do both teachers at both sizes cure it?",
-    (
-        Chain("CLIP at 64 and 96, SAM at 128 (as the paper)"),
-        Chain(
-            "both at 64, 96, 128",
-            stage2=("DISTILL.CLIP.SIZES", "(64, 96, 128)", "DISTILL.SAM.SIZES", "(64, 96, 128)"),
-        ),
+    tuple(
+        Chain(name, stage2=("DISTILL.CLIP.SIZES", clip_sizes, "DISTILL.SAM.SIZES", sam_sizes))
+        for name, clip_sizes, sam_sizes in (
+            ("CLIP at 64 and 96, SAM at 128 (as the paper)", "(64, 96)", "(128,)"),
+            ("both at 64, 96, 128", "(64, 96, 128)", "(64, 96, 128)"),
+        )
     ),
     SIZES,
 )
 DOMAINS = Question(
-    "domains", "What does it keep on pictures of another world?", (ALL_STAGES,), (96, 128), looks=tuple(FOLDERS)
+    "domains",
+    "What does it keep on pictures of another world (photographs: datasets/prepare_regions.py makes them)?",
+    (ALL_STAGES,),
+    (96, 128),
+    (*FOLDERS.items(), ("photographs", "photographs")),
 )
 REFINEMENT = Question(
     "refinement",

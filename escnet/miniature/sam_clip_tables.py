@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from tabulate import tabulate
 
-from escnet.miniature.examination import FOLDERS
+from escnet.miniature.examination import FOLDER
 from escnet.miniature.experiments import Options, mean_and_deviation
 from escnet.miniature.sam_clip_experiments import Chain, Laboratory, Parent
 from escnet.safe_files import replacing
@@ -46,7 +46,7 @@ class Question:
         text: above the table.
         chains: its rows, below those of the parents.
         sizes: sides at which accuracy and AP are measured; none where they are not.
-        looks: of the pictures on which they are measured, keys of `FOLDERS`.
+        examinations: on which they are measured, (name in the columns, folder below the data root).
         maps: whose mIoU is measured.
     """
 
@@ -54,7 +54,7 @@ class Question:
     text: str
     chains: tuple[Chain, ...]
     sizes: tuple[int, ...] = (48, 96, 128)
-    looks: tuple[str, ...] = ("colour",)
+    examinations: tuple[tuple[str, str], ...] = (("", FOLDER),)
     maps: tuple[LabelMap, ...] = ()
 
 
@@ -121,12 +121,12 @@ def _scores(
     """What was found in each column, of each seed."""
     scores: dict[str, list[float]] = {}
     for seed in _seeds(row, seeds):
-        for look in question.looks if question.sizes else ():
-            found = laboratory.examine(row, seed, question.sizes, FOLDERS[look])
-            of_look = f", {look}" if len(question.looks) > 1 else ""
+        for name, folder in question.examinations if question.sizes else ():
+            found = laboratory.examine(row, seed, question.sizes, folder)
+            suffix = f", {name}" if name else ""
             for score, label in (("accuracy", "accuracy"), ("ap", "AP")):
                 for size, value in found.get(score, {}).items():
-                    scores.setdefault(f"{label} {size}{of_look}", []).append(value)
+                    scores.setdefault(f"{label} {size}{suffix}", []).append(value)
         for label_map in question.maps if isinstance(row, Chain) else ():
             for dataset, value in laboratory.draw_maps(row, seed, label_map.options, DATASETS).items():
                 split = dataset.split("_")[-1].split("[")[0]
