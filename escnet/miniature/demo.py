@@ -26,6 +26,12 @@ from escnet.training.tasks.segmentation import segmentation_trainer
 NAME = "ESC-Net"
 BENCHMARKS = ("mojiscenes_val_base", "mojiscenes_val_novel")
 LARGE_VOCABULARY = "mojiscenes_val_847"
+# A row beside those of ESC-Net and the baselines: name, configuration, keys.
+COMPARED = (
+    "SAM-CLIP, both heads",
+    "configs/mojiscenes/sam_clip.yaml",
+    ("MODEL.WEIGHTS", "shipped:sam_clip", "MODEL.SAM_CLIP.LABEL_MAP", "both"),
+)
 
 
 @dataclass(frozen=True)
@@ -81,10 +87,12 @@ def run_demo(task: DemoTask, say: Callable[[str], None]) -> Path:
         trainer.resume_or_load(resume=True)
         trainer.train()
         cfg.MODEL.WEIGHTS = str(Path(cfg.OUTPUT_DIR) / "model_final.pth")
-        say("3/4  evaluating it and two training-free baselines on words that it was trained on, on others, and on 847")
+        say("3/4  evaluating it, two training-free baselines and SAM-CLIP on its own words, on others, and on 847")
         datasets = (*BENCHMARKS, f"{LARGE_VOCABULARY}[:{task.large_limit}]")
         evaluation = task.output / "evaluation"
-        table = evaluate_zero_shot(cfg, ZeroShotTask(datasets, evaluation, NAME, baselines=True))
+        compared, config_file, keys = COMPARED
+        others = ((compared, load_config(config_file, [*keys, "MODEL.DEVICE", cfg.MODEL.DEVICE])),)
+        table = evaluate_zero_shot(cfg, ZeroShotTask(datasets, evaluation, NAME, baselines=True, others=others))
         say(f"\n{table}\n")
         say("4/4  drawing the page")
         examples, num_classes = collect_examples(cfg, "mojiscenes_val_novel", task.examples)

@@ -19,7 +19,9 @@ from escnet.miniature.sam_clip_questions import QUESTIONS
 from escnet.miniature.sam_clip_tables import LabelMap, Question, run_question, save_curves, write_up
 from escnet.predictor import Segmenter
 
-SHORT = ("SOLVER.MAX_ITER", "1", "DISTILL.CLIP.BATCH_SIZE", "2", "DISTILL.CLIP.EMBEDDINGS", "", "MODEL.DEVICE", "cpu")
+SHORT = (
+    "SOLVER.MAX_ITER", "1", "DISTILL.CLIP.BATCH_SIZE", "2", "DISTILL.STATISTICS_IMAGES", "4", "MODEL.DEVICE", "cpu",
+)  # fmt: skip
 PLAIN = Chain("plain")
 WITHOUT = Chain("without", stage2=("DISTILL.SAM.SHARDS", "()"))
 QUESTION = Question("replay", "?", (PLAIN, WITHOUT), (48, 64))

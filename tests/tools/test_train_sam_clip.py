@@ -45,9 +45,10 @@ def start(run: Path, shards: Path, *options: str, launcher: tuple[str, ...] = ()
     config = ("--config-file", "configs/mojiscenes/sam_clip_stage2.yaml")
     keys = (
         "MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "''", "OUTPUT_DIR", str(run), "SOLVER.WARMUP_ITERS", "0",
-        "DISTILL.CLIP.SHARDS", f"('{shards}',)", "DISTILL.SAM.SHARDS", f"('{shards}',)", "DISTILL.CLIP.EMBEDDINGS", "",
+        "DISTILL.CLIP.SHARDS", f"('{shards}',)", "DISTILL.SAM.SHARDS", f"('{shards}',)",
         "DISTILL.CLIP.SIZES", "(48, 64)", "DISTILL.CLIP.BATCH_SIZE", "4", "DISTILL.SAM.BATCH_SIZE", "2",
         "DISTILL.SAM.MASKS", "2", "DISTILL.SAM.SIZES", "(64,)", "DATALOADER.NUM_WORKERS", "1",
+        "DISTILL.STATISTICS_IMAGES", "8",
     )  # fmt: skip
     command = [sys.executable, *launcher, "tools/train_net.py", *config, *flags, *keys, *options]
     with open(f"{run}.log", "a", encoding="utf-8") as log:
