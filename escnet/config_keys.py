@@ -48,6 +48,10 @@ def _add_model(cfg: CN) -> None:
     # (0: none, it starts at random, as in the paper). For a pretrained SAM block.
     cfg.MODEL.SAM.ALIGN_IMAGES = 0
 
+    # Where SAM draws words (ClipThenSam, and SAM-CLIP with both heads): the share that its masks have in a score; the
+    # rest is CLIP's own map. Free.
+    cfg.MODEL.MASK_SHARE = 0.8
+
     _add_sam_clip(cfg)
 
     cfg.MODEL.ESC = CN()

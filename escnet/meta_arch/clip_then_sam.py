@@ -50,6 +50,7 @@ class ClipThenSam(DenseClip):
         sam: segment_anything's complete model.
         generator: reads pseudo prompts off the correlation map.
         mask_logit: a mask prompt is +mask_logit inside and -mask_logit outside.
+        mask_share: of SAM's masks in a score, the rest is CLIP's own map.
         prompt_chunk: prompts in the mask decoder at a time; changes speed and memory, never the result.
 
     Raises:
@@ -59,6 +60,7 @@ class ClipThenSam(DenseClip):
     prediction_keys = (
         *CLIP_KEYS,
         "MODEL.SAM.NAME",
+        "MODEL.MASK_SHARE",
         *(f"MODEL.ESC.{key}" for key in ("NUM_PROMPTS", "ALPHA", "SOFTMAX_AXIS", "KMEANS", "MASK_LOGIT")),
     )
     cost_parts: ClassVar = CLIP_PARTS | {
@@ -80,6 +82,7 @@ class ClipThenSam(DenseClip):
         sam: Sam,
         generator: PseudoPromptGenerator,
         mask_logit: float = 8.0,
+        mask_share: float = 0.8,
         prompt_chunk: int = 16,
     ) -> None:
         if inference.sliding is not None:
@@ -90,7 +93,7 @@ class ClipThenSam(DenseClip):
         self.sam = sam.requires_grad_(False)
         use_striped_attention(sam.image_encoder)
         self.generator = generator
-        self.mask_logit = mask_logit
+        self.mask_logit, self.mask_share = mask_logit, mask_share
         self.prompt_chunk = prompt_chunk
 
     @classmethod
@@ -109,6 +112,7 @@ class ClipThenSam(DenseClip):
             "sam": build_sam(sam.NAME, sam_weights),
             "generator": PseudoPromptGenerator(esc.NUM_PROMPTS, esc.ALPHA, esc.SOFTMAX_AXIS, esc.KMEANS),
             "mask_logit": esc.MASK_LOGIT,
+            "mask_share": cfg.MODEL.MASK_SHARE,
         }
 
     def encode(self, images: Tensor) -> ImageFeatures:
@@ -136,7 +140,7 @@ class ClipThenSam(DenseClip):
         self, features: Tensor, probability: Tensor, prompts: PseudoPrompts, image: int, row: Tensor, k: Tensor
     ) -> Tensor:
         """Logits (N, 4h, 4w) of one image from SAM's features, CLIP's probability and objects (`row`, `k`), (P,)."""
-        scores = MaskScores(probability)
+        scores = MaskScores(probability, self.mask_share)
         for chunk in torch.arange(len(row), device=row.device).split(self.prompt_chunk):
             n = row[chunk]
             points = prompts.points[image, n, k[chunk]]

@@ -12,22 +12,24 @@ LEAST_SCORE = 1e-6
 class MaskScores:
     """Scores of N classes at each position x, from CLIP's probability p(n|x) and the mask logits m_o of objects o.
 
-    The score of an object of class n is CLIP's word for the inside of its mask; a class is where its best object is:
+    The score of an object of class n is CLIP's word for the inside of its mask, and a class is where its best object
+    is. CLIP's own map has a say everywhere, so that a word without objects, or a place outside all masks, is not lost:
 
         s_o    = mean of p(n|x) over the x with m_o(x) > 0
         q(n|x) = max over the objects o of n of s_o · sigmoid(m_o(x)); 0 for a class without objects
-        logit  = log q(n|x) where some mask covers x (m_o(x) > 0 for some o), else log p(n|x)
+        logit  = log((1 - share) · p(n|x) + share · q(n|x))
 
     Below `LEAST_SCORE` the logarithm is cut off. An object whose mask is empty has the score 0.
 
     Args:
         probability: (N, H, W) of one image.
+        share: of the masks, from 0 to below 1.
     """
 
-    def __init__(self, probability: Tensor) -> None:
+    def __init__(self, probability: Tensor, share: float) -> None:
         self.probability = probability
+        self.share = share
         self._score = torch.zeros_like(probability)
-        self._covered = torch.zeros_like(probability[0], dtype=torch.bool)
 
     def add(self, classes: Tensor, masks: Tensor) -> None:
         """Add objects: their classes (P,) and mask logits (P, H, W)."""
@@ -35,8 +37,7 @@ class MaskScores:
         mean = (self.probability[classes] * inside).sum(dim=(1, 2)) / inside.sum(dim=(1, 2)).clamp(min=1)
         of_objects = mean[:, None, None] * masks.sigmoid()
         self._score.scatter_reduce_(0, classes[:, None, None].expand_as(of_objects), of_objects, "amax")
-        self._covered |= inside.any(dim=0)
 
     def logits(self) -> Tensor:
         """(N, H, W)"""
-        return torch.where(self._covered, self._score, self.probability).clamp(min=LEAST_SCORE).log()
+        return self.probability.lerp(self._score, self.share).clamp(min=LEAST_SCORE).log()

@@ -62,6 +62,7 @@ class SamClip(SegmentingModel, PromptableModel, ClassifyingModel, RepresentingMo
         label_map: which heads make a label map, "clip" or "both".
         points: most points drawn for a word (1 to 3 in the paper).
         score: above which a cell can be drawn as a point.
+        mask_share: of the SAM head's masks in a score, the rest is the CLIP head's own map.
         prompt_chunk: words in the mask decoder at a time; changes speed and memory, never the result.
 
     Raises:
@@ -71,6 +72,7 @@ class SamClip(SegmentingModel, PromptableModel, ClassifyingModel, RepresentingMo
     prediction_keys = (
         "MODEL.CLIP.NAME",
         "MODEL.SAM.NAME",
+        "MODEL.MASK_SHARE",
         *(f"MODEL.SAM_CLIP.{key}" for key in ("IMAGE_SIZE", "POOLING", "LABEL_MAP", "POINTS", "SCORE")),
     )
     cost_parts: ClassVar = {
@@ -97,6 +99,7 @@ class SamClip(SegmentingModel, PromptableModel, ClassifyingModel, RepresentingMo
         label_map: str = "clip",
         points: int = 3,
         score: float = 0.5,
+        mask_share: float = 0.8,
         prompt_chunk: int = 16,
     ) -> None:
         if label_map not in LABEL_MAPS:
@@ -113,7 +116,7 @@ class SamClip(SegmentingModel, PromptableModel, ClassifyingModel, RepresentingMo
         self.clip_text = clip_text.requires_grad_(False)
         self.register_buffer("logit_scale", torch.tensor(float(logit_scale)))
         self.label_map = label_map
-        self.points, self.score, self.prompt_chunk = points, score, prompt_chunk
+        self.points, self.score, self.mask_share, self.prompt_chunk = points, score, mask_share, prompt_chunk
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
@@ -140,6 +143,7 @@ class SamClip(SegmentingModel, PromptableModel, ClassifyingModel, RepresentingMo
             "label_map": own.LABEL_MAP,
             "points": own.POINTS,
             "score": own.SCORE,
+            "mask_share": cfg.MODEL.MASK_SHARE,
         }
 
     @property
@@ -261,7 +265,7 @@ class SamClip(SegmentingModel, PromptableModel, ClassifyingModel, RepresentingMo
         refined = []
         for image, scores, finer in zip(embedding, probability, fine, strict=True):
             asked = (scores.amax(dim=(1, 2)) > self.score).nonzero()[:, 0]
-            drawn = MaskScores(finer)
+            drawn = MaskScores(finer, self.mask_share)
             for start in range(0, len(asked), self.prompt_chunk):
                 rows = asked[start : start + self.prompt_chunk]
                 drawn.add(rows, self._draw(image[None], scores[rows], uniform))

@@ -155,6 +155,14 @@ MAX_CLASSES = Table(
     ),
     ("mojiscenes_val_847[:50]",),
 )
+MASK_SHARE = Table(
+    "mask_share",
+    "ClipThenSam: what share do SAM's masks have in a score?",
+    tuple(
+        Variant(share, test=("MODEL.META_ARCHITECTURE", "ClipThenSam", "MODEL.MASK_SHARE", share), is_trained=False)
+        for share in ("0.0", "0.5", "0.7", "0.8", "0.9", "0.999")
+    ),
+)
 _FEATURES = (("value", True), ("value", False), ("qk", True), ("qq", True), ("kk", True), ("kk", False))
 DENSE = Table(
     "dense",
@@ -178,6 +186,6 @@ TABLES = {
     table.name: table
     for table in (
         HEADLINE, SAM_BLOCK, SAM_BLOCK_WIDE, PASSES, MERGED, SAM_TRAIN, PROMPTS, OBJECTS, BLOCKS, MERGE, GUIDANCE,
-        REGION, LOSS, AUX_LOSS, CLIP_TRAIN, TEMPLATES, SLIDING, MAX_CLASSES, DENSE,
+        REGION, LOSS, AUX_LOSS, CLIP_TRAIN, TEMPLATES, SLIDING, MAX_CLASSES, MASK_SHARE, DENSE,
     )
 }  # fmt: skip

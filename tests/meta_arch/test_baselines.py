@@ -182,15 +182,12 @@ def test_hand_worked_masks(prompt_chunk: int) -> None:
     logits = segment_image(model, torch.zeros(3, 20, 20), vocabulary).logits[0]
 
     assert sum(map(len, model.sam.mask_decoder.sparse)) == 2
-    # On 16 columns, CLIP's word for class 0 in the first 12 is six of 0.9, 0.8, 0.6, 0.4, 0.2, two of 0.1.
+    # CLIP's word for class 0 on 16 columns, and its mean over the first 12, which the mask has.
+    first = torch.tensor(6 * [0.9] + [0.8, 0.6, 0.4, 0.2] + 6 * [0.1])
     mean = (5.4 + 2.0 + 0.2) / 12
-    in_mask = mean / (1 + math.exp(-4))
-    expected = torch.full((3, 16, 16), 1e-6)
-    expected[0, :, :12] = in_mask
-    expected[0, :, 12:] = 0.1
-    expected[1, :, 12:] = 0.8999
-    expected[2, :, 12:] = 0.0001
-    torch.testing.assert_close(logits.exp(), expected, rtol=1e-4, atol=1e-7)
+    mask = torch.tensor(12 * [1 / (1 + math.exp(-4))] + 4 * [1 / (1 + math.exp(4))])
+    expected = torch.stack([0.2 * first + 0.8 * mean * mask, 0.2 * (0.9999 - first), 0.2 * torch.full((16,), 0.0001)])
+    torch.testing.assert_close(logits.exp(), expected[:, None].expand(-1, 16, -1), rtol=1e-4, atol=1e-7)
 
     model = planted_model(left_and_right(), masks, prompt_chunk)
     labels = model([{"image": torch.zeros(3, 20, 20), "vocabulary": vocabulary, "height": 16, "width": 16}])
@@ -205,7 +202,7 @@ def test_overlapping_masks_go_to_the_better_score() -> None:
         planted_model(left_and_right(), masks), torch.zeros(3, 20, 20), Vocabulary(list("abc"))
     ).logits
     assert torch.equal(logits[0].argmax(dim=0), (torch.arange(16) >= 8).long().expand(16, 16))
-    torch.testing.assert_close(logits[0, 0, 0, 0].exp(), torch.tensor(0.5 / (1 + math.exp(-4))))
+    torch.testing.assert_close(logits[0, 0, 0, 0].exp(), torch.tensor(0.2 * 0.9 + 0.8 * 0.5 / (1 + math.exp(-4))))
 
 
 def test_prompts_stand_on_the_same_ground_in_both_grids() -> None:

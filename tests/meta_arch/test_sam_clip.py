@@ -150,7 +150,7 @@ def test_words_are_refined_by_the_sam_head_as_the_docstring_says(both: SamClip, 
     finally:
         del both._draw
     for image in range(2):
-        expected = MaskScores(fine[image])
+        expected = MaskScores(fine[image], both.mask_share)
         expected.add(asked[image].nonzero()[:, 0], masks[image])
         torch.testing.assert_close(result.logits[image], expected.logits())
 
