@@ -69,7 +69,7 @@ DOMAINS = Question(
 )
 REFINEMENT = Question(
     "refinement",
-    "Which words are asked of the SAM head, and with how many points?",
+    "Which words are asked of the SAM head, with how many points, and what say have its masks?",
     (ALL_STAGES,),
     (),
     maps=(
@@ -79,6 +79,7 @@ REFINEMENT = Question(
             for key, values in (
                 ("MODEL.SAM_CLIP.SCORE", ("0.1", "0.3", "0.5", "0.7")),
                 ("MODEL.SAM_CLIP.POINTS", ("1",)),
+                ("MODEL.MASK_SHARE", ("0.5", "0.7", "0.9", "0.999")),
             )
             for value in values
         ),

@@ -75,6 +75,8 @@ def run_question(question: Question, laboratory: Laboratory, seeds: Sequence[int
 
 def write_up(question: Question, laboratory: Laboratory, seeds: Sequence[int]) -> str:
     """The table in Markdown, from the results on disk: percent, mean ± deviation over the seeds."""
+    if not question.sizes:
+        return _write_up_maps(question, laboratory, seeds)
     rows = [(row, _scores(question, laboratory, row, seeds)) for row in _rows(question)]
     columns = list(dict.fromkeys(column for _, scores in rows for column in scores))
     lines = [
@@ -106,6 +108,23 @@ def save_curves(path: Path, question: Question, laboratory: Laboratory, seeds: S
         figure.savefig(temporary, format="png", dpi=110)
 
 
+def _write_up_maps(question: Question, laboratory: Laboratory, seeds: Sequence[int]) -> str:
+    """A row for each label map of each chain: a question of label maps alone asks how they are made."""
+    lines = []
+    for chain in question.chains:
+        for label_map in question.maps:
+            found = [laboratory.draw_maps(chain, seed, label_map.options, DATASETS) for seed in seeds]
+            name = label_map.name if len(question.chains) == 1 else f"{chain.name}: {label_map.name}"
+            lines.append([name, *(mean_and_deviation([scores[data] for scores in found]) for data in DATASETS)])
+    headers = [question.name, *(f"mIoU {_split(data)}" for data in DATASETS)]
+    return tabulate(lines, headers=headers, tablefmt="pipe", disable_numparse=True)
+
+
+def _split(dataset: str) -> str:
+    """Of a dataset of MojiScenes, what tells it from the others."""
+    return dataset.split("_")[-1].split("[")[0]
+
+
 def _rows(question: Question) -> tuple[Chain | Parent, ...]:
     return (*(PARENTS if question.sizes else ()), *question.chains)
 
@@ -129,8 +148,7 @@ def _scores(
                     scores.setdefault(f"{label} {size}{suffix}", []).append(value)
         for label_map in question.maps if isinstance(row, Chain) else ():
             for dataset, value in laboratory.draw_maps(row, seed, label_map.options, DATASETS).items():
-                split = dataset.split("_")[-1].split("[")[0]
-                scores.setdefault(f"mIoU {split}, {label_map.name}", []).append(value)
+                scores.setdefault(f"mIoU {_split(dataset)}, {label_map.name}", []).append(value)
     return scores
 
 
