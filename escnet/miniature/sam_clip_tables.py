@@ -25,6 +25,15 @@ PARENTS = (Parent("CLIP alone", "clip"), Parent("SAM alone", "sam"))
 TITLES = {"accuracy": "zero-shot accuracy, %", "ap": "mask AP from boxes, %"}
 
 
+class _Column(NamedTuple):
+    """A column of a table; they stand in the order of these fields, the names of the scores in that of the alphabet."""
+
+    place: int
+    score: str
+    number: int
+    title: str
+
+
 class LabelMap(NamedTuple):
     """A way to make label maps with a trained model.
 
@@ -78,12 +87,14 @@ def write_up(question: Question, laboratory: Laboratory, seeds: Sequence[int]) -
     if not question.sizes:
         return _write_up_maps(question, laboratory, seeds)
     rows = [(row, _scores(question, laboratory, row, seeds)) for row in _rows(question)]
-    columns = list(dict.fromkeys(column for _, scores in rows for column in scores))
+    columns = sorted({column for _, scores in rows for column in scores})
     lines = [
         [row.name, *(mean_and_deviation(scores[column]) if column in scores else "" for column in columns)]
         for row, scores in rows
     ]
-    return tabulate(lines, headers=[question.name, *columns], tablefmt="pipe", disable_numparse=True)
+    return tabulate(
+        lines, headers=[question.name, *(column.title for column in columns)], tablefmt="pipe", disable_numparse=True
+    )
 
 
 def save_curves(path: Path, question: Question, laboratory: Laboratory, seeds: Sequence[int]) -> None:
@@ -136,19 +147,28 @@ def _seeds(row: Chain | Parent, seeds: Sequence[int]) -> Sequence[int]:
 
 def _scores(
     question: Question, laboratory: Laboratory, row: Chain | Parent, seeds: Sequence[int]
-) -> dict[str, list[float]]:
+) -> dict[_Column, list[float]]:
     """What was found in each column, of each seed."""
-    scores: dict[str, list[float]] = {}
+    scores: dict[_Column, list[float]] = {}
     for seed in _seeds(row, seeds):
-        for name, folder in question.examinations if question.sizes else ():
+        for place, (name, folder) in enumerate(question.examinations if question.sizes else ()):
             found = laboratory.examine(row, seed, question.sizes, folder)
             suffix = f", {name}" if name else ""
             for score, label in (("accuracy", "accuracy"), ("ap", "AP")):
                 for size, value in found.get(score, {}).items():
-                    scores.setdefault(f"{label} {size}{suffix}", []).append(value)
-        for label_map in question.maps if isinstance(row, Chain) else ():
-            for dataset, value in laboratory.draw_maps(row, seed, label_map.options, DATASETS).items():
-                scores.setdefault(f"mIoU {_split(dataset)}, {label_map.name}", []).append(value)
+                    column = _Column(place, score, int(size), f"{label} {size}{suffix}")
+                    scores.setdefault(column, []).append(value)
+        for place, label_map in enumerate(question.maps if isinstance(row, Chain) else ()):
+            for number, (dataset, value) in enumerate(
+                laboratory.draw_maps(row, seed, label_map.options, DATASETS).items()
+            ):
+                column = _Column(
+                    len(question.examinations),
+                    "mIoU",
+                    number * len(question.maps) + place,
+                    f"mIoU {_split(dataset)}, {label_map.name}",
+                )
+                scores.setdefault(column, []).append(value)
     return scores
 
 
