@@ -50,9 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     laboratory = Laboratory(options.folder, tuple(options.opts))
     try:
         stages = laboratory.settings(ALL_STAGES, options.seed)
-        weights = load_checkpoint(laboratory.train(ALL_STAGES, options.seed))
+        trained = laboratory.train(ALL_STAGES, options.seed)
+        weights = load_checkpoint(trained)
         halves = {name: value.half() if value.is_floating_point() else value for name, value in weights.items()}
-        figures = measure(stages[-1], halves, options.folder)
+        figures = measure(stages[-1], trained, halves, options.folder)
     except (ValueError, WeightsError) as error:
         return refuse("train_sam_clip", error, code=1)
     print(json.dumps(figures, indent=1))
@@ -66,8 +67,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def measure(cfg: CfgNode, weights: dict[str, Tensor], folder: Path) -> dict[str, Any]:
-    """Accuracy and AP by the side of the pictures, in percent, and mIoU of the label maps, of weights."""
+def measure(cfg: CfgNode, trained: Path, weights: dict[str, Tensor], folder: Path) -> dict[str, Any]:
+    """Accuracy and AP by the side of the pictures, in percent, and mIoU of the label maps.
+
+    Args:
+        cfg: of the last stage.
+        trained: its checkpoint.
+        weights: the same, rounded; they are judged.
+        folder: for what the evaluation writes.
+    """
     from escnet.data.benchmarks import data_root
     from escnet.evaluation.loop import evaluate_datasets
     from escnet.meta_arch.sam_clip import LABEL_MAPS
@@ -75,11 +83,11 @@ def measure(cfg: CfgNode, weights: dict[str, Tensor], folder: Path) -> dict[str,
     from escnet.miniature.judging import SIZES, judge
     from escnet.predictor import Segmenter
 
-    model = Segmenter.from_config(cfg).model
-    model.load_state_dict(weights)
-    figures: dict[str, Any] = judge(model, data_root() / FOLDER, SIZES)
     cfg = cfg.clone()
     cfg.DATASETS.TEST, cfg.OUTPUT_DIR = BENCHMARKS, str(folder)
+    model = Segmenter.from_config(cfg, str(trained)).model
+    model.load_state_dict(weights)
+    figures: dict[str, Any] = judge(model, data_root() / FOLDER, SIZES)
     for label_map in LABEL_MAPS:
         model.label_map = label_map
         scores = {name: result["sem_seg"]["mIoU"] / 100 for name, result in evaluate_datasets(cfg, model).items()}
