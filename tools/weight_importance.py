@@ -90,22 +90,13 @@ def estimate(args: argparse.Namespace, files: Sequence[str]) -> dict[str, Tensor
     """
     from escnet.config import check_device, load_config
     from escnet.evaluation.answering_models import load_answering_model
-    from escnet.evaluation.probing.features import SquareReader
+    from escnet.evaluation.probing.importance import hidden_state_importance
     from escnet.meta_arch.representation import RepresentingModel
-    from escnet.pretrained.importance import squared_gradients
-    from escnet.progress import progress_bar
 
     cfg = load_config(args.config_file, args.opts)
     check_device(cfg)
-    model = load_answering_model(cfg, RepresentingModel, weights=args.weights).requires_grad_(True)
-    model.check_representation(args.features)
-    read = SquareReader(args.image_size)
-
-    def losses(model: RepresentingModel, file: str) -> Tensor:
-        states = model.representation(read(file)[None].to(cfg.MODEL.DEVICE), args.features)
-        return 0.5 * states.float().square().sum(dim=(1, 2, 3))
-
-    return squared_gradients(model, progress_bar(files, total=len(files), desc="importance", unit="image"), losses)
+    model = load_answering_model(cfg, RepresentingModel, weights=args.weights)
+    return hidden_state_importance(model, files, args.features, args.image_size)
 
 
 if __name__ == "__main__":

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import statistics
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from detectron2.config import CfgNode
 from detectron2.utils.logger import setup_logger
@@ -30,8 +31,28 @@ CONFIG = "configs/mojiscenes/sam_clip_{}.yaml"
 STAGES = ("stage1", "stage2", "stage3")
 
 
+class Row(ABC):
+    """A model that is examined.
+
+    Attributes:
+        name: in a table.
+        has_chance: whether its seed changes anything.
+    """
+
+    name: str
+    has_chance: ClassVar[bool] = True
+
+    @abstractmethod
+    def identity(self, laboratory: Laboratory, seed: int) -> str:
+        """What decides its weights, in short."""
+
+    @abstractmethod
+    def model(self, laboratory: Laboratory, seed: int) -> nn.Module:
+        """The model itself, in evaluation mode; what is missing for it is trained."""
+
+
 @dataclass(frozen=True)
-class Chain:
+class Chain(Row):
     """Stages that follow each other, each with what it differs in from its configuration.
 
     Attributes:
@@ -49,9 +70,16 @@ class Chain:
         named = zip(STAGES, (self.stage1, self.stage2, self.stage3), strict=True)
         return [(name, options) for name, options in named if options is not None]
 
+    def identity(self, laboratory: Laboratory, seed: int) -> str:
+        return laboratory.folders(self, seed)[-1].name
+
+    def model(self, laboratory: Laboratory, seed: int) -> nn.Module:
+        weights = laboratory.train(self, seed)
+        return Segmenter.from_config(laboratory.settings(self, seed)[-1], str(weights)).model
+
 
 @dataclass(frozen=True)
-class Parent:
+class Parent(Row):
     """One of the two teachers, which is not trained here.
 
     Attributes:
@@ -61,6 +89,17 @@ class Parent:
 
     name: str
     kind: str
+    has_chance: ClassVar[bool] = False
+
+    def identity(self, laboratory: Laboratory, seed: int) -> str:
+        return digest(self.kind, laboratory.settings(_SHORTEST, 0)[0].MODEL.dump())
+
+    def model(self, laboratory: Laboratory, seed: int) -> nn.Module:
+        return build_parent(self.kind, laboratory.settings(_SHORTEST, 0)[0])
+
+
+# Whose configuration says what the parents are.
+_SHORTEST = Chain("", stage2=None)
 
 
 @dataclass(frozen=True)
@@ -113,13 +152,11 @@ class Laboratory:
             spent.append(statistics.fmean(times) * cfg.SOLVER.MAX_ITER)
         return spent
 
-    def examine(
-        self, row: Chain | Parent, seed: int, sizes: Sequence[int], folder: str = FOLDER
-    ) -> dict[str, dict[str, float]]:
+    def examine(self, row: Row, seed: int, sizes: Sequence[int], folder: str = FOLDER) -> dict[str, dict[str, float]]:
         """What `judge` finds on an examination below the data root; trains what is needed, or reads an earlier find."""
         return self._remembered(
-            (self._identity(row, seed), folder, tuple(sizes)),
-            lambda: judge(self._model(row, seed), data_root() / folder, sizes),
+            (row.identity(self, seed), folder, tuple(sizes)),
+            lambda: judge(row.model(self, seed), data_root() / folder, sizes),
         )
 
     def draw_maps(self, chain: Chain, seed: int, options: Options, datasets: Sequence[str]) -> dict[str, float]:
@@ -133,7 +170,7 @@ class Laboratory:
             scores = evaluate_datasets(cfg, Segmenter.from_config(cfg, str(weights)).model)
             return {name: values["sem_seg"]["mIoU"] for name, values in scores.items()}
 
-        return self._remembered((self._identity(chain, seed), options, tuple(datasets)), evaluate)
+        return self._remembered((chain.identity(self, seed), options, tuple(datasets)), evaluate)
 
     def _load(self, stage: str, options: Options, seed: int) -> CfgNode:
         return load_config(self.config.format(stage), [*self.common, *options, "SEED", str(seed)])
@@ -145,17 +182,6 @@ class Laboratory:
         trainer = build_trainer(cfg)
         trainer.resume_or_load(resume=True)
         trainer.train()
-
-    def _identity(self, row: Chain | Parent, seed: int) -> str:
-        if isinstance(row, Parent):
-            return digest(row.kind, self._load(STAGES[0], (), seed).MODEL.dump())
-        return self.folders(row, seed)[-1].name
-
-    def _model(self, row: Chain | Parent, seed: int) -> nn.Module:
-        if isinstance(row, Parent):
-            return build_parent(row.kind, self._load(STAGES[0], (), seed))
-        stage, options = row.stages()[-1]
-        return Segmenter.from_config(self._load(stage, options, seed), str(self.train(row, seed))).model
 
     def _remembered(self, key: tuple[Any, ...], find: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         path = self.output / "results" / f"{digest(*key)}.json"

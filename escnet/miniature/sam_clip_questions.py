@@ -7,6 +7,7 @@ from escnet.miniature.experiments import Options
 from escnet.miniature.judging import SIZES
 from escnet.miniature.replay import SMALLER
 from escnet.miniature.sam_clip_experiments import Chain
+from escnet.miniature.sam_clip_merging import Average
 from escnet.miniature.sam_clip_tables import LabelMap, Question
 
 ALL_STAGES = Chain("stages 1, 2, 3", stage3=())
@@ -43,10 +44,21 @@ HEADLINE = Question(
     SIZES,
     maps=_MAPS,
 )
+_FORGETTING = Chain("without", stage2=_NO_SAM)
 REPLAY = Question(
     "replay",
     "Does it forget SAM without SAM's pictures?",
-    (Chain("with SAM's pictures"), Chain("without", stage2=_NO_SAM)),
+    (Chain("with SAM's pictures"), _FORGETTING),
+)
+MERGING = Question(
+    "merging",
+    "Is there an average of SAM and of a SAM that CLIP taught that has both?",
+    (
+        Chain("distilled from both"),
+        *(Average(f"α = {alpha:g}", _FORGETTING, alpha) for alpha in (0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1)),
+        *(Average(f"by importance, α = {alpha:g}", _FORGETTING, alpha, True) for alpha in (0.2, 0.5, 0.8)),
+    ),
+    (96, 128),
 )
 MODES = Question(
     "modes",
@@ -131,6 +143,6 @@ SETS = Question(
 QUESTIONS = {
     question.name: question
     for question in (
-        HEADLINE, REPLAY, MODES, DOMAINS, REFINEMENT, BALANCE, LAMBDA, RATIO, RATE, POOLING, SETS,
+        HEADLINE, REPLAY, MERGING, MODES, DOMAINS, REFINEMENT, BALANCE, LAMBDA, RATIO, RATE, POOLING, SETS,
     )
 }  # fmt: skip

@@ -17,7 +17,7 @@ from tabulate import tabulate
 
 from escnet.miniature.examination import FOLDER
 from escnet.miniature.experiments import Options, mean_and_deviation
-from escnet.miniature.sam_clip_experiments import Chain, Laboratory, Parent
+from escnet.miniature.sam_clip_experiments import Chain, Laboratory, Parent, Row
 from escnet.safe_files import replacing
 
 DATASETS = ("mojiscenes_val_novel[:100]", "mojiscenes_val_base[:100]")
@@ -53,7 +53,7 @@ class Question:
     Attributes:
         name: on the command line.
         text: above the table.
-        chains: its rows, below those of the parents.
+        chains: its rows, below those of the parents; label maps are measured of those that are `Chain`s.
         sizes: sides at which accuracy and AP are measured; none where they are not.
         examinations: on which they are measured, (name in the columns, folder below the data root).
         maps: whose mIoU is measured.
@@ -61,7 +61,7 @@ class Question:
 
     name: str
     text: str
-    chains: tuple[Chain, ...]
+    chains: tuple[Row, ...]
     sizes: tuple[int, ...] = (48, 96, 128)
     examinations: tuple[tuple[str, str], ...] = (("", FOLDER),)
     maps: tuple[LabelMap, ...] = ()
@@ -136,18 +136,15 @@ def _split(dataset: str) -> str:
     return dataset.split("_")[-1].split("[")[0]
 
 
-def _rows(question: Question) -> tuple[Chain | Parent, ...]:
+def _rows(question: Question) -> tuple[Row, ...]:
     return (*(PARENTS if question.sizes else ()), *question.chains)
 
 
-def _seeds(row: Chain | Parent, seeds: Sequence[int]) -> Sequence[int]:
-    """What is not trained has no chance in it."""
-    return (0,) if isinstance(row, Parent) else seeds
+def _seeds(row: Row, seeds: Sequence[int]) -> Sequence[int]:
+    return seeds if row.has_chance else (0,)
 
 
-def _scores(
-    question: Question, laboratory: Laboratory, row: Chain | Parent, seeds: Sequence[int]
-) -> dict[_Column, list[float]]:
+def _scores(question: Question, laboratory: Laboratory, row: Row, seeds: Sequence[int]) -> dict[_Column, list[float]]:
     """What was found in each column, of each seed."""
     scores: dict[_Column, list[float]] = {}
     for seed in _seeds(row, seeds):

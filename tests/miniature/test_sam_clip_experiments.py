@@ -9,15 +9,19 @@ import pytest
 import torch
 
 from escnet.config import load_config
+from escnet.data.benchmarks import data_root
 from escnet.meta_arch.parents import build_parent
-from escnet.miniature import sam_clip_experiments, sam_clip_tables
+from escnet.miniature import sam_clip_experiments, sam_clip_merging, sam_clip_tables
 from escnet.miniature.examination import Examination, write_examination
 from escnet.miniature.judging import at_size, judge
 from escnet.miniature.replay import Replay, write_replay
 from escnet.miniature.sam_clip_experiments import Chain, Laboratory
+from escnet.miniature.sam_clip_merging import Average
 from escnet.miniature.sam_clip_questions import QUESTIONS
 from escnet.miniature.sam_clip_tables import LabelMap, Question, run_question, save_curves, write_up
 from escnet.predictor import Segmenter
+from escnet.pretrained.reading import read_weights
+from escnet.pretrained.shipped import resolve_shipped
 
 SHORT = (
     "SOLVER.MAX_ITER", "1", "DISTILL.CLIP.BATCH_SIZE", "2", "DISTILL.STATISTICS_IMAGES", "4", "MODEL.DEVICE", "cpu",
@@ -135,7 +139,28 @@ def test_a_model_has_another_size_only_meanwhile() -> None:
 def test_questions_are_known_by_name_and_their_chains_differ() -> None:
     for name, question in QUESTIONS.items():
         assert question.name == name
-        assert len({str(chain.stages()) for chain in question.chains}) == len(question.chains)
+        assert len({row.name for row in question.chains}) == len(question.chains)
+        chains = [row for row in question.chains if isinstance(row, Chain)]
+        assert len({str(chain.stages()) for chain in chains}) == len(chains)
+
+
+def test_averages_lie_between_sam_and_the_tuned_model(laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = sorted((data_root() / "mojiexamination/objects").glob("*.jpg"))
+    records = [{"file_name": str(path)} for path in pictures]
+    monkeypatch.setattr(sam_clip_merging, "dataset_records", lambda name: records)
+    tuned = WITHOUT.model(laboratory, 0).state_dict()
+    ends = [Average(str(alpha), WITHOUT, alpha).model(laboratory, 0).state_dict() for alpha in (0, 1)]
+    sam = read_weights(resolve_shipped("shipped:sam"))
+    convolution = "patch_embed.proj.weight"
+    assert torch.equal(ends[0][f"backbone.encoder.{convolution}"], sam[f"image_encoder.{convolution}"].float())
+    assert all(torch.equal(ends[1][name], value) for name, value in tuned.items())
+    assert all(torch.equal(ends[0][name], value) for name, value in tuned.items() if name.startswith("clip_head."))
+    middle = Average("", WITHOUT, 0.5, by_importance=True).model(laboratory, 0).state_dict()
+    name = "backbone.encoder.blocks.1.mlp.lin1.weight"
+    low, high = torch.minimum(ends[0][name], ends[1][name]), torch.maximum(ends[0][name], ends[1][name])
+    assert ((middle[name] >= low - 1e-6) & (middle[name] <= high + 1e-6)).all()
+    assert not torch.allclose(middle[name], (low + high) / 2, atol=0, rtol=0)
+    assert len({Average("", WITHOUT, alpha).identity(laboratory, 0) for alpha in (0.2, 0.3)}) == 2
 
 
 def test_all_seeds_of_a_question_are_run(laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch) -> None:
