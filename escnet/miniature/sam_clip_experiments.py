@@ -144,12 +144,12 @@ class Laboratory:
         return [self._load(stage, options, seed) for stage, options in chain.stages()]
 
     def seconds(self, chain: Chain, seed: int) -> list[float]:
-        """What the training of each stage of a trained chain took, by the times of its iterations."""
+        """What the training of each stage of a trained chain took, by its metrics; 0 of one too short to have them."""
         spent = []
         for cfg, folder in zip(self.settings(chain, seed), self.folders(chain, seed), strict=True):
             lines = (folder / "metrics.json").read_text(encoding="utf-8").splitlines()
             times = [row["time"] for row in map(json.loads, lines) if "time" in row]
-            spent.append(statistics.fmean(times) * cfg.SOLVER.MAX_ITER)
+            spent.append(statistics.fmean(times) * cfg.SOLVER.MAX_ITER if times else 0.0)
         return spent
 
     def examine(self, row: Row, seed: int, sizes: Sequence[int], folder: str = FOLDER) -> dict[str, dict[str, float]]:

@@ -14,6 +14,8 @@ import torch
 from escnet.miniature import pretraining
 from escnet.miniature.clip_evaluation import evaluate_clip
 from escnet.miniature.clip_recipe import ClipRecipe
+from escnet.miniature.examination import Examination, write_examination
+from escnet.miniature.replay import Replay, write_replay
 from escnet.predictor import Segmenter
 from escnet.pretrained.clip import build_clip
 from escnet.pretrained.files import file_sha256
@@ -62,3 +64,26 @@ def test_train_esc_net_writes_weights_that_segment(
     segmenter = Segmenter.from_config(tiny_config, weights=path)
     assert segmenter(torch.zeros(64, 64, 3, dtype=torch.uint8).numpy(), ["pear", "grass"]).labels.shape == (64, 64)
     assert script.main([*arguments[:4], "MODEL.NO_SUCH_KEY", "1"]) == 1
+
+
+def test_train_sam_clip_writes_weights_that_answer(
+    load_script: Callable[[str], ModuleType], tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    (tmp_path / "mojiscenes").symlink_to(tiny_data / "mojiscenes")
+    write_replay(tmp_path / "mojireplay", Replay(clip=4, sam=2, shards=2), workers=1)
+    write_examination(tmp_path / "mojiexamination", Examination(words=2, objects=1), workers=1)
+    script = load_script("tools/miniature/train_sam_clip.py")
+    path = tmp_path / "sam_clip.safetensors"
+    short = [
+        "SOLVER.MAX_ITER", "5", "DISTILL.CLIP.BATCH_SIZE", "2", "DISTILL.STATISTICS_IMAGES", "2", "MODEL.DEVICE", "cpu",
+    ]  # fmt: skip
+    arguments = ["--output", str(path), "--folder", str(tmp_path / "trainings"), "--seed", "2"]
+    assert script.main([*arguments, *short]) == 0
+    card = read_card(path)
+    assert (card["recipe"]["seed"], card["recipe"]["iterations"]) == (2, [5, 5, 5])
+    assert set(card["figures"]) == {"accuracy", "ap", "iou", "miou, clip", "miou, both"}
+    assert all(value.dtype != torch.float32 for value in read_weights(path).values())
+    segmenter = Segmenter.from_config("configs/mojiscenes/sam_clip.yaml", weights=path)
+    assert segmenter(torch.zeros(64, 64, 3, dtype=torch.uint8).numpy(), ["pear", "grass"]).labels.shape == (64, 64)
+    assert script.main([*arguments, "MODEL.NO_SUCH_KEY", "1"]) == 1
