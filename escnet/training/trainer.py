@@ -131,6 +131,7 @@ class Trainer(TrainerBase):
         self.task.after_step()
 
         SimpleTrainer.write_metrics(losses, data_time, self.iter)
+        self.storage.put_scalars(**self.task.counts(), smoothing_hint=False)
         if norm.isfinite():
             self.storage.put_scalar("grad_norm", norm.item())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -87,5 +88,8 @@ def test_two_processes_share_the_batches(shards: Path, tmp_path: Path) -> None:
     assert all(value.isfinite().all() for value in weights.values() if value.is_floating_point())
     checkpoint = torch.load(run / "model_final.pth", weights_only=True)
     assert checkpoint["trainer"]["task"]["readers"] == {"processes": 2, "workers": 1}
-    # Half of the four pictures of the smaller size, or of the two of the larger.
-    assert 2 <= checkpoint["trainer"]["task"]["teachers"]["clip"]["count"]["seen"] <= 4
+    # Of both processes and both iterations: four pictures of the smaller size, or two of the larger.
+    seen = checkpoint["trainer"]["task"]["teachers"]["clip"]["count"]["seen"]
+    assert 4 <= seen <= 8
+    last = json.loads((run / "metrics.json").read_text().splitlines()[-1])
+    assert (last["seen_clip"], last["seen_sam"], last["broken_clip"]) == (seen, 4, 0)

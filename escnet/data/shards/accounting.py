@@ -6,6 +6,8 @@ import logging
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from detectron2.utils import comm
+
 from escnet.data.errors import DatasetError
 
 _log = logging.getLogger(__name__)
@@ -42,6 +44,8 @@ class BrokenSample(NamedTuple):
 class SampleCount:
     """Counts the samples of a run and those that are broken; names each of them once, and stops at too many.
 
+    All processes of a run have the counts of all, so that all of them stop at once; each names its own.
+
     Args:
         limit: the largest share of broken samples, 0..1.
         least: samples that have to be seen before a share is judged.
@@ -66,7 +70,7 @@ class SampleCount:
         self._named: dict[tuple[str, str], None] = {}
 
     def add(self, seen: int, broken: Sequence[BrokenSample]) -> None:
-        """Count the samples of a batch.
+        """Count the samples of a batch; every process has to do it, each with its own.
 
         Args:
             seen: how many had their turn, broken ones included: the size of the batch.
@@ -75,8 +79,9 @@ class SampleCount:
         Raises:
             TooManyBrokenError: the share of broken samples is above the limit.
         """
-        self.seen += seen
-        self.broken += len(broken)
+        for of_process in comm.all_gather((seen, len(broken))):
+            self.seen += of_process[0]
+            self.broken += of_process[1]
         for sample in broken:
             self._name(sample)
         if self.seen >= self.least and self.broken > self.limit * self.seen:

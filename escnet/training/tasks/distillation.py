@@ -43,6 +43,10 @@ class Teacher(ABC):
         """Where the images of a batch are from."""
         return []
 
+    def counts(self) -> dict[str, int]:
+        """What is counted of the images of the whole training, of all processes."""
+        return {}
+
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint has to hold of it."""
         return {}
@@ -85,6 +89,11 @@ class DistillationTask(ConfiguredTask):
 
     def describe(self, batch: list[Any]) -> list[str]:
         return [name for teacher, own in zip(self.teachers, batch, strict=True) for name in teacher.describe(own)]
+
+    def counts(self) -> dict[str, int]:
+        return {
+            f"{what}_{teacher.name}": count for teacher in self.teachers for what, count in teacher.counts().items()
+        }
 
     def state_dict(self) -> dict[str, Any]:
         teachers = {teacher.name: teacher.state_dict() for teacher in self.teachers}

@@ -79,6 +79,10 @@ class TrainingTask(ABC):
         """The files of a batch, or what else tells where it is from."""
         return []
 
+    def counts(self) -> dict[str, int]:
+        """What is written beside the losses of an iteration: numbers counted since the training began, by name."""
+        return {}
+
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint has to hold beside model, optimizer and schedule."""
         return {}

@@ -114,6 +114,9 @@ class ClipTeacher(Teacher):
                 break
         return features
 
+    def counts(self) -> dict[str, int]:
+        return {"seen": self.count.seen, "broken": self.count.broken}
+
     def state_dict(self) -> dict[str, Any]:
         spread = {"summary": self.distance.state, "dense": self.dense_distance.state}
         return {"spread": spread, "count": self.count.state_dict()}

@@ -121,6 +121,9 @@ class SamTeacher(Teacher):
                 break
         return torch.cat(features).flatten(0, 2)
 
+    def counts(self) -> dict[str, int]:
+        return {"seen": self.count.seen, "broken": self.count.broken}
+
     def state_dict(self) -> dict[str, Any]:
         return {"spread": self.distance.state, "count": self.count.state_dict()}
 
