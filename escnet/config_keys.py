@@ -123,6 +123,9 @@ def _add_sam_clip(cfg: CN) -> None:
     cfg.MODEL.SAM_CLIP.SCORE = 0.5
     # A checkpoint of SAM-CLIP, or "shipped:sam_clip", for an ESC-Net that stands on it.
     cfg.MODEL.SAM_CLIP.WEIGHTS = ""
+    # What an ESC-Net on it gives its SAM blocks: sam, SAM's own image embedding; clip, the CLIP head's dense features
+    # through a projection, as on CLIP; both, the former plus a projection of the latter that begins as nothing.
+    cfg.MODEL.SAM_CLIP.SAM_INPUT = "both"
     # What trains: head (the CLIP head; stages 1 and 3), all (backbone and SAM's mask decoder too; stage 2) or none.
     cfg.MODEL.SAM_CLIP.TRAIN = "head"
 

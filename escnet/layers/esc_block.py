@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
 
 from escnet.layers.chunking import class_chunks, run_chunk
@@ -32,8 +31,7 @@ class ESCBlock(nn.Module):
     """One of the blocks of ESC-Net.
 
     Args:
-        clip_dim: D, channels of CLIP's dense features; None for a block that is given SAM's own image embedding, which
-            needs no projection.
+        project: of what the image encoder gives to C channels; `nn.Identity` for SAM's own image embedding.
         sam_dim: C, channels of the SAM block.
         sam_block: the pretrained SAM block, or None (the ablation without it: fusion sees the projected features).
         fusion: this block's fusion.
@@ -46,7 +44,7 @@ class ESCBlock(nn.Module):
 
     def __init__(
         self,
-        clip_dim: int | None,
+        project: nn.Module,
         sam_dim: int,
         sam_block: SamBlock | None,
         fusion: VisionLanguageFusion,
@@ -55,10 +53,7 @@ class ESCBlock(nn.Module):
         super().__init__()
         if merge not in CLASS_MERGES:
             raise ValueError(f"merge must be one of {CLASS_MERGES}, got {merge!r}")
-        self.project: nn.Module = nn.Identity()
-        if clip_dim is not None:
-            # A norm follows, as in SAM's own neck: it sets the scale that the SAM block was trained on.
-            self.project = nn.Sequential(nn.Conv2d(clip_dim, sam_dim, kernel_size=1), LayerNorm2d(sam_dim))
+        self.project = project
         self.sam_block = sam_block
         self.unify = nn.Linear(sam_dim, sam_dim)
         self.fusion = fusion
@@ -76,7 +71,7 @@ class ESCBlock(nn.Module):
     ) -> ClassMaps:
         """
         Args:
-            image: (B, D, h, w) CLIP's dense features F_v, or (B, C, h, w) SAM's image embedding.
+            image: (B, D', h, w), what `project` takes: CLIP's dense features F_v, or SAM's image embedding.
             maps: those of the block before.
             text: (B, N, D) text features F_l.
             logit_scale: CLIP's temperature.

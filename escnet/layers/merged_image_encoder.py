@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from escnet.layers.merged_backbone import MergedBackbone
 from escnet.layers.merged_heads import ClipHead
+
+SAM_INPUTS = ("sam", "clip", "both")
 
 
 class MergedImageFeatures(NamedTuple):
@@ -19,7 +22,8 @@ class MergedImageFeatures(NamedTuple):
     levels: list[Tensor]
     """Two hidden states (B,W,h,w), after one and two thirds of the blocks."""
     sam_input: Tensor
-    """(B,C,h,w), SAM's image embedding: what its decoder was trained on."""
+    """What a SAM block is given: SAM's image embedding (B,C,h,w), on which its decoder was trained, the dense features
+    (B,D,h,w), or both (B,C+D,h,w)."""
 
 
 class MergedImageEncoder(nn.Module):
@@ -28,10 +32,17 @@ class MergedImageEncoder(nn.Module):
     Arguments:
       backbone: SAM's image encoder.
       head: into the text space.
+      sam_input: what a SAM block is given, one of `SAM_INPUTS`.
+
+    Raises:
+      ValueError: for another `sam_input`.
     """
 
-    def __init__(self, backbone: MergedBackbone, head: ClipHead) -> None:
+    def __init__(self, backbone: MergedBackbone, head: ClipHead, sam_input: str = "both") -> None:
+        if sam_input not in SAM_INPUTS:
+            raise ValueError(f"sam_input must be one of {SAM_INPUTS}, got {sam_input!r}")
         super().__init__()
+        self.sam_input = sam_input
         self.backbone = backbone
         self.clip_head = head
         self.width: int = backbone.width
@@ -43,6 +54,7 @@ class MergedImageEncoder(nn.Module):
         Raises:
           ValueError: for images of another shape.
         """
-        features = self.backbone(images)
+        features = self.backbone(images, neck=self.sam_input != "clip")
         dense = F.normalize(self.clip_head(features).features, dim=1)
-        return MergedImageFeatures(dense, features.levels, features.neck)
+        given = {"sam": [features.neck], "clip": [dense], "both": [features.neck, dense]}[self.sam_input]
+        return MergedImageFeatures(dense, features.levels, torch.cat(given, dim=1))

@@ -18,6 +18,7 @@ from segment_anything.modeling import Sam
 from torch import Tensor
 from torch.nn import functional as F
 
+from escnet.layers.image_projection import ImageProjection
 from escnet.meta_arch.interfaces import SegmentingModel, resize
 from escnet.meta_arch.sam import sam_features
 from escnet.pretrained.sam import build_sam
@@ -38,11 +39,17 @@ def align_from_config(cfg: CfgNode, model: SegmentingModel, images: Callable[[in
         images: gives so many of the training images, raw (3, H, W).
 
     Raises:
+        ValueError: there is no projection of CLIP's features.
         WeightsError: SAM's file is missing or of another format.
     """
     sam = cfg.MODEL.SAM
     if sam.ALIGN_IMAGES <= 0 or cfg.MODEL.WEIGHTS or sam.INIT != "pretrained":
         return
+    if not all(isinstance(block.project, ImageProjection) for block in model.blocks):
+        raise ValueError(
+            f"MODEL.SAM.ALIGN_IMAGES is {sam.ALIGN_IMAGES}, but the SAM blocks are given SAM's own features: set it to "
+            "0, or MODEL.SAM_CLIP.SAM_INPUT to clip"
+        )
     if comm.is_main_process():
         explained = align_projections(model, build_sam(sam.NAME, sam.WEIGHTS), images(sam.ALIGN_IMAGES))
         logger.info(f"The projections start where CLIP's features predict SAM's best: {explained:.0%} of the variance")

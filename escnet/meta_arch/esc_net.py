@@ -62,6 +62,7 @@ class ESCNet(SegmentingModel):
     prediction_keys = (
         *CLIP_KEYS,
         "MODEL.SAM.NAME",
+        "MODEL.SAM_CLIP.SAM_INPUT",
         *(f"MODEL.ESC.{key}" for key in _PREDICTION_KEYS),
     )
     cost_parts: ClassVar = CLIP_PARTS | {

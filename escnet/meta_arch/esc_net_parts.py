@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from open_clip.model import CLIP
+from torch import nn
 
 from escnet.layers.clip_image_encoder import ClipImageEncoder
 from escnet.layers.clip_text_encoder import ClipTextEncoder
 from escnet.layers.esc_block import ESCBlock
 from escnet.layers.fusion import VisionLanguageFusion
+from escnet.layers.image_projection import ImageProjection, ResidualProjection
 from escnet.layers.merged_backbone import MergedBackbone
 from escnet.layers.merged_heads import ClipHead
 from escnet.layers.merged_image_encoder import MergedImageEncoder
@@ -93,7 +95,7 @@ def _merged_image_encoder(cfg: Any, clip: CLIP, weights: SamWeights | None) -> M
     if weights is not None:
         load_exactly(backbone, weights.tensors, weights.source, prefix="backbone.")
         load_exactly(head, weights.tensors, weights.source, prefix="clip_head.")
-    merged = MergedImageEncoder(backbone, head)
+    merged = MergedImageEncoder(backbone, head, own.SAM_INPUT)
     trained = cfg.MODEL.CLIP.TRAIN
     for name, parameter in merged.named_parameters():
         parameter.requires_grad_(trained == "all" or (trained == "attention" and ".attn." in name))
@@ -119,10 +121,19 @@ def _build_blocks(
         fusion = VisionLanguageFusion(
             esc.DIM, sam_dim, clip_dim, esc.NUM_HEADS, esc.WINDOW, esc.MLP_RATIO, esc.GUIDANCE
         )
-        blocks.append(ESCBlock(None if is_merged else clip_dim, sam_dim, sam_block, fusion, esc.CLASS_MERGE))
+        blocks.append(ESCBlock(_projection(cfg, clip_dim, is_merged), sam_dim, sam_block, fusion, esc.CLASS_MERGE))
     if encoder is None:
         return None, blocks
     return SamPromptEncoder(encoder.requires_grad_(False), esc.PROMPTS, esc.MASK_ENCODING, esc.MASK_LOGIT), blocks
+
+
+def _projection(cfg: Any, clip_dim: int, is_merged: bool) -> nn.Module:
+    """From what the image encoder gives to the channels of the SAM block."""
+    sam_dim = sam_size(cfg.MODEL.SAM.NAME).channels
+    kind = cfg.MODEL.SAM_CLIP.SAM_INPUT if is_merged else "clip"
+    if kind == "sam":
+        return nn.Identity()
+    return (ImageProjection if kind == "clip" else ResidualProjection)(clip_dim, sam_dim)
 
 
 def _set_trainable_sam(block: SamBlock, which: str) -> None:

@@ -42,8 +42,9 @@ PASSES = Table(
 )
 _MERGED = (
     "MODEL.ESC.BACKBONE", "sam_clip", "MODEL.SAM_CLIP.WEIGHTS", "shipped:sam_clip", "MODEL.SAM_CLIP.HIDDEN_DIM", "384",
-    "MODEL.SAM.ALIGN_IMAGES", "0",
+    "MODEL.SAM.ALIGN_IMAGES", "0", "MODEL.SAM_CLIP.SAM_INPUT", "both",
 )  # fmt: skip
+_CLIP_FEATURES = ("MODEL.SAM_CLIP.SAM_INPUT", "clip", "MODEL.SAM.ALIGN_IMAGES", "200")
 _TWO_PASSES = ("MODEL.ESC.PASSES", "2")
 MERGED = Table(
     "merged",
@@ -51,6 +52,8 @@ MERGED = Table(
     (
         Variant("CLIP"),
         Variant("CLIP, 2 passes", test=_TWO_PASSES),
+        Variant("SAM-CLIP, SAM's features alone", (*_MERGED, "MODEL.SAM_CLIP.SAM_INPUT", "sam")),
+        Variant("SAM-CLIP, CLIP's features alone, aligned", (*_MERGED, *_CLIP_FEATURES)),
         Variant("SAM-CLIP, no SAM block", (*_MERGED, "MODEL.SAM.INIT", "none")),
         Variant("SAM-CLIP, random", (*_MERGED, "MODEL.SAM.INIT", "random")),
         Variant("SAM-CLIP, pretrained", _MERGED),

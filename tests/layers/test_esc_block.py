@@ -12,6 +12,7 @@ from torch import Tensor
 
 from escnet.layers.esc_block import CLASS_MERGES, ClassMaps, ESCBlock
 from escnet.layers.fusion import VisionLanguageFusion
+from escnet.layers.image_projection import ImageProjection
 from escnet.layers.pseudo_prompts import PseudoPromptGenerator
 from escnet.layers.sam_block import SamBlock
 from escnet.layers.sam_prompt_encoder import PromptEmbedding, SamPromptEncoder
@@ -24,7 +25,7 @@ def make_block(merge: str = "correlation", sam: bool = True) -> ESCBlock:
     sam_block = SamBlock(TwoWayTransformer(2, SAM_DIM, num_heads=2, mlp_dim=12)) if sam else None
     fusion = VisionLanguageFusion(DIM, SAM_DIM, CLIP_DIM, num_heads=2, window=4)
     torch.nn.init.normal_(fusion.change.weight)
-    return ESCBlock(CLIP_DIM, SAM_DIM, sam_block, fusion, merge)
+    return ESCBlock(ImageProjection(CLIP_DIM, SAM_DIM), SAM_DIM, sam_block, fusion, merge)
 
 
 class Inputs(NamedTuple):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.modeling import build_model
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from escnet.config import load_config
@@ -41,26 +41,44 @@ def checkpoint(merged: SamClip, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 def make(checkpoint: Path | str, *options: str) -> ESCNet:
     torch.manual_seed(0)
-    own = ["MODEL.DEVICE", "cpu", "MODEL.ESC.BACKBONE", "sam_clip", "MODEL.SAM_CLIP.WEIGHTS", str(checkpoint)]
-    return build_model(load_config(CONFIGS / "escnet.yaml", [*own, "MODEL.SAM_CLIP.HIDDEN_DIM", "384", *options]))
+    own = ["MODEL.DEVICE", "cpu", "MODEL.SAM_CLIP.WEIGHTS", str(checkpoint)]
+    return build_model(load_config(CONFIGS / "escnet_sam_clip.yaml", [*own, *options]))
 
 
+@pytest.mark.parametrize("sam_input", ["sam", "both"])
 @torch.no_grad()
-def test_its_blocks_are_given_sams_embedding_and_its_maps_are_the_clip_heads(checkpoint: Path, merged: SamClip) -> None:
-    model = make(checkpoint).eval()
+def test_its_blocks_are_given_sams_embedding_and_its_maps_are_the_clip_heads(
+    checkpoint: Path, merged: SamClip, sam_input: str
+) -> None:
+    model = make(checkpoint, "MODEL.SAM_CLIP.SAM_INPUT", sam_input).eval()
     given: list[Tensor] = []
     for block in model.blocks:
-        assert isinstance(block.project, nn.Identity)
-        block.project.register_forward_hook(lambda _, inputs, __: given.append(inputs[0]))
+        block.project.register_forward_hook(lambda _, __, output: given.append(output))
     picture = torch.randint(0, 256, (1, 3, 128, 128)).float()
     result = model.segment(model.encode(picture), WORDS)
     expected = merged.encode(picture)
+    assert len(given) == len(model.blocks)
     for image in given:
         torch.testing.assert_close(image, expected.of("sam").features)
     dense = F.normalize(expected.of("clip").features, dim=1)
     correlation = torch.einsum("bdhw,nd->bnhw", dense, merged.text_features(WORDS))
     torch.testing.assert_close(result.correlations[0], correlation)
     assert result.logits.shape == (1, 4, 64, 64)
+
+
+@torch.no_grad()
+def test_its_blocks_can_be_given_the_clip_heads_features(checkpoint: Path, merged: SamClip) -> None:
+    picture = torch.randint(0, 256, (1, 3, 128, 128)).float()
+    dense = F.normalize(merged.encode(picture).of("clip").features, dim=1)
+    alone = make(checkpoint, "MODEL.SAM_CLIP.SAM_INPUT", "clip").eval()
+    torch.testing.assert_close(alone.encode(picture).sam_input, dense)
+    both = make(checkpoint).eval()
+    embedding = merged.encode(picture).of("sam").features
+    torch.testing.assert_close(both.encode(picture).sam_input, torch.cat([embedding, dense], dim=1))
+    project = both.blocks[0].project
+    project.change[1].weight.fill_(1.0)
+    expected = embedding + project.change[1](project.change[0](dense))
+    torch.testing.assert_close(project(both.encode(picture).sam_input), expected)
 
 
 def test_its_sam_blocks_are_the_merged_models_decoder(checkpoint: Path, merged: SamClip) -> None:
@@ -117,6 +135,7 @@ def test_a_trained_one_is_loaded_without_the_merged_file(checkpoint: Path, tmp_p
         (("MODEL.ESC.BACKBONE", "dino"), "BACKBONE"),
         (("MODEL.SAM_CLIP.WEIGHTS", "''"), "MODEL.SAM_CLIP.WEIGHTS"),
         (("MODEL.CLIP.TRAIN", "qv"), "attention"),
+        (("MODEL.SAM_CLIP.SAM_INPUT", "neither"), "sam_input"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(checkpoint: Path, options: tuple[str, ...], message: str) -> None:
@@ -129,3 +148,9 @@ def test_a_file_in_the_wrong_place_is_told_as_what_it_is(checkpoint: Path) -> No
         build_model(
             load_config(CONFIGS / "escnet.yaml", ["MODEL.DEVICE", "cpu", "MODEL.CLIP.WEIGHTS", str(checkpoint)])
         )
+
+
+def test_what_has_no_projection_cannot_be_aligned(checkpoint: Path) -> None:
+    cfg = load_config(CONFIGS / "escnet_sam_clip.yaml", ["MODEL.SAM.ALIGN_IMAGES", "3"])
+    with pytest.raises(ValueError, match=r"set it to 0, or MODEL\.SAM_CLIP\.SAM_INPUT to clip"):
+        make(checkpoint).prepare_training(cfg, lambda count: [])

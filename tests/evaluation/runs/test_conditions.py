@@ -59,7 +59,7 @@ def changed(cfg: CfgNode, model: nn.Module, *opts: object) -> list[str]:
 
 def test_every_key_counts_or_is_neutral(cfg: CfgNode) -> None:
     for section, neutral in NEUTRAL.items():
-        keys = {key.removeprefix(f"{section}.") for key in ESCNet.prediction_keys if key.startswith(section)}
+        keys = {key.removeprefix(f"{section}.") for key in ESCNet.prediction_keys if key.startswith(f"{section}.")}
         assert keys | neutral == set(cfg.MODEL[section.split(".")[1]].keys()) and not keys & neutral
 
 
