@@ -59,6 +59,10 @@ MERGED = Table(
         Variant("SAM-CLIP, pretrained", _MERGED),
         Variant("SAM-CLIP, pretrained, 2 passes", _MERGED, _TWO_PASSES),
         Variant("SAM-CLIP, pretrained, backbone frozen", (*_MERGED, "MODEL.CLIP.TRAIN", "none")),
+        Variant(
+            "SAM-CLIP, pretrained, all of the backbone trained, at a tenth of the rate",
+            (*_MERGED, "MODEL.CLIP.TRAIN", "all", "SOLVER.CLIP_MULTIPLIER", "0.1"),
+        ),
     ),
     (*NOVEL_BASE, "mojiscenes_val_847[:50]"),
 )
