@@ -124,8 +124,8 @@ def _add_sam_clip(cfg: CN) -> None:
     # A checkpoint of SAM-CLIP, or "shipped:sam_clip", for an ESC-Net that stands on it.
     cfg.MODEL.SAM_CLIP.WEIGHTS = ""
     # What an ESC-Net on it gives its SAM blocks: sam, SAM's own image embedding; clip, the CLIP head's dense features
-    # through a projection, as on CLIP; both, the former plus a projection of the latter that begins as nothing.
-    cfg.MODEL.SAM_CLIP.SAM_INPUT = "both"
+    # through a projection, as on CLIP.
+    cfg.MODEL.SAM_CLIP.SAM_INPUT = "sam"
     # What trains: head (the CLIP head; stages 1 and 3), all (backbone and SAM's mask decoder too; stage 2) or none.
     cfg.MODEL.SAM_CLIP.TRAIN = "head"
 

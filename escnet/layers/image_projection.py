@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from segment_anything.modeling.common import LayerNorm2d
-from torch import Tensor, nn
+from torch import nn
 
 
 class ImageProjection(nn.Sequential):
@@ -18,22 +18,3 @@ class ImageProjection(nn.Sequential):
 
     def __init__(self, dim: int, sam_dim: int) -> None:
         super().__init__(nn.Conv2d(dim, sam_dim, kernel_size=1), LayerNorm2d(sam_dim))
-
-
-class ResidualProjection(nn.Module):
-    """SAM's own features as they are, plus a projection of further ones that begins as nothing.
-
-    Args:
-        dim: D, channels of the further features.
-        sam_dim: C.
-    """
-
-    def __init__(self, dim: int, sam_dim: int) -> None:
-        super().__init__()
-        self.sam_dim = sam_dim
-        self.change = ImageProjection(dim, sam_dim)
-        nn.init.zeros_(self.change[-1].weight)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """(B, C + D, h, w), SAM's first -> (B, C, h, w)"""
-        return features[:, : self.sam_dim] + self.change(features[:, self.sam_dim :])

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from escnet.layers.merged_backbone import MergedBackbone
 from escnet.layers.merged_heads import ClipHead
 
-SAM_INPUTS = ("sam", "clip", "both")
+SAM_INPUTS = ("sam", "clip")
 
 
 class MergedImageFeatures(NamedTuple):
@@ -22,8 +21,8 @@ class MergedImageFeatures(NamedTuple):
     levels: list[Tensor]
     """Two hidden states (B,W,h,w), after one and two thirds of the blocks."""
     sam_input: Tensor
-    """What a SAM block is given: SAM's image embedding (B,C,h,w), on which its decoder was trained, the dense features
-    (B,D,h,w), or both (B,C+D,h,w)."""
+    """What a SAM block is given: SAM's image embedding (B,C,h,w), on which its decoder was trained, or the dense
+    features (B,D,h,w)."""
 
 
 class MergedImageEncoder(nn.Module):
@@ -38,7 +37,7 @@ class MergedImageEncoder(nn.Module):
       ValueError: for another `sam_input`.
     """
 
-    def __init__(self, backbone: MergedBackbone, head: ClipHead, sam_input: str = "both") -> None:
+    def __init__(self, backbone: MergedBackbone, head: ClipHead, sam_input: str = "sam") -> None:
         if sam_input not in SAM_INPUTS:
             raise ValueError(f"sam_input must be one of {SAM_INPUTS}, got {sam_input!r}")
         super().__init__()
@@ -54,7 +53,6 @@ class MergedImageEncoder(nn.Module):
         Raises:
           ValueError: for images of another shape.
         """
-        features = self.backbone(images, neck=self.sam_input != "clip")
+        features = self.backbone(images, neck=self.sam_input == "sam")
         dense = F.normalize(self.clip_head(features).features, dim=1)
-        given = {"sam": [features.neck], "clip": [dense], "both": [features.neck, dense]}[self.sam_input]
-        return MergedImageFeatures(dense, features.levels, torch.cat(given, dim=1))
+        return MergedImageFeatures(dense, features.levels, features.neck if self.sam_input == "sam" else dense)

@@ -11,7 +11,7 @@ from escnet.layers.clip_image_encoder import ClipImageEncoder
 from escnet.layers.clip_text_encoder import ClipTextEncoder
 from escnet.layers.esc_block import ESCBlock
 from escnet.layers.fusion import VisionLanguageFusion
-from escnet.layers.image_projection import ImageProjection, ResidualProjection
+from escnet.layers.image_projection import ImageProjection
 from escnet.layers.merged_backbone import MergedBackbone
 from escnet.layers.merged_heads import ClipHead
 from escnet.layers.merged_image_encoder import MergedImageEncoder
@@ -129,11 +129,9 @@ def _build_blocks(
 
 def _projection(cfg: Any, clip_dim: int, is_merged: bool) -> nn.Module:
     """From what the image encoder gives to the channels of the SAM block."""
-    sam_dim = sam_size(cfg.MODEL.SAM.NAME).channels
-    kind = cfg.MODEL.SAM_CLIP.SAM_INPUT if is_merged else "clip"
-    if kind == "sam":
+    if is_merged and cfg.MODEL.SAM_CLIP.SAM_INPUT == "sam":
         return nn.Identity()
-    return (ImageProjection if kind == "clip" else ResidualProjection)(clip_dim, sam_dim)
+    return ImageProjection(clip_dim, sam_size(cfg.MODEL.SAM.NAME).channels)
 
 
 def _set_trainable_sam(block: SamBlock, which: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from escnet.miniature.experiments import NOVEL_BASE, Table, Variant
+from escnet.miniature.experiments import NOVEL_BASE, Options, Table, Variant
 
 
 def _rows(key: str, values: Iterable[object], **common: object) -> tuple[Variant, ...]:
@@ -40,29 +40,34 @@ PASSES = Table(
         for count in (1, 2)
     ),
 )
-_MERGED = (
-    "MODEL.ESC.BACKBONE", "sam_clip", "MODEL.SAM_CLIP.WEIGHTS", "shipped:sam_clip", "MODEL.SAM_CLIP.HIDDEN_DIM", "384",
-    "MODEL.SAM.ALIGN_IMAGES", "0", "MODEL.SAM_CLIP.SAM_INPUT", "both",
-)  # fmt: skip
-_CLIP_FEATURES = ("MODEL.SAM_CLIP.SAM_INPUT", "clip", "MODEL.SAM.ALIGN_IMAGES", "200")
 _TWO_PASSES = ("MODEL.ESC.PASSES", "2")
+
+
+def _on_sam_clip(name: str, *train: str, test: Options = ()) -> Variant:
+    return Variant(f"SAM-CLIP, {name}", train, test, config_file="configs/mojiscenes/escnet_sam_clip.yaml")
+
+
 MERGED = Table(
     "merged",
     "ESC-Net upon SAM-CLIP: is SAM's block worth more on SAM's own features?",
     (
         Variant("CLIP"),
         Variant("CLIP, 2 passes", test=_TWO_PASSES),
-        Variant("SAM-CLIP, SAM's features alone", (*_MERGED, "MODEL.SAM_CLIP.SAM_INPUT", "sam")),
-        Variant("SAM-CLIP, CLIP's features alone, aligned", (*_MERGED, *_CLIP_FEATURES)),
-        Variant("SAM-CLIP, no SAM block", (*_MERGED, "MODEL.SAM.INIT", "none")),
-        Variant("SAM-CLIP, random", (*_MERGED, "MODEL.SAM.INIT", "random")),
-        Variant("SAM-CLIP, pretrained", _MERGED),
-        Variant("SAM-CLIP, pretrained, 2 passes", _MERGED, _TWO_PASSES),
-        Variant("SAM-CLIP, pretrained, backbone frozen", (*_MERGED, "MODEL.CLIP.TRAIN", "none")),
-        Variant(
-            "SAM-CLIP, pretrained, all of the backbone trained, at a tenth of the rate",
-            (*_MERGED, "MODEL.CLIP.TRAIN", "all", "SOLVER.CLIP_MULTIPLIER", "0.1"),
+        _on_sam_clip("no SAM block", "MODEL.SAM.INIT", "none"),
+        _on_sam_clip("random", "MODEL.SAM.INIT", "random"),
+        _on_sam_clip("pretrained"),
+        _on_sam_clip("pretrained, 2 passes", test=_TWO_PASSES),
+        _on_sam_clip(
+            "pretrained, CLIP's features alone, aligned",
+            "MODEL.SAM_CLIP.SAM_INPUT",
+            "clip",
+            "MODEL.SAM.ALIGN_IMAGES",
+            "200",
         ),
+        _on_sam_clip(
+            "pretrained, attention trained", "MODEL.CLIP.TRAIN", "attention", "SOLVER.CLIP_MULTIPLIER", "0.01"
+        ),
+        _on_sam_clip("pretrained, backbone frozen", "MODEL.CLIP.TRAIN", "none"),
     ),
     (*NOVEL_BASE, "mojiscenes_val_847[:50]"),
 )

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
@@ -41,12 +42,14 @@ class Variant:
         train: what its training differs in from the configuration.
         test: what only its evaluation differs in; variants that train alike share one training.
         is_trained: False for the training-free baselines.
+        config_file: a configuration of its own, where it does not begin with that of the others.
     """
 
     name: str
     train: Options = ()
     test: Options = ()
     is_trained: bool = True
+    config_file: str | None = None
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ class Experiment:
     """One training of a variant with one seed, and its evaluation.
 
     Attributes:
-        config_file: a .yaml file.
+        config_file: a .yaml file, for a variant that names none.
         variant: what differs from it.
         datasets: on which it is evaluated.
         seed: of the training.
@@ -97,11 +100,15 @@ class Experiment:
 
         Files of weights count by their contents, not by their place.
         """
-        cfg = load_config(self.config_file, self.train_options)
+        cfg = self.load(self.train_options)
         for node in (cfg.MODEL, cfg.MODEL.CLIP, cfg.MODEL.SAM, cfg.MODEL.SAM_CLIP):
             if Path(node.WEIGHTS).is_file():
                 node.WEIGHTS = file_sha256(Path(node.WEIGHTS))
         return self.output / "trainings" / digest(cfg.dump())
+
+    def load(self, options: Sequence[str]) -> CfgNode:
+        """The configuration that it begins with, with KEY VALUE pairs."""
+        return load_config(self.variant.config_file or self.config_file, options)
 
     def result_file(self, dataset: str) -> Path:
         """Where the scores on a dataset are."""
@@ -195,7 +202,7 @@ def write_up(table: Table, config_file: str, output: Path, seeds: Sequence[int],
 
 def _changes_nothing(variant: Variant, config_file: str, common: Options) -> bool:
     options = (*common, *variant.train, *variant.test)
-    return load_config(config_file, options).dump() == load_config(config_file, common).dump()
+    return load_config(variant.config_file or config_file, options).dump() == load_config(config_file, common).dump()
 
 
 def _experiments(
@@ -226,7 +233,7 @@ def _evaluate(experiment: Experiment, dataset: str) -> dict[str, Any]:
     datasets = ["DATASETS.TEST", f'("{dataset}",)']
     trained = _train(experiment, folder) if experiment.variant.is_trained else 0.0
     output = ["OUTPUT_DIR", str(folder / digest(experiment.variant.test))]
-    cfg = load_config(experiment.config_file, [*experiment.train_options, *experiment.variant.test, *datasets, *output])
+    cfg = experiment.load([*experiment.train_options, *experiment.variant.test, *datasets, *output])
     if experiment.variant.is_trained:
         cfg.MODEL.WEIGHTS = str(folder / "model_final.pth")
     model = build_model(cfg).eval()
@@ -250,9 +257,7 @@ def _evaluate(experiment: Experiment, dataset: str) -> dict[str, Any]:
 
 def _train(experiment: Experiment, folder: Path) -> float:
     """Train to the end, unless that is done; returns the seconds of an iteration."""
-    cfg = load_config(
-        experiment.config_file, [*experiment.train_options, "DATASETS.TEST", "()", "OUTPUT_DIR", str(folder)]
-    )
+    cfg = experiment.load([*experiment.train_options, "DATASETS.TEST", "()", "OUTPUT_DIR", str(folder)])
     timing = folder / "seconds.json"
     if not timing.is_file():
         start = time.perf_counter()
