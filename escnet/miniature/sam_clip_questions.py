@@ -20,8 +20,8 @@ _NO_SAM = ("DISTILL.SAM.SHARDS", "()")
 # The losses of the paper; in stage 2 with its weight, and its rate for what SAM brought.
 _PAPER = ("DISTILL.BALANCE", "none", "DISTILL.CLIP.DENSE_WEIGHT", "0")
 _PAPER_BOTH = (*_PAPER, "DISTILL.SAM.WEIGHT", "10.0", "SOLVER.SAM_MULTIPLIER", "0.1")
-# For questions of more or less: a third of the iterations.
-_SHORT_1, _SHORT_2 = ("SOLVER.MAX_ITER", "200"), ("SOLVER.MAX_ITER", "500")
+# For questions of more or less: a fifth of the iterations.
+_SHORT_1, _SHORT_2 = ("SOLVER.MAX_ITER", "150"), ("SOLVER.MAX_ITER", "300")
 
 
 def _short(name: str, stage1: Options = (), stage2: Options = ()) -> Chain:
@@ -44,17 +44,17 @@ HEADLINE = Question(
     SIZES,
     maps=_MAPS,
 )
-_FORGETTING = Chain("without", stage2=_NO_SAM)
+_FORGETTING = _short("without", stage2=_NO_SAM)
 REPLAY = Question(
     "replay",
     "Does it forget SAM without SAM's pictures?",
-    (Chain("with SAM's pictures"), _FORGETTING),
+    (_short("with SAM's pictures"), _FORGETTING),
 )
 MERGING = Question(
     "merging",
     "Is there an average of SAM and of a SAM that CLIP taught that has both?",
     (
-        Chain("distilled from both"),
+        _short("distilled from both"),
         *(Average(f"α = {alpha:g}", _FORGETTING, alpha) for alpha in (0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1)),
         *(Average(f"by importance, α = {alpha:g}", _FORGETTING, alpha, True) for alpha in (0.2, 0.5, 0.8)),
     ),
@@ -76,8 +76,7 @@ DOMAINS = Question(
     "domains",
     "What does it keep on pictures of another world (photographs: datasets/prepare_regions.py makes them)?",
     (ALL_STAGES,),
-    (96, 128),
-    (*FOLDERS.items(), ("photographs", "photographs")),
+    examinations=(*FOLDERS.items(), ("photographs", "photographs")),
 )
 REFINEMENT = Question(
     "refinement",

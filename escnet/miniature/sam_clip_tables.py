@@ -28,7 +28,6 @@ TITLES = {"accuracy": "zero-shot accuracy, %", "ap": "mask AP from boxes, %"}
 class _Column(NamedTuple):
     """A column of a table; they stand in the order of these fields, the names of the scores in that of the alphabet."""
 
-    place: int
     score: str
     number: int
     title: str
@@ -55,7 +54,8 @@ class Question:
         text: above the table.
         chains: its rows, below those of the parents; label maps are measured of those that are `Chain`s.
         sizes: sides at which accuracy and AP are measured; none where they are not.
-        examinations: on which they are measured, (name in the columns, folder below the data root).
+        examinations: on which they are measured, (name, folder below the data root); with several, each has rows of its
+            own.
         maps: whose mIoU is measured.
     """
 
@@ -86,11 +86,15 @@ def write_up(question: Question, laboratory: Laboratory, seeds: Sequence[int]) -
     """The table in Markdown, from the results on disk: percent, mean ± deviation over the seeds."""
     if not question.sizes:
         return _write_up_maps(question, laboratory, seeds)
-    rows = [(row, _scores(question, laboratory, row, seeds)) for row in _rows(question)]
+    rows = [
+        (f"{examination}: {row.name}" if examination else row.name, _scores(question, laboratory, row, folder, seeds))
+        for examination, folder in question.examinations
+        for row in _rows(question)
+    ]
     columns = sorted({column for _, scores in rows for column in scores})
     lines = [
-        [row.name, *(mean_and_deviation(scores[column]) if column in scores else "" for column in columns)]
-        for row, scores in rows
+        [name, *(mean_and_deviation(scores[column]) if column in scores else "" for column in columns)]
+        for name, scores in rows
     ]
     return tabulate(
         lines, headers=[question.name, *(column.title for column in columns)], tablefmt="pipe", disable_numparse=True
@@ -144,27 +148,21 @@ def _seeds(row: Row, seeds: Sequence[int]) -> Sequence[int]:
     return seeds if row.has_chance else (0,)
 
 
-def _scores(question: Question, laboratory: Laboratory, row: Row, seeds: Sequence[int]) -> dict[_Column, list[float]]:
-    """What was found in each column, of each seed."""
+def _scores(
+    question: Question, laboratory: Laboratory, row: Row, folder: str, seeds: Sequence[int]
+) -> dict[_Column, list[float]]:
+    """What was found in each column, of each seed, on the examination in a folder."""
     scores: dict[_Column, list[float]] = {}
     for seed in _seeds(row, seeds):
-        for place, (name, folder) in enumerate(question.examinations if question.sizes else ()):
-            found = laboratory.examine(row, seed, question.sizes, folder)
-            suffix = f", {name}" if name else ""
-            for score, label in (("accuracy", "accuracy"), ("ap", "AP")):
-                for size, value in found.get(score, {}).items():
-                    column = _Column(place, score, int(size), f"{label} {size}{suffix}")
-                    scores.setdefault(column, []).append(value)
+        found = laboratory.examine(row, seed, question.sizes, folder) if question.sizes else {}
+        for score, label in (("accuracy", "accuracy"), ("ap", "AP")):
+            for size, value in found.get(score, {}).items():
+                scores.setdefault(_Column(score, int(size), f"{label} {size}"), []).append(value)
         for place, label_map in enumerate(question.maps if isinstance(row, Chain) else ()):
-            for number, (dataset, value) in enumerate(
-                laboratory.draw_maps(row, seed, label_map.options, DATASETS).items()
-            ):
-                column = _Column(
-                    len(question.examinations),
-                    "mIoU",
-                    number * len(question.maps) + place,
-                    f"mIoU {_split(dataset)}, {label_map.name}",
-                )
+            drawn = laboratory.draw_maps(row, seed, label_map.options, DATASETS)
+            for number, (dataset, value) in enumerate(drawn.items()):
+                order = number * len(question.maps) + place
+                column = _Column("mIoU", order, f"mIoU {_split(dataset)}, {label_map.name}")
                 scores.setdefault(column, []).append(value)
     return scores
 
@@ -172,4 +170,5 @@ def _scores(question: Question, laboratory: Laboratory, row: Row, seeds: Sequenc
 def _run_seed(question: Question, laboratory: Laboratory, seed: int) -> None:
     torch.set_num_threads(1)
     for row in _rows(question):
-        _scores(question, laboratory, row, (seed,))
+        for _, folder in question.examinations:
+            _scores(question, laboratory, row, folder, (seed,))

@@ -91,6 +91,17 @@ def test_label_maps_have_options_of_their_own(laboratory: Laboratory, monkeypatc
     )
 
 
+def test_each_examination_has_rows_of_its_own(laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Laboratory, "examine", lambda self, row, seed, sizes, folder: {"accuracy": {"48": len(folder)}})
+    question = Question("domains", "?", (PLAIN,), (48,), (("near", "abc"), ("far", "abcdef")))
+    header, *rows = cells_of(write_up(question, laboratory, (0,)))
+    assert header == ["domains", "accuracy 48"]
+    assert [row[0] for row in rows] == [
+        f"{a}: {b}" for a in ("near", "far") for b in ("CLIP alone", "SAM alone", "plain")
+    ]
+    assert [row[1] for row in rows] == ["3.0"] * 3 + ["6.0"] * 3
+
+
 def test_a_stage_begins_with_the_weights_of_the_one_before(laboratory: Laboratory) -> None:
     frozen = Chain("frozen", stage2=("SOLVER.BASE_LR", "1e-30", "DISTILL.SAM.SHARDS", "()"))
     last = torch.load(laboratory.train(frozen, 0), weights_only=True)["model"]
