@@ -64,7 +64,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--system", choices=SYSTEMS, help="probe the configuration's CLIP or SAM in place of its system"
     )
     parser.add_argument(
-        "--features", default="backbone", metavar="NAME", help="hidden state: backbone; of SAM-CLIP also head and both"
+        "--features",
+        default="backbone",
+        metavar="NAME",
+        help="hidden state: backbone; of CLIP also text and all; of SAM-CLIP also head, both, text and all",
     )
     parser.add_argument("--train", metavar="DATASET", help="segmentation: a dataset's name, or folder:PATH")
     parser.add_argument("--test", metavar="DATASET", help="segmentation: of the same classes")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from open_clip.transformer import VisionTransformer
@@ -21,7 +21,8 @@ class ClassifyingClip(ClassifyingModel, RepresentingModel):
     """CLIP's two towers.
 
     Its representation is the output of the last block of its image tower: of the patches, and of a whole image what
-    the tower pools, before its projection (Radford et al., sec. 3.2, of the linear probes).
+    the tower pools, before its projection (Radford et al., sec. 3.2, of the linear probes); text is what is compared
+    with words, L2-normalised, and all is both.
 
     Args:
         clip_image: its image encoder.
@@ -29,6 +30,8 @@ class ClassifyingClip(ClassifyingModel, RepresentingModel):
         logit_scale: its temperature.
         image_size: (height, width) to which images are brought.
     """
+
+    representations = ("backbone", "text", "all")
 
     def __init__(
         self,
@@ -52,17 +55,14 @@ class ClassifyingClip(ClassifyingModel, RepresentingModel):
         return self.clip_image.patch_size
 
     def representation(self, images: Tensor, name: str = "backbone") -> Tensor:
-        """Hidden state (B, W, h, w) of raw images of any size that the patches divide."""
-        cells = self._hidden_tokens(images, name)[:, 1:]
-        return cells.unflatten(1, (images.shape[-2] // self.patch_size, -1)).permute(0, 3, 1, 2)
+        """Hidden state (B, W, h, w) of raw images of any size that the patches divide; text (B, D, h, w)."""
+        return self._joined(
+            images, name, self._hidden_cells, lambda pixels: self.clip_image(pixels, pooled=False).dense
+        )
 
     def pooled_representation(self, images: Tensor, name: str = "backbone") -> Tensor:
         """(B, W): the class token or the mean over the patches, as the tower pools, normalised as it does."""
-        tokens, visual = self._hidden_tokens(images, name), self.clip_image.visual
-        if visual.pool_type == "tok":
-            return visual.ln_post(tokens[:, 0])
-        cells = tokens[:, 1:]
-        return visual.ln_post(cells.mean(dim=1)) if visual.final_ln_after_pool else visual.ln_post(cells).mean(dim=1)
+        return self._joined(images, name, self._pooled_state, lambda pixels: self.summary(self.clip_image.pool(pixels)))
 
     def encode(self, images: Tensor) -> Tensor:
         """CLIP's pooled features (B, D) of raw images (3, H, W) or (B, 3, H, W)."""
@@ -84,9 +84,23 @@ class ClassifyingClip(ClassifyingModel, RepresentingModel):
         """(n, D) L2-normalised features of whole sentences; the end of a long one is cut off."""
         return self.clip_text.encode_sentences(sentences)
 
-    def _hidden_tokens(self, images: Tensor, name: str) -> Tensor:
+    def _joined(self, images: Tensor, name: str, *parts: Callable[[Tensor], Tensor]) -> Tensor:
+        """What makes the backbone's part of a representation, and what the text's, asked for by name."""
         self.check_representation(name)
-        return self.clip_image.hidden_tokens(self.normalise(images.to(self.logit_scale.device, torch.float)))
+        pixels = self.normalise(images.to(self.logit_scale.device, torch.float))
+        asked = parts if name == "all" else [parts[self.representations.index(name)]]
+        return torch.cat([part(pixels) for part in asked], dim=1)
+
+    def _hidden_cells(self, pixels: Tensor) -> Tensor:
+        cells = self.clip_image.hidden_tokens(pixels)[:, 1:]
+        return cells.unflatten(1, (pixels.shape[-2] // self.patch_size, -1)).permute(0, 3, 1, 2)
+
+    def _pooled_state(self, pixels: Tensor) -> Tensor:
+        tokens, visual = self.clip_image.hidden_tokens(pixels), self.clip_image.visual
+        if visual.pool_type == "tok":
+            return visual.ln_post(tokens[:, 0])
+        cells = tokens[:, 1:]
+        return visual.ln_post(cells.mean(dim=1)) if visual.final_ln_after_pool else visual.ln_post(cells).mean(dim=1)
 
     def _prepared(self, images: Tensor) -> Tensor:
         pixels = (images if images.dim() == 4 else images[None]).to(self.logit_scale.device, torch.float)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -83,7 +83,7 @@ class SamClip(SegmentingModel, PromptableModel, ClassifyingModel, RepresentingMo
         "CLIP text encoder": r"clip_text",
     }
     text_encoder = "clip_text"
-    representations = ("backbone", "head", "both")
+    representations = ("backbone", "head", "both", "text", "all")
 
     @configurable
     def __init__(
@@ -180,15 +180,15 @@ class SamClip(SegmentingModel, PromptableModel, ClassifyingModel, RepresentingMo
         return self.backbone.patch_size
 
     def representation(self, images: Tensor, name: str = "backbone") -> Tensor:
-        """Output (B, W, h, w) of the last block of the backbone, of the CLIP head, or both together (B, 2W, h, w)."""
-        maps = self._hidden_states(images, name)
-        return torch.cat([tokens.permute(0, 3, 1, 2) for tokens in maps.values()], dim=1)
+        """Output (B, W, h, w) of the last block of the backbone, of the CLIP head, or of both, (B, 2W, h, w).
+
+        Text is what is compared with words (B, D, h, w), L2-normalised; all is (B, 2W + D, h, w).
+        """
+        return torch.cat([part.permute(0, 3, 1, 2) for part in self._parts(images, name, pooled=False)], dim=1)
 
     def pooled_representation(self, images: Tensor, name: str = "backbone") -> Tensor:
-        """(B, W), or (B, 2W) of both: the mean over the cells of the backbone; of the head as the head itself pools."""
-        states = self._hidden_states(images, name)
-        pool = {"backbone": lambda tokens: tokens.mean(dim=(1, 2)), "head": self.clip_head.pool}
-        return torch.cat([pool[part](tokens) for part, tokens in states.items()], dim=1)
+        """The same of whole images: the mean over the cells of the backbone; of the head as the head itself pools."""
+        return torch.cat(list(self._parts(images, name, pooled=True)), dim=1)
 
     def encode_pixels(self, pixels: Tensor, neck: bool = True) -> MergedFeatures:
         """One pass of the backbone over images of any size that its patches divide.
@@ -249,13 +249,23 @@ class SamClip(SegmentingModel, PromptableModel, ClassifyingModel, RepresentingMo
         rate = cfg.SOLVER.SAM_MULTIPLIER
         return [LearningPart("backbone", r"backbone\.", rate), LearningPart("SAM head", r"mask_decoder\.", rate)]
 
-    def _hidden_states(self, images: Tensor, name: str) -> dict[str, Tensor]:
-        """The tokens (B, h, w, W) of each part that a representation consists of."""
+    def _parts(self, images: Tensor, name: str, pooled: bool) -> Iterator[Tensor]:
+        """What a representation consists of, of cells (B, h, w, .) or pooled (B, .)."""
         self.check_representation(name)
+        parts = {"both": ("backbone", "head"), "all": ("backbone", "head", "text")}.get(name, (name,))
         with self.autocast():
             features = self.backbone(self.normalise(self.to_pixels(images)), neck=False)
-            states = {"backbone": features.tokens.permute(0, 2, 3, 1)} if name != "head" else {}
-            return states | ({"head": self.clip_head.tokens(features)} if name != "backbone" else {})
+            if "backbone" in parts:
+                tokens = features.tokens.permute(0, 2, 3, 1)
+                yield tokens.mean(dim=(1, 2)) if pooled else tokens
+            if parts == ("backbone",):
+                return
+            tokens = self.clip_head.tokens(features)
+            tokens = self.clip_head.pool(tokens) if pooled else tokens
+            if "head" in parts:
+                yield tokens
+            if "text" in parts:
+                yield F.normalize(self.clip_head.project(tokens), dim=-1)
 
     def _refine(self, embedding: Tensor, logits: Tensor) -> Tensor:
         """CLIP's logits (B, N, h, w) as prompts of the SAM head: (B, N, 4h, 4w)."""

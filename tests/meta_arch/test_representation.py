@@ -8,6 +8,7 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 from torch import Tensor
+from torch.nn import functional as F
 
 from escnet.config import load_config
 from escnet.layers.clip_image_encoder import ClipImageEncoder
@@ -63,23 +64,30 @@ def test_clips_pooled_representation_is_what_it_projects(name: str) -> None:
     cells = hidden[0][:, 1:].transpose(1, 2).unflatten(2, (6, 6))
     torch.testing.assert_close(model.representation(images), cells)
     assert model.representation(make_images(48, 64)).shape == (2, model.clip_image.width, 6, 8)
+    text = model.representation(images, "text")
+    torch.testing.assert_close(text, model.encode_all(images).dense)
+    torch.testing.assert_close(model.representation(images, "all"), torch.cat([cells, text], dim=1))
+    torch.testing.assert_close(model.pooled_representation(images, "text"), model.summary(model.encode(images)))
 
 
 @torch.no_grad()
 def test_sam_clip_shows_its_backbone_its_head_and_both() -> None:
     model, images = make_sam_clip(), make_images(64, 64)
     encoded = model.encode_pixels(images)
-    backbone, head, both = (model.representation(images, name) for name in model.representations)
+    backbone, head, both, text, everything = (model.representation(images, name) for name in model.representations)
     torch.testing.assert_close(backbone, encoded.backbone.tokens)
     torch.testing.assert_close(
         model.clip_head.project(head.permute(0, 2, 3, 1)).permute(0, 3, 1, 2), encoded.of("clip").features
     )
     torch.testing.assert_close(both, torch.cat([backbone, head], dim=1))
+    torch.testing.assert_close(text, F.normalize(encoded.of("clip").features, dim=1))
+    torch.testing.assert_close(everything, torch.cat([backbone, head, text], dim=1))
     pooled = model.pooled_representation(images, "head")
     torch.testing.assert_close(model.clip_head.project(pooled), encoded.of("clip").summary)
     mean = model.pooled_representation(images)
     torch.testing.assert_close(mean, backbone.mean(dim=(2, 3)))
     torch.testing.assert_close(model.pooled_representation(images, "both"), torch.cat([mean, pooled], dim=1))
+    torch.testing.assert_close(model.pooled_representation(images, "text"), model.summary(encoded))
 
 
 @pytest.mark.parametrize("make", [make_sam_clip, make_clip, lambda: PromptableSam(build_sam("mini"))])
