@@ -44,17 +44,17 @@ HEADLINE = Question(
     SIZES,
     maps=_MAPS,
 )
-_FORGETTING = _short("without", stage2=_NO_SAM)
+_FORGETTING = Chain("without", stage2=_NO_SAM)
 REPLAY = Question(
     "replay",
     "Does it forget SAM without SAM's pictures?",
-    (_short("with SAM's pictures"), _FORGETTING),
+    (Chain("with SAM's pictures"), _FORGETTING),
 )
 MERGING = Question(
     "merging",
     "Is there an average of SAM and of a SAM that CLIP taught that has both?",
     (
-        _short("distilled from both"),
+        Chain("distilled from both"),
         *(Average(f"α = {alpha:g}", _FORGETTING, alpha) for alpha in (0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1)),
         *(Average(f"by importance, α = {alpha:g}", _FORGETTING, alpha, True) for alpha in (0.2, 0.5, 0.8)),
     ),
