@@ -39,21 +39,31 @@ def centre_clicks(predicted: Tensor, targets: Tensor, side: int) -> tuple[Tensor
     return _points(index, targets, side), targets.flatten(1).gather(1, index[:, None])[:, 0].float()
 
 
-def exact_boxes(targets: Tensor) -> Tensor:
-    """(P, 4) boxes around (P, H, W) bool masks, through the outer edges of their pixels."""
-    return masks_to_boxes(targets) + torch.tensor([-0.5, -0.5, 0.5, 0.5], device=targets.device)
+def exact_boxes(targets: Tensor, side: int) -> Tensor:
+    """Boxes around masks, through the outer edges of their pixels.
+
+    Args:
+        targets: (P, H, W) bool, none empty.
+        side: of the model's square input, which the masks cover, in pixels.
+
+    Returns:
+        (P, 4) left, upper, right and lower edges in the input, where 0 is the middle of its first pixel.
+    """
+    height, width = targets.shape[-2:]
+    edges = masks_to_boxes(targets) + torch.tensor([0.0, 0.0, 1.0, 1.0], device=targets.device)
+    return edges * (side / torch.tensor([width, height] * 2, device=targets.device)) - 0.5
 
 
-def loose_boxes(targets: Tensor, noise: float, limit: float, generator: torch.Generator) -> Tensor:
+def loose_boxes(targets: Tensor, side: int, noise: float, limit: float, generator: torch.Generator) -> Tensor:
     """Boxes whose edges are each off by a normal deviation (Segment Anything, sec. A "Training algorithm").
 
     Args:
-        targets: (P, H, W) bool.
+        targets, side: as of `exact_boxes`.
         noise: standard deviation, as a share of the box's side.
-        limit: largest deviation, in pixels.
+        limit: largest deviation, in pixels of the input.
         generator: decides the deviations.
     """
-    boxes = exact_boxes(targets)
+    boxes = exact_boxes(targets, side)
     sides = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
     deviations = torch.randn(boxes.shape, generator=generator, device=generator.device).to(boxes.device)
     return boxes + (deviations * noise * sides).clamp(-limit, limit)

@@ -60,7 +60,7 @@ def _objects(regions: Tensor, end: int) -> tuple[Tensor, Tensor]:
 def _judge(model: PromptableModel, features: Tensor, targets: Tensor) -> dict[str, Tensor]:
     """(P,) IoU of each kind of prompt."""
     size = targets.shape[-2:]
-    answer = model.masks(features, Prompts.from_boxes(exact_boxes(targets)))
+    answer = model.masks(features, Prompts.from_boxes(exact_boxes(targets, model.input_size)))
     scores = {"box": mask_iou(_enlarge(answer.logits, size), targets[:, None])[:, 0]}
 
     prompts = Prompts(features.new_zeros(len(targets), 0, 2), features.new_zeros(len(targets), 0))

@@ -127,8 +127,12 @@ class Standardisation:
 
 
 def standardised_loss(student: Tensor, teacher: Tensor, standardisation: Standardisation) -> Tensor:
-    """Squared error of features (..., D) in the standardised space, the mean over dimensions: (...)."""
-    return (standardisation(student) - standardisation(teacher)).square().mean(dim=-1)
+    """Squared error of features (..., D) in the standardised space, the mean over dimensions: (...).
+
+    The centre and the rotation are the same for both and change no distance, so that neither is computed: of features
+    in the teacher's own space, PHI-S asks for one scale.
+    """
+    return ((student.float() - teacher.float()) / standardisation.scale).square().mean(dim=-1)
 
 
 def hadamard(size: int) -> Tensor:

@@ -85,11 +85,21 @@ def test_centre_clicks_are_farthest_from_what_is_right() -> None:
 def test_boxes_go_through_the_outer_edges() -> None:
     mask = torch.zeros(1, 8, 8, dtype=torch.bool)
     mask[0, 2:5, 1:7] = True
-    assert exact_boxes(mask).tolist() == [[0.5, 1.5, 6.5, 4.5]]
-    loose = loose_boxes(mask.repeat(4000, 1, 1), 0.1, 0.7, generator()) - exact_boxes(mask)
+    assert exact_boxes(mask, 8).tolist() == [[0.5, 1.5, 6.5, 4.5]]
+    loose = loose_boxes(mask.repeat(4000, 1, 1), 8, 0.1, 0.7, generator()) - exact_boxes(mask, 8)
     assert loose.abs().max() == pytest.approx(0.7)
     assert loose[:, 1].std().item() == pytest.approx(0.3, rel=0.1)
     assert loose.mean(dim=0).abs().max() < 0.05
+
+
+def test_boxes_are_in_pixels_of_the_input_whatever_the_size_of_the_masks() -> None:
+    large = blobs(20, 12).repeat_interleave(4, dim=1).repeat_interleave(4, dim=2)
+    torch.testing.assert_close(exact_boxes(blobs(20, 12), 48), exact_boxes(large, 48))
+    wide = torch.zeros(1, 4, 8, dtype=torch.bool)
+    wide[0, 1:3, 2:6] = True
+    assert exact_boxes(wide, 16).tolist() == [[3.5, 3.5, 11.5, 11.5]]
+    spread = loose_boxes(wide.repeat(4000, 1, 1), 16, 0.1, 0.7, generator()) - exact_boxes(wide, 16)
+    assert spread.abs().max() == pytest.approx(0.7) and spread[:, 1].std().item() > 0.4
 
 
 def test_clicks_are_where_the_masks_are_and_not_where_they_are_drawn() -> None:

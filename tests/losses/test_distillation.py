@@ -116,6 +116,18 @@ def test_the_standardised_loss_of_the_mean_is_1() -> None:
     assert loss.item() == pytest.approx(1.0, abs=0.01)
 
 
+def test_the_standardised_loss_is_that_of_its_definition_also_in_bf16() -> None:
+    features = random(400, 8)
+    standard = Standardisation.fit(features)
+    student, teacher = features[:50] + 0.01 * random(50, 8, seed=1), features[:50]
+    expected = (standard(student) - standard(teacher)).square().mean(dim=-1)
+    torch.testing.assert_close(standardised_loss(student, teacher, standard), expected, rtol=1e-4, atol=1e-9)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = standardised_loss(student, teacher, standard)
+    assert loss.dtype == torch.float
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-9)
+
+
 def test_features_without_spread_are_refused() -> None:
     with pytest.raises(ValueError, match="more images"):
         Standardisation.fit(random(1, 4))

@@ -19,6 +19,7 @@ from escnet.data.shards.accounting import BrokenSample, TooManyBrokenError
 from escnet.data.shards.making import Making, make_shards
 from escnet.data.shards.pictures import find_pictures
 from escnet.data.shards.storing import Storing
+from escnet.data.simulated_prompts import exact_boxes
 from escnet.losses.distillation import Standardisation
 from escnet.training.tasks.build import build_trainer
 from escnet.training.trainer import Trainer
@@ -111,6 +112,23 @@ def test_a_student_that_is_sam_has_nothing_to_learn_from_sam(make: Callable[...,
         assert sam.loss(trainer.model.eval(), part).item() == pytest.approx(0.0, abs=1e-4)
 
 
+def test_the_box_of_a_prompt_is_around_its_mask_in_pixels_of_sams_input(
+    make: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make("DISTILL.SAM.ROUNDS", "1")
+    _, sam = trainer.task.teachers
+    ((part, _),) = sam.parts(next(sam.batches(0)))
+    asked: list[Tensor] = []
+    answer = sam.sam.masks
+    monkeypatch.setattr(sam.sam, "masks", lambda f, p, **kw: asked.append(p.boxes) or answer(f, p, **kw))
+    sam.loss(trainer.model.eval(), part)
+    (boxes,) = (boxes for boxes in asked if boxes is not None)
+    masks = part.batch.masks.flatten(0, 1)[1::2]
+    assert masks.shape[-1] < sam.sam.input_size
+    assert (boxes - exact_boxes(masks, sam.sam.input_size)).abs().max() <= sam.prompting.box_limit + 1e-4
+    assert boxes.max() > masks.shape[-1]
+
+
 def test_each_teacher_has_its_own_weight(make: Callable[..., Trainer]) -> None:
     options = ("DISTILL.SAM.SIZES", "(64,)")
     once, tenfold = make("DISTILL.SAM.WEIGHT", "1", *options), make("DISTILL.SAM.WEIGHT", "10", *options)
@@ -121,13 +139,23 @@ def test_each_teacher_has_its_own_weight(make: Callable[..., Trainer]) -> None:
     assert first["loss_sam"] > 0.01
 
 
-def test_parts_of_a_batch_add_up_to_its_gradient(make: Callable[..., Trainer]) -> None:
-    # SAM's prompts are drawn for each part anew, so that only CLIP's gradient is the same.
-    options = ("DISTILL.SAM.SHARDS", "()")
+@pytest.mark.parametrize(
+    "options",
+    [
+        # SAM's prompts are drawn for each part anew, so that only CLIP's gradient is the same.
+        ("DISTILL.SAM.SHARDS", "()"),
+        ("DISTILL.BALANCE", "phi_s", "DISTILL.CLIP.DENSE_WEIGHT", "1"),
+        ("DISTILL.BALANCE", "angle", "DISTILL.SAM.SIZES", "(64,)"),
+    ],
+)
+def test_parts_of_a_batch_add_up_to_its_gradient(make: Callable[..., Trainer], options: tuple[str, ...]) -> None:
     whole, parts = make(*options), make(*options, "DISTILL.MICRO_BATCH", "1")
+    for trainer in (whole, parts):
+        trainer.task.start()
     batch = next(whole.task.batches(0))
     (losses, expected), (own_losses, found) = gradients(whole, batch), gradients(parts, batch)
-    assert own_losses["loss_clip"].item() == pytest.approx(losses["loss_clip"].item(), rel=1e-5)
+    for name, loss in losses.items():
+        assert own_losses[name].item() == pytest.approx(loss.item(), rel=1e-5)
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient, atol=1e-5, rtol=1e-3)
 
@@ -145,8 +173,9 @@ def test_head_probing_trains_the_head_alone(make: Callable[..., Trainer]) -> Non
     assert {name.split(".")[0] for name in found} == {"clip_head"}
 
 
-def test_a_resumed_training_ends_as_one_that_was_left_alone(make: Callable[..., Trainer]) -> None:
-    options = ("DISTILL.BALANCE", "phi_s", "SOLVER.CHECKPOINT_PERIOD", "2")
+@pytest.mark.parametrize("balance", ["none", "phi_s"])
+def test_a_resumed_training_ends_as_one_that_was_left_alone(make: Callable[..., Trainer], balance: str) -> None:
+    options = ("DISTILL.BALANCE", balance, "DISTILL.SAM.SIZES", "(64, 96)", "SOLVER.CHECKPOINT_PERIOD", "2")
     whole = make(*options, output="whole")
     whole.resume_or_load(resume=False)
     whole.train()

@@ -105,7 +105,7 @@ def simulate_prompts(
     points = random_clicks(torch.zeros_like(small[0::2]), small[0::2], side, generator)
     starts = [(slice(0, None, 2), Prompts(points[0][:, None], points[1][:, None]))]
     if len(masks) > 1:
-        boxes = loose_boxes(masks[1::2], prompting.box_noise, prompting.box_limit, generator)
+        boxes = loose_boxes(masks[1::2], side, prompting.box_noise, prompting.box_limit, generator)
         starts.append((slice(1, None, 2), Prompts.from_boxes(boxes)))
     losses = [
         iterated_loss(partial(answer, part), start, small[part], rounds, side, generator) for part, start in starts
