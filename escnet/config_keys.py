@@ -177,7 +177,7 @@ def _add_distillation(cfg: CN) -> None:
     # spread, which is taken of so many images of each.
     cfg.DISTILL.BALANCE = "none"
     cfg.DISTILL.STATISTICS_IMAGES = 1024
-    # Images of a backward pass (0: all of a batch): what a batch has more is accumulated.
+    # Images of a backward pass of CLIP's (0: all of a batch): what a batch has more is accumulated.
     cfg.DISTILL.MICRO_BATCH = 0
     # The largest share of broken samples; more of them stop the training.
     cfg.DISTILL.BROKEN_SHARE = 0.01
@@ -207,11 +207,13 @@ def _add_distillation(cfg: CN) -> None:
     # Images of a step, of all processes together, and masks of each (paper: 32 and 32).
     cfg.DISTILL.SAM.BATCH_SIZE = 32
     cfg.DISTILL.SAM.MASKS = 32
+    # Images of a backward pass of SAM's (0: as DISTILL.MICRO_BATCH).
+    cfg.DISTILL.SAM.MICRO_BATCH = 0
     # Most predictions for a mask: after the first, clicks where the last one is wrong (paper: 1). Free.
     cfg.DISTILL.SAM.ROUNDS = 1
-    # Weight of the focal loss, where the Dice loss has 1 (SAM: 20), and of the error of the expected IoU (free).
+    # Weight of the focal loss, where the Dice loss has 1 (SAM: 20), and of the error of the expected IoU (paper: 0).
     cfg.DISTILL.SAM.FOCAL_WEIGHT = 20.0
-    cfg.DISTILL.SAM.QUALITY_WEIGHT = 1.0
+    cfg.DISTILL.SAM.QUALITY_WEIGHT = 0.0
     # Lambda (paper: 10).
     cfg.DISTILL.SAM.WEIGHT = 10.0
 

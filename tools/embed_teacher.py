@@ -59,7 +59,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--shards", required=True, nargs="+", metavar="PATH", help="folders, or shards with braces")
-    parser.add_argument("--config-file", metavar="YAML", help="whose MODEL.CLIP is the teacher, at its IMAGE_SIZE")
+    parser.add_argument(
+        "--config-file", metavar="YAML", help="whose MODEL.CLIP is the teacher, at DISTILL.CLIP.TEACHER_SIZE"
+    )
     parser.add_argument("--clip", metavar="NAME", help="or a model of open_clip, such as ViT-L-14")
     parser.add_argument(
         "--weights", metavar="W", help='its weights: a tag, a file, shipped:NAME, or "" for random ones'
@@ -99,9 +101,9 @@ def load_teacher(args: argparse.Namespace) -> tuple[Teacher, Callable[[Tensor], 
     if args.config_file:
         from escnet.config import load_config
 
-        clip_config = load_config(args.config_file).MODEL.CLIP
-        name, weights = clip_config.NAME, clip_config.WEIGHTS if weights is None else weights
-        size = size or square_side(clip_config.IMAGE_SIZE)
+        cfg = load_config(args.config_file)
+        name, weights = cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.WEIGHTS if weights is None else weights
+        size = size or cfg.DISTILL.CLIP.TEACHER_SIZE
     teacher_name = args.teacher or name.replace("/", "-")
     check_teacher_name(teacher_name)
     device = usable_device(args.device, "cuda")

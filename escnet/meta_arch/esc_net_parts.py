@@ -50,17 +50,21 @@ def build_parts(cfg: Any) -> EscNetParts:
         raise ValueError(f"MODEL.ESC.BACKBONE must be one of {BACKBONES}, got {cfg.MODEL.ESC.BACKBONE!r}")
     brings_all = bool(cfg.MODEL.WEIGHTS)
     is_merged = cfg.MODEL.ESC.BACKBONE == "sam_clip"
-    clip, tokenizer = build_clip(cfg.MODEL.CLIP.NAME, "" if brings_all else cfg.MODEL.CLIP.WEIGHTS)
+    # A merged model has the text tower that its CLIP head was taught with.
+    clip, tokenizer = build_clip(cfg.MODEL.CLIP.NAME, "" if brings_all or is_merged else cfg.MODEL.CLIP.WEIGHTS)
     clip_text = ClipTextEncoder(clip, tokenizer)
     trainable_attention_parameters(clip_text, cfg.MODEL.CLIP.TRAIN)
-    weights = _sam_weights(cfg, is_merged, brings_all)
+    weights, logit_scale = _sam_weights(cfg, is_merged, brings_all), clip.logit_scale.exp().item()
     if is_merged:
         image_encoder = _merged_image_encoder(cfg, clip, weights)
+        if weights is not None:
+            load_exactly(clip_text, weights.tensors, weights.source, prefix="clip_text.")
+            logit_scale = weights.tensors["logit_scale"].item()
     else:
         image_encoder = ClipImageEncoder(clip.visual, cfg.MODEL.CLIP.DENSE, cfg.MODEL.CLIP.DENSE_RESIDUAL)
         trainable_attention_parameters(image_encoder, cfg.MODEL.CLIP.TRAIN)
     prompt_encoder, blocks = _build_blocks(cfg, image_encoder.embed_dim, weights, is_merged)
-    return EscNetParts(image_encoder, clip_text, clip.logit_scale.exp().item(), prompt_encoder, blocks)
+    return EscNetParts(image_encoder, clip_text, logit_scale, prompt_encoder, blocks)
 
 
 def _sam_weights(cfg: Any, is_merged: bool, brings_all: bool) -> SamWeights | None:

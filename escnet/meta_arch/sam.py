@@ -87,11 +87,17 @@ def predict_masks(
         sam: segment_anything's model, or another that has its prompt encoder and mask decoder.
         features: (P, C, h, w) image features, of each prompt's image; or (1, C, h, w) of one image for all. The grid
             may differ from SAM's own.
-        prompts: P of them.
+        prompts: P of them; of none there are no masks.
         multimask: three masks each, or one.
         size: (height, width) in pixels in which the prompts are given; by default that of SAM's input.
     """
     encoder, grid = sam.prompt_encoder, tuple(features.shape[-2:])
+    if not len(prompts.labels):
+        count = sam.mask_decoder.num_multimask_outputs if multimask else 1
+        return MaskPrediction(
+            features.new_zeros(0, count, *(4 * side for side in grid), dtype=torch.float),
+            features.new_zeros(0, count, dtype=torch.float),
+        )
     prompts = _at_size(prompts, size, encoder.input_image_size)
     with full_precision(encoder):
         points = (prompts.points, prompts.labels) if prompts.labels.shape[1] else None

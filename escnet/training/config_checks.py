@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from detectron2.config import CfgNode
+
+from escnet.pretrained.sam import sam_size
 
 SHARED_MEMORY = Path("/dev/shm")
 # Less than this is soon filled by the images of an evaluation, whose sizes are not known beforehand.
@@ -18,22 +21,34 @@ REMEDY = "set DATALOADER.NUM_WORKERS 0, or give the container more (docker run -
 
 
 def check_batch(cfg: CfgNode, processes: int) -> None:
-    """Check that the processes of a run can share its batch.
+    """Check that the processes of a run can share its batches.
 
     Args:
-        cfg: a config; SOLVER.IMS_PER_BATCH is the total of all processes, or of SOLVER.REFERENCE_WORLD_SIZE of them.
+        cfg: a config; its batch sizes are totals of all processes, SOLVER.IMS_PER_BATCH of
+            SOLVER.REFERENCE_WORLD_SIZE of them where that is set.
         processes: of the run, on all machines.
 
     Raises:
-        ValueError: they do not divide it.
+        ValueError: they do not divide one, or a distillation has a reference size.
     """
-    images, reference = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.REFERENCE_WORLD_SIZE
-    if images % (reference or processes):
-        number = f"SOLVER.REFERENCE_WORLD_SIZE, {reference}" if reference else f"the number of processes, {processes}"
+    reference = cfg.SOLVER.REFERENCE_WORLD_SIZE
+    if cfg.TASK != "distillation":
+        batches = {"SOLVER.IMS_PER_BATCH": cfg.SOLVER.IMS_PER_BATCH}
+    elif reference:
         raise ValueError(
-            f"SOLVER.IMS_PER_BATCH, {images}, is not a multiple of {number}; change it, or the number of processes "
-            "(--num-gpus)"
+            f"SOLVER.REFERENCE_WORLD_SIZE is {reference}, but the batches of a distillation are totals, whatever the "
+            "number of processes: set it to 0"
         )
+    else:
+        batches = {f"DISTILL.{name}.BATCH_SIZE": teacher.BATCH_SIZE for name, teacher in _teachers(cfg)}
+    for key, images in batches.items():
+        if images % (reference or processes):
+            number = (
+                f"SOLVER.REFERENCE_WORLD_SIZE, {reference}" if reference else f"the number of processes, {processes}"
+            )
+            raise ValueError(
+                f"{key}, {images}, is not a multiple of {number}; change it, or the number of processes (--num-gpus)"
+            )
 
 
 def check_shared_memory(cfg: CfgNode, processes: int, local_processes: int) -> None:
@@ -49,17 +64,40 @@ def check_shared_memory(cfg: CfgNode, processes: int, local_processes: int) -> N
         ValueError: they do not fit.
     """
     workers = cfg.DATALOADER.NUM_WORKERS
-    if not workers or not SHARED_MEMORY.is_dir() or not cfg.INPUT.CROP.ENABLED or cfg.INPUT.CROP.TYPE != "absolute":
+    if not workers or not SHARED_MEMORY.is_dir():
         return
-    height, width = cfg.INPUT.CROP.SIZE
-    share = max(1, cfg.SOLVER.IMS_PER_BATCH // (cfg.SOLVER.REFERENCE_WORLD_SIZE or processes))
-    needed = local_processes * workers * PREFETCHED * share * height * width * PIXEL_BYTES
+    share = _batch_bytes(cfg) / (cfg.SOLVER.REFERENCE_WORLD_SIZE or processes)
+    needed = local_processes * workers * PREFETCHED * share
     free = shutil.disk_usage(SHARED_MEMORY).free
     if needed > free:
         raise ValueError(
             f"DATALOADER.NUM_WORKERS is {workers}, whose batches take up to {mebibytes(needed)}, but "
             f"{SHARED_MEMORY} has {mebibytes(free)} free; {REMEDY}"
         )
+
+
+def _batch_bytes(cfg: CfgNode) -> float:
+    """What a batch of all processes takes; 0 where its images are of any size."""
+    if cfg.TASK != "distillation":
+        if not cfg.INPUT.CROP.ENABLED or cfg.INPUT.CROP.TYPE != "absolute":
+            return 0
+        height, width = cfg.INPUT.CROP.SIZE
+        return cfg.SOLVER.IMS_PER_BATCH * height * width * PIXEL_BYTES
+    total = 0
+    for name, teacher in _teachers(cfg):
+        if name == "SAM":
+            side = sam_size(cfg.MODEL.SAM.NAME).image_size
+            # Masks of a quarter of the side, a byte a pixel.
+            total += teacher.BATCH_SIZE * side**2 * (3 + teacher.MASKS / 16)
+        else:
+            # Larger images come in smaller batches, at the same cost.
+            total += teacher.BATCH_SIZE * min(teacher.SIZES, default=0) ** 2 * 3
+    return total
+
+
+def _teachers(cfg: CfgNode) -> Iterator[tuple[str, CfgNode]]:
+    """The teachers of a distillation that have images."""
+    yield from ((name, cfg.DISTILL[name]) for name in ("CLIP", "SAM") if cfg.DISTILL[name].SHARDS)
 
 
 def small_memory_warning(cfg: CfgNode) -> str | None:

@@ -125,6 +125,15 @@ def test_prompts_of_several_images_are_answered_at_once() -> None:
         torch.testing.assert_close(together.logits[i : i + 1], alone.logits, atol=1e-4, rtol=1e-4)
 
 
+@torch.no_grad()
+def test_no_prompts_have_no_masks() -> None:
+    model = PromptableSam(build_sam("mini")).eval()
+    features = model.encode(torch.zeros(3, 128, 128))
+    for multimask, count in ((False, 1), (True, 3)):
+        answer = model.masks(features, Prompts.from_boxes(torch.zeros(0, 4)), multimask=multimask)
+        assert answer.logits.shape == (0, count, 64, 64) and answer.quality.shape == (0, count)
+
+
 def test_sam_refuses_words() -> None:
     model = PromptableSam(build_sam("mini").eval())
     with pytest.raises(ValueError, match="takes no words"):

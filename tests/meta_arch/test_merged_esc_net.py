@@ -82,6 +82,17 @@ def test_its_sam_blocks_are_the_merged_models_decoder(checkpoint: Path, merged: 
         assert torch.equal(own[name], theirs[name.removeprefix("transformer.")]), name
 
 
+def test_its_words_are_read_by_the_merged_models_own_text_tower(merged: SamClip, tmp_path: Path) -> None:
+    changed = {name: value.clone() for name, value in merged.state_dict().items()}
+    changed["clip_text.text_projection"] *= -1
+    changed["logit_scale"] += 1
+    torch.save({"model": changed}, tmp_path / "changed.pth")
+    for weights in ("shipped:clip", "''"):
+        model = make(tmp_path / "changed.pth", "MODEL.CLIP.WEIGHTS", weights).eval()
+        torch.testing.assert_close(model.clip_text.encode(WORDS), -merged.text_features(WORDS))
+        assert model.logit_scale.item() == pytest.approx(merged.logit_scale.item() + 1)
+
+
 @pytest.mark.parametrize(("which", "parts"), [("none", set()), ("attention", {"attn"}), ("all", None)])
 def test_what_of_the_backbone_trains(checkpoint: Path, which: str, parts: set[str] | None) -> None:
     model = make(checkpoint, "MODEL.CLIP.TRAIN", which)

@@ -94,9 +94,9 @@ def test_random_weights_are_the_same_each_time(tool: ModuleType, shards: Path) -
     assert run(tool, shards, clip=random) == run(tool, shards, clip=random) == 0
 
 
-def test_a_configuration_names_the_teacher(tool: ModuleType, shards: Path, tiny_config: str) -> None:
-    assert run(tool, shards, clip=("--config-file", tiny_config)) == 0
-    assert read_teacher(shards / "000000.escnet-mini.safetensors").image_size == 64
+def test_a_configuration_names_the_teacher_and_its_size(tool: ModuleType, shards: Path) -> None:
+    assert run(tool, shards, clip=("--config-file", "configs/mojiscenes/sam_clip.yaml")) == 0
+    assert read_teacher(shards / "000000.escnet-moji.safetensors").image_size == 48
 
 
 def test_broken_images_are_named_and_have_no_embedding(

@@ -26,6 +26,38 @@ def test_a_batch_that_cannot(cfg: CfgNode, images: int, processes: int, referenc
         check_batch(cfg, processes)
 
 
+def test_each_teachers_batch_is_shared(cfg: CfgNode) -> None:
+    cfg.TASK, cfg.SOLVER.IMS_PER_BATCH = "distillation", 3
+    cfg.DISTILL.CLIP.SHARDS = cfg.DISTILL.SAM.SHARDS = ("somewhere",)
+    cfg.DISTILL.CLIP.BATCH_SIZE, cfg.DISTILL.SAM.BATCH_SIZE = 2048, 32
+    check_batch(cfg, 32)
+    with pytest.raises(ValueError, match=r"DISTILL\.SAM\.BATCH_SIZE, 32, .*64; change it"):
+        check_batch(cfg, 64)
+    cfg.DISTILL.SAM.SHARDS = ()
+    check_batch(cfg, 64)
+    cfg.SOLVER.REFERENCE_WORLD_SIZE = 8
+    with pytest.raises(ValueError, match=r"SOLVER\.REFERENCE_WORLD_SIZE is 8.*set it to 0"):
+        check_batch(cfg, 8)
+
+
+def test_the_batches_of_teachers_take_shared_memory(
+    cfg: CfgNode, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    cfg.TASK, cfg.DATALOADER.NUM_WORKERS = "distillation", 2
+    cfg.DISTILL.CLIP.SHARDS = cfg.DISTILL.SAM.SHARDS = ("somewhere",)
+    cfg.DISTILL.CLIP.BATCH_SIZE, cfg.DISTILL.CLIP.SIZES = 64, (224, 448)
+    cfg.DISTILL.SAM.BATCH_SIZE, cfg.DISTILL.SAM.MASKS, cfg.MODEL.SAM.NAME = 4, 32, "vit_b"
+    # One of two processes is here: 2 workers hold 2 batches of half the images, and of masks of 256 by 256 bytes.
+    needed = 2 * 2 * (32 * 224 * 224 * 3 + 2 * (1024 * 1024 * 3 + 32 * 256 * 256))
+    memory = SimpleNamespace(free=needed)
+    monkeypatch.setattr(config_checks, "SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(config_checks.shutil, "disk_usage", lambda path: memory)
+    check_shared_memory(cfg, processes=2, local_processes=1)
+    memory.free = needed - 1
+    with pytest.raises(ValueError, match=r"set DATALOADER\.NUM_WORKERS 0"):
+        check_shared_memory(cfg, processes=2, local_processes=1)
+
+
 def test_small_shared_memory_is_refused_unless_no_process_reads(
     cfg: CfgNode, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,10 +17,14 @@ from torch.nn import functional as F
 from escnet.config import load_config
 from escnet.data.images import write_labels
 from escnet.data.shards.accounting import BrokenSample, TooManyBrokenError
+from escnet.data.shards.embeddings import Teacher as EmbeddingTeacher
+from escnet.data.shards.embeddings import write_embeddings
 from escnet.data.shards.making import Making, make_shards
 from escnet.data.shards.pictures import find_pictures
+from escnet.data.shards.reading import read_shard
 from escnet.data.shards.storing import Storing
 from escnet.data.simulated_prompts import exact_boxes
+from escnet.evaluation.runs.conditions import weights_sha256
 from escnet.losses.distillation import Standardisation
 from escnet.training.tasks.build import build_trainer
 from escnet.training.trainer import Trainer
@@ -227,13 +232,49 @@ def test_balanced_teachers_see_their_own_spread_first(make: Callable[..., Traine
 
 
 def test_too_many_broken_samples_stop_a_training(make: Callable[..., Trainer]) -> None:
-    trainer = make("DISTILL.BROKEN_SHARE", "0.1")
+    trainer = make("DISTILL.BROKEN_SHARE", "0.05")
     clip, _ = trainer.task.teachers
     clip.count.least = 1
     batch = next(trainer.task.batches(0))
     broken = batch[0]._replace(broken=[BrokenSample("masks/000000.tar", "3", "no picture")])
     with pytest.raises(TooManyBrokenError, match=r"000000\.tar, 3: no picture"):
         trainer.task.backward([broken, batch[1]], lambda loss: loss)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("SEED", "7"), ("DISTILL.CLIP.SIZES", "(64,)"), ("DISTILL.SAM.MASKS", "3"), ("DISTILL.CLIP.BATCH_SIZE", "6")],
+)
+def test_a_training_whose_images_would_come_in_another_order_is_not_resumed(
+    make: Callable[..., Trainer], key: str, value: str
+) -> None:
+    trainer = make("SOLVER.MAX_ITER", "1", "SEED", "3")
+    trainer.resume_or_load(resume=False)
+    trainer.train()
+    other = make("SOLVER.MAX_ITER", "2", *(() if key == "SEED" else ("SEED", "3")), key, value)
+    with pytest.raises(Exception, match=rf"{key} was .*, is {re.escape(value)}"):
+        other.resume_or_load(resume=True)
+
+
+def test_stored_embeddings_of_another_size_or_model_are_refused(shards: Path, make: Callable[..., Trainer]) -> None:
+    options = ("DISTILL.SAM.SHARDS", "()", "DISTILL.CLIP.EMBEDDINGS", "own")
+    trainer = make("DISTILL.SAM.SHARDS", "()")
+    tower = trainer.task.teachers[0].clip.clip_image
+
+    def store(weights: str) -> None:
+        teacher = EmbeddingTeacher("own", weights, 48, tower.embed_dim)
+        for path in sorted(shards.glob("*.tar")):
+            keys = [sample.key for sample in read_shard(str(path), False).samples]
+            stored = {key: torch.ones(tower.embed_dim) for key in keys}
+            write_embeddings(path.with_suffix(".own.safetensors"), teacher, stored)
+
+    store(weights_sha256(tower.visual))
+    assert make(*options).task.teachers[0].clip is None
+    with pytest.raises(ValueError, match=r"48 px.*TEACHER_SIZE"):
+        make(*options, "DISTILL.CLIP.TEACHER_SIZE", "64")
+    store("0" * 64)
+    with pytest.raises(ValueError, match=r"weights 0000.*MODEL\.CLIP\.WEIGHTS"):
+        make(*options)
 
 
 @pytest.mark.parametrize(
@@ -246,6 +287,8 @@ def test_too_many_broken_samples_stop_a_training(make: Callable[..., Trainer]) -
         (("DISTILL.CLIP.SIZES", "(50,)"), "DISTILL.CLIP.SIZES.*8"),
         (("DISTILL.SAM.SIZES", "(100,)"), "DISTILL.SAM.SIZES.*8"),
         (("DISTILL.CLIP.SIZES", "()"), "DISTILL.CLIP.SIZES"),
+        (("DISTILL.CLIP.SIZES", "(64, 64)"), "DISTILL.CLIP: image sizes"),
+        (("DISTILL.CLIP.TEACHER_SIZE", "50"), "DISTILL.CLIP.TEACHER_SIZE is 50.*8 pixels"),
         (("DISTILL.CLIP.EMBEDDINGS", "clip", "DISTILL.CLIP.DENSE_WEIGHT", "1"), "turn one of them off"),
     ],
 )

@@ -48,6 +48,8 @@ class SampleCount:
 
     Args:
         limit: the largest share of broken samples, 0..1.
+        samples: how many there are in all: damage comes in whole shards, so that the share is of these as long as fewer
+            were seen.
         least: samples that have to be seen before a share is judged.
 
     Attributes:
@@ -55,15 +57,16 @@ class SampleCount:
         broken: of these, those that were skipped.
 
     Raises:
-        ValueError: a limit that is not a share, or a negative least number.
+        ValueError: a limit that is not a share, or a negative number.
     """
 
-    def __init__(self, limit: float = 0.01, least: int = 1000) -> None:
+    def __init__(self, limit: float = 0.01, samples: int = 0, least: int = 1000) -> None:
         if not 0 <= limit <= 1:
             raise ValueError(f"the limit of broken samples is a share of 0 to 1, got {limit}")
-        if least < 0:
-            raise ValueError(f"the least number of samples cannot be negative, got {least}")
+        if least < 0 or samples < 0:
+            raise ValueError(f"numbers of samples cannot be negative, got least {least} and samples {samples}")
         self.limit = limit
+        self.samples = samples
         self.least = least
         self.seen = 0
         self.broken = 0
@@ -84,11 +87,13 @@ class SampleCount:
             self.broken += of_process[1]
         for sample in broken:
             self._name(sample)
-        if self.seen >= self.least and self.broken > self.limit * self.seen:
+        whole = max(self.seen, self.samples)
+        if self.seen >= self.least and self.broken > self.limit * whole:
             last = f"; the last: {broken[-1].shard}, {broken[-1].key}: {broken[-1].reason}" if broken else ""
             raise TooManyBrokenError(
-                f"{self.broken} of {self.seen} samples are broken, a share of {self.broken / self.seen:.2%} where "
-                f"{self.limit:.2%} are allowed{last}; repair the shards, which the log names, or allow more"
+                f"{self.broken} of {self.seen} samples are broken, a share of {self.broken / whole:.2%} of {whole} "
+                f"where {self.limit:.2%} are allowed{last}; repair the shards, which the log names, or allow more "
+                "(DISTILL.BROKEN_SHARE)"
             )
 
     def state_dict(self) -> dict[str, Any]:

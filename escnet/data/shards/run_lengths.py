@@ -43,7 +43,8 @@ def parse_run_lengths(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
     if isinstance(counts, str | bytes):
         runs = _decompress(counts)
     elif isinstance(counts, list) and all(type(count) is int for count in counts):
-        runs = np.array(counts, dtype=np.int64)
+        # One that is longer than the image is damaged, and may be longer than any number of 64 bits.
+        runs = np.array([count if abs(count) <= size[0] * size[1] else -1 for count in counts], dtype=np.int64)
     else:
         raise ValueError("the counts of a mask are neither a string nor a list of whole numbers")
     if (runs < 0).any() or runs.sum() != size[0] * size[1]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, islice
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -20,6 +20,8 @@ from escnet.data.shards.reading import RawSample, read_shard
 from escnet.data.shards.schedule import BatchSchedule
 
 Batch = TypeVar("Batch")
+# Blocks that are looked through for a sample to stand for one of a block that is all broken.
+_FURTHER_BLOCKS = 4
 
 
 class Slot(NamedTuple):
@@ -163,7 +165,7 @@ class ShardStream(IterableDataset[Batch], ABC):
 
 
 class _Reader(Generic[Batch]):
-    """Reads a lane from a position on; holds one block at a time.
+    """Reads a lane from a position on; holds one block at a time, and a second one where the first is all broken.
 
     Args:
         stream: whose lane it is.
@@ -178,29 +180,43 @@ class _Reader(Generic[Batch]):
         self._blocks = stream._lanes[own].blocks(position)
         self._block: Block | None = None
         self._slots: list[Slot] = []
+        self._spare: list[Slot] | None = None
 
     def next(self, size: int) -> tuple[Slot, Any, list[BrokenSample]]:
         """The next sample: its place, the example, and the sample itself if it is broken and another stands for it.
 
         Raises:
-            ShardError: the block has no sample that can serve.
+            ShardError: neither the block nor those that follow have a sample that can serve.
         """
         block = self._open_block()
-        place, first_reason = self._position - block.start, ""
-        for further in range(len(block.order)):
-            slot = self._slots[block.order[(place + further) % len(block.order)]]
+        turn = self._slots[block.order[self._position - block.start]]
+        reason = ""
+        for slot in self._candidates(block):
             try:
                 example = self._decode(slot, size)
             except UnusableSampleError as error:
-                first_reason = first_reason or str(error)
+                reason = reason or str(error)
                 continue
             self._position += 1
-            turn = self._slots[block.order[place]]
-            return slot, example, [BrokenSample(turn.shard, turn.key, first_reason)] if further else []
+            return slot, example, [BrokenSample(turn.shard, turn.key, reason)] if reason else []
         raise ShardError(
-            f"none of the {len(block.order)} samples of {', '.join(shard.url for shard in block.shards)} can be used; "
-            f"of one of them: {first_reason}; leave these shards out, or make them anew"
+            f"none of the {len(block.order)} samples of {', '.join(shard.url for shard in block.shards)} can be used, "
+            f"nor of the {_FURTHER_BLOCKS} blocks that follow; of one of them: {reason}; leave these shards out, or "
+            "make them anew"
         )
+
+    def _candidates(self, block: Block) -> Iterator[Slot]:
+        """The sample whose turn it is, and those that may stand for it, in order: of its block, then of later ones."""
+        place = self._position - block.start
+        yield from _rotated([self._slots[number] for number in block.order], place)
+        if self._spare is not None:
+            yield from _rotated(self._spare, place)
+            return
+        # What serves once will serve again, so that the first of these blocks that does is kept.
+        for later in islice(self._stream._lanes[self._own].blocks(block.start + len(block.order)), _FURTHER_BLOCKS):
+            slots = self._read(later)
+            self._spare = [slots[number] for number in later.order]
+            yield from _rotated(self._spare, place)
 
     def _decode(self, slot: Slot, size: int) -> Any:
         if slot.content is None:
@@ -212,7 +228,17 @@ class _Reader(Generic[Batch]):
 
     def _open_block(self) -> Block:
         if self._block is None or self._position >= self._block.start + len(self._block.order):
-            self._slots = []  # before the next ones are read
+            self._slots, self._spare = [], None  # before the next ones are read
             self._block = next(self._blocks)
-            self._slots = [slot for shard in self._block.shards for slot in self._stream.slots(shard)]
+            self._slots = self._read(self._block)
         return self._block
+
+    def _read(self, block: Block) -> list[Slot]:
+        return [slot for shard in block.shards for slot in self._stream.slots(shard)]
+
+
+def _rotated(slots: list[Slot], place: int) -> Iterator[Slot]:
+    """All of them, the one at a place first."""
+    first = place % len(slots)
+    yield from slots[first:]
+    yield from slots[:first]

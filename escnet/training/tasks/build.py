@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import DefaultTrainer
 from detectron2.utils import comm
+from torch import nn
 
 from escnet.data.benchmarks import data_root
-from escnet.data.shards.accounting import SampleCount
+from escnet.data.shards.accounting import SampleCount, ShardError
 from escnet.data.shards.batches import image_batches, mask_batches
 from escnet.data.shards.decoding import Augmentation
-from escnet.data.shards.embeddings import check_embeddings
-from escnet.data.shards.index import find_shards
+from escnet.data.shards.embeddings import check_embeddings, told
+from escnet.data.shards.index import Shard, find_shards
+from escnet.data.shards.schedule import BatchSchedule
+from escnet.evaluation.runs.conditions import weights_sha256
 from escnet.layers.clip_image_encoder import ClipImageEncoder
 from escnet.meta_arch.clip import ClassifyingClip
 from escnet.meta_arch.sam import PromptableSam
@@ -59,7 +64,6 @@ def distillation_trainer(cfg: CfgNode) -> Trainer:
     check_model(cfg)
     check_solver(cfg)
     check_test_sets(cfg, NO_EVALUATION)
-    cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
     teachers = build_teachers(cfg)
     return Trainer(DistillationTask(cfg, teachers), training_settings(cfg))
 
@@ -89,11 +93,20 @@ def _clip_teacher(cfg: CfgNode) -> ClipTeacher:
             "DISTILL.CLIP.EMBEDDINGS are of whole images; dense features (DISTILL.CLIP.DENSE_WEIGHT) need the teacher "
             "itself: turn one of them off"
         )
-    clip, _ = build_clip(cfg.MODEL.CLIP.NAME, "" if stored else cfg.MODEL.CLIP.WEIGHTS)
+    clip, _ = build_clip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.WEIGHTS)
+    encoder = ClipImageEncoder(clip.visual, cfg.MODEL.CLIP.DENSE, cfg.MODEL.CLIP.DENSE_RESIDUAL)
+    if own.TEACHER_SIZE <= 0 or own.TEACHER_SIZE % encoder.patch_size:
+        raise ValueError(
+            f"DISTILL.CLIP.TEACHER_SIZE is {own.TEACHER_SIZE}; it has to be a multiple of the teacher's patches, "
+            f"{encoder.patch_size} pixels"
+        )
+    images = _Images.of(cfg, "CLIP", ("SIZES", "BATCH_SIZE", "AUGMENT", "EMBEDDINGS"))
+    if stored:
+        _check_stored(cfg, images, clip)
     stream = partial(
         _from,
         image_batches,
-        _located(own.SHARDS, own.EMBEDDINGS, clip.visual.output_dim),
+        images.sources,
         sizes=tuple(own.SIZES),
         batch_size=own.BATCH_SIZE,
         augmentation=Augmentation() if own.AUGMENT else None,
@@ -105,14 +118,14 @@ def _clip_teacher(cfg: CfgNode) -> ClipTeacher:
     teacher = None
     if not stored:
         size = (own.TEACHER_SIZE, own.TEACHER_SIZE)
-        encoder = ClipImageEncoder(clip.visual, cfg.MODEL.CLIP.DENSE, cfg.MODEL.CLIP.DENSE_RESIDUAL)
         teacher = ClassifyingClip(encoder, None, clip.logit_scale.exp().item(), size)
         teacher = teacher.to(device).eval().requires_grad_(False)
     return ClipTeacher(
         stream,
         teacher,
         device,
-        SampleCount(distill.BROKEN_SHARE),
+        SampleCount(distill.BROKEN_SHARE, images.count),
+        order=images.order,
         balance=distill.BALANCE,
         micro_batch=distill.MICRO_BATCH,
         statistics_images=distill.STATISTICS_IMAGES,
@@ -125,10 +138,11 @@ def _sam_teacher(cfg: CfgNode) -> SamTeacher:
     distill, own = cfg.DISTILL, cfg.DISTILL.SAM
     sam = PromptableSam(build_sam(cfg.MODEL.SAM.NAME, cfg.MODEL.SAM.WEIGHTS))
     sam = sam.to(cfg.MODEL.DEVICE).eval().requires_grad_(False)
+    images = _Images.of(cfg, "SAM", ("BATCH_SIZE", "MASKS"))
     stream = partial(
         _from,
         mask_batches,
-        _located(own.SHARDS),
+        images.sources,
         size=sam.input_size,
         batch_size=own.BATCH_SIZE,
         masks=own.MASKS,
@@ -140,46 +154,91 @@ def _sam_teacher(cfg: CfgNode) -> SamTeacher:
     return SamTeacher(
         stream,
         sam,
-        SampleCount(distill.BROKEN_SHARE),
+        SampleCount(distill.BROKEN_SHARE, images.count),
         tuple(own.SIZES),
         cfg.SEED,
         prompting,
+        order=images.order,
         quality=own.QUALITY_WEIGHT,
         balance=distill.BALANCE,
-        micro_batch=distill.MICRO_BATCH,
+        micro_batch=own.MICRO_BATCH or distill.MICRO_BATCH,
         statistics_images=distill.STATISTICS_IMAGES,
         weight=own.WEIGHT,
     )
 
 
-def _located(sources: Sequence[str], embeddings: str = "", dim: int = 0) -> tuple[str, ...]:
-    """Shards as the configuration names them: a path that is not absolute is below the folder of all datasets.
+class _Images(NamedTuple):
+    """The shards of a teacher.
+
+    Attributes:
+        sources: as the configuration names them, a path that is not absolute below the folder of all datasets.
+        shards: what they stand for.
+        order: what their order depends on, beside the numbers of processes and workers.
+    """
+
+    sources: tuple[str, ...]
+    shards: list[Shard]
+    order: dict[str, str]
+
+    @classmethod
+    def of(cls, cfg: CfgNode, teacher: str, keys: Sequence[str]) -> _Images:
+        """Find those of a teacher, whose order depends on some keys of its own.
+
+        Raises:
+            ShardError: they are not there.
+        """
+        own = cfg.DISTILL[teacher]
+        sources = tuple(source if "://" in source else str(data_root() / source) for source in own.SHARDS)
+        shards = find_shards(sources)
+        listed = json.dumps([(shard.url.rpartition("/")[2], shard.samples) for shard in shards])
+        order = {f"DISTILL.{teacher}.{key}": str(own[key]) for key in keys}
+        digest = hashlib.sha256(listed.encode()).hexdigest()[:12]
+        return cls(sources, shards, order | {"SEED": str(cfg.SEED), f"digest of DISTILL.{teacher}.SHARDS": digest})
+
+    @property
+    def count(self) -> int:
+        """How many images they have."""
+        return sum(shard.samples for shard in self.shards)
+
+
+def _check_stored(cfg: CfgNode, images: _Images, clip: nn.Module) -> None:
+    """Check that stored embeddings are of the teacher, and at its size.
 
     Raises:
-        ShardError: they are not there, or stored embeddings of them.
+        ShardError: some are missing, or of another model, other weights or another size.
     """
-    located = tuple(source if "://" in source else str(data_root() / source) for source in sources)
-    shards = find_shards(located)
-    if embeddings:
-        check_embeddings(shards, embeddings, dim)
-    return located
+    own = cfg.DISTILL.CLIP
+    found = check_embeddings(images.shards, own.EMBEDDINGS, clip.visual.output_dim)
+    # Without weights the teacher is another one with each seed.
+    expected = weights_sha256(clip.visual) if cfg.MODEL.CLIP.WEIGHTS else found.weights_sha256
+    if (found.weights_sha256, found.image_size) != (expected, own.TEACHER_SIZE):
+        raise ShardError(
+            f"the embeddings beside {images.shards[0].url} were made by {told(found)}, and the teacher is "
+            f"{cfg.MODEL.CLIP.NAME} (weights {expected[:12]}, {own.TEACHER_SIZE} px): set MODEL.CLIP.WEIGHTS and "
+            "DISTILL.CLIP.TEACHER_SIZE as they were, or embed anew with tools/embed_teacher.py --config-file"
+        )
 
 
 def _check_sizes(cfg: CfgNode, teacher: str) -> None:
-    """Check the sides of the student's images.
+    """Check the sides of the student's images, and that the processes can share a batch.
 
     Raises:
-        ValueError: there are none, or one that its patches do not divide.
+        ValueError: there are none, one is there twice, or one that its patches do not divide; or they cannot.
     """
     patch, key = sam_size(cfg.MODEL.SAM.NAME).patch_size, f"DISTILL.{teacher}.SIZES"
     sizes = cfg.DISTILL[teacher].SIZES
     if not sizes or any(type(size) is not int or size < patch or size % patch for size in sizes):
         raise ValueError(f"{key} is {sizes!r}; it has to be some multiples of the student's patches, {patch} pixels")
+    try:
+        BatchSchedule(sizes, cfg.DISTILL[teacher].BATCH_SIZE, comm.get_world_size(), cfg.SEED)
+    except ValueError as error:
+        raise ValueError(f"DISTILL.{teacher}: {error}") from error
 
 
 def _sharing(cfg: CfgNode) -> dict[str, int]:
     return {
         "seed": cfg.SEED,
+        "least_side": sam_size(cfg.MODEL.SAM.NAME).patch_size,
         "num_workers": cfg.DATALOADER.NUM_WORKERS,
         "rank": comm.get_rank(),
         "world_size": comm.get_world_size(),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -19,10 +20,13 @@ class Teacher(ABC):
     Attributes:
         name: of its loss.
         weight: of its loss.
+        order: what the order of its images depends on, beside the numbers of processes and workers: a training goes on
+            only where it is the same.
     """
 
     name: str
     weight: float = 1.0
+    order: Mapping[str, str] = MappingProxyType({})
 
     @abstractmethod
     def batches(self, start_iteration: int) -> Iterator[Any]:
@@ -97,14 +101,14 @@ class DistillationTask(ConfiguredTask):
 
     def state_dict(self) -> dict[str, Any]:
         teachers = {teacher.name: teacher.state_dict() for teacher in self.teachers}
-        return {"teachers": teachers, "readers": self._readers()}
+        return {"teachers": teachers, "readers": self._readers(), "order": self._order()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with the teachers' states.
 
         Raises:
-            ValueError: the checkpoint is of other teachers, or its images were shared out to other numbers of
-                processes and workers, so that they would come in another order.
+            ValueError: the checkpoint is of other teachers, or its images would come in another order now: other
+                numbers of processes or workers, another seed, other sizes, batches or shards.
             KeyError: it is of another kind of task.
         """
         found, names = state["teachers"], [teacher.name for teacher in self.teachers]
@@ -117,8 +121,21 @@ class DistillationTask(ConfiguredTask):
                 f"its images were shared out to {_told(state['readers'])}, and now there are {_told(self._readers())}: "
                 "they would come in another order; set DATALOADER.NUM_WORKERS and the number of processes as they were"
             )
+        changed = [
+            f"{key} was {value}, is {self._order()[key]}"
+            for key, value in state["order"].items()
+            if self._order()[key] != value
+        ]
+        if changed:
+            raise ValueError(
+                f"its images would come in another order: {'; '.join(changed)}; set them as they were, or "
+                "begin anew in another OUTPUT_DIR"
+            )
         for teacher in self.teachers:
             teacher.load_state_dict(found[teacher.name])
+
+    def _order(self) -> dict[str, str]:
+        return {key: value for teacher in self.teachers for key, value in teacher.order.items()}
 
     def _readers(self) -> dict[str, int]:
         return {"processes": comm.get_world_size(), "workers": self.cfg.DATALOADER.NUM_WORKERS}

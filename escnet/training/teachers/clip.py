@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -45,6 +45,7 @@ class ClipTeacher(Teacher):
         statistics_images: of which the spread of its features is taken, where `balance` needs it.
         weight: of its loss.
         dense_weight: of the dense features, where the summary has 1.
+        order: as of `Teacher`.
     """
 
     stream: Callable[[int], Iterator[ImageBatch]]
@@ -57,6 +58,7 @@ class ClipTeacher(Teacher):
     weight: float = 1.0
     dense_weight: float = 0.0
     name: str = "clip"
+    order: Mapping[str, str] = field(default_factory=dict)
     distance: FeatureLoss = field(init=False)
     dense_distance: FeatureLoss = field(init=False)
 

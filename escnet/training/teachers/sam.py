@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -20,6 +20,9 @@ from escnet.meta_arch.sam import PromptableSam, predict_masks
 from escnet.training.tasks.distillation import Teacher
 from escnet.training.tasks.promptable import Prompting, simulate_prompts
 from escnet.training.teachers.feature_loss import FeatureLoss, cells, on_one_grid, prepare_together
+
+# Of which the spread of its features is told well enough; 64 images at 1024 pixels.
+_STATISTICS_CELLS = 1 << 18
 
 
 class SizedMasks(NamedTuple):
@@ -43,7 +46,8 @@ class SamTeacher(Teacher):
         seed: of these draws.
         prompting: how prompts are drawn, and the weight of the focal loss.
         quality: weight of the squared error of the expected IoU. Not in the paper.
-        balance, micro_batch, statistics_images, weight: as of `ClipTeacher`.
+        balance, micro_batch, statistics_images, weight, order: as of `ClipTeacher`; the spread is taken of fewer images
+            where these have `_STATISTICS_CELLS` cells.
     """
 
     stream: Callable[[int], Iterator[MaskBatch]]
@@ -55,9 +59,10 @@ class SamTeacher(Teacher):
     quality: float = 1.0
     balance: str = "none"
     micro_batch: int = 0
-    statistics_images: int = 64
+    statistics_images: int = 1024
     weight: float = 10.0
     name: str = "sam"
+    order: Mapping[str, str] = field(default_factory=dict)
     distance: FeatureLoss = field(init=False)
 
     def __post_init__(self) -> None:
@@ -117,7 +122,8 @@ class SamTeacher(Teacher):
         for batch in self.stream(0):
             for part in batch.images.split(self.micro_batch or len(batch.images)):
                 features.append(cells(self.sam.encode(part).float()))
-            if sum(map(len, features)) >= self.statistics_images:
+            images = sum(map(len, features))
+            if images >= self.statistics_images or images * features[0][0, ..., 0].numel() >= _STATISTICS_CELLS:
                 break
         return torch.cat(features).flatten(0, 2)
 

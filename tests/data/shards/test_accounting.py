@@ -22,6 +22,13 @@ def test_a_few_among_the_first_are_allowed_and_a_share_is_not() -> None:
     assert isinstance(TooManyBrokenError(), ValueError)
 
 
+def test_a_whole_shard_that_is_lost_at_the_beginning_is_no_large_share_of_all() -> None:
+    count = SampleCount(limit=0.1, samples=1000, least=0)
+    count.add(100, [BAD] * 100)
+    with pytest.raises(TooManyBrokenError, match=r"101 of 110 samples.*10\.10% of 1000"):
+        count.add(10, [BAD])
+
+
 def test_just_the_limit_is_allowed() -> None:
     count = SampleCount(limit=0.1, least=0)
     count.add(10, [BAD])
@@ -52,7 +59,7 @@ def test_names_are_bounded(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCa
     assert caplog.records[-1].getMessage() == "3 broken samples were named; those that follow are only counted"
 
 
-@pytest.mark.parametrize("settings", [{"limit": 1.5}, {"limit": -0.1}, {"least": -1}])
+@pytest.mark.parametrize("settings", [{"limit": 1.5}, {"limit": -0.1}, {"least": -1}, {"samples": -1}])
 def test_impossible_limits_are_refused(settings: dict) -> None:
     with pytest.raises(ValueError, match=r"broken samples|negative"):
         SampleCount(**settings)

@@ -219,7 +219,20 @@ def test_what_a_truncated_shard_lacks_is_broken(write_pictures: Callable[..., Pa
     assert all(sample.reason.startswith(f"the shard ends after {8 - len(broken)} of 8 samples") for sample in broken)
 
 
-def test_a_block_without_a_good_sample_ends_the_stream(write_pictures: Callable[..., Path]) -> None:
+def test_for_a_block_without_a_good_sample_later_ones_stand(write_pictures: Callable[..., Path]) -> None:
+    folder = write_pictures((3, 3, 3), change={0: {"png": b"a"}, 1: {"png": b"b"}, 2: {"png": b"c"}})
+    settings = {"sizes": (16,), "augmentation": None, "block": 1}
+    read = batches(folder, 9, **settings)
+    broken = broken_of(read)
+    assert {Path(sample.shard).name for sample in broken} == {"000.tar"}
+    assert {sample.key for sample in broken} == {"p000", "p001", "p002"}
+    used = {key for batch in read for key in batch.keys}
+    assert used == {f"p{number:03}" for number in range(3, 9)}
+    for done in range(1, 9):
+        assert_same(batches(folder, 9 - done, start_iteration=done, **settings), read[done:])
+
+
+def test_blocks_without_a_good_sample_end_the_stream(write_pictures: Callable[..., Path]) -> None:
     folder = write_pictures((1, 1), change={0: {"png": b"a"}, 1: {"png": b"b"}})
     with pytest.raises(ShardError, match=r"none of the 2 samples .*00[01]\.tar.* can be used.*not an image"):
         batches(folder, 1)
