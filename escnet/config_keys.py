@@ -110,6 +110,9 @@ def _add_sam_clip(cfg: CN) -> None:
     cfg.MODEL.SAM_CLIP = CN()
     # Blocks of the CLIP head, which start as the backbone's last one (paper: 3).
     cfg.MODEL.SAM_CLIP.HEAD_BLOCKS = 3
+    # Most cells to a side of the grid that it looks at; a finer one is averaged (paper: 32, of 64 at 1024 px). 0: any.
+    # An ESC-Net on it has the backbone's grid.
+    cfg.MODEL.SAM_CLIP.HEAD_CELLS = 32
     # Channels of the two hidden layers of its MLP (0: as many as the backbone has). Free.
     cfg.MODEL.SAM_CLIP.HIDDEN_DIM = 0
     # How the feature of the image is read off the cells: max (paper) or mean.

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import NamedTuple
 
 from segment_anything.modeling import ImageEncoderViT
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from escnet.layers.merged_backbone import BackboneFeatures
 
@@ -44,19 +46,29 @@ class ClipHead(Head):
       embed_dim: D, dimension of the text space.
       hidden_dim: of the two hidden layers of the MLP.
       pooling: "max" (SAM-CLIP, sec. A "Model architecture") or "mean".
+      most_cells: of a side of the grid that the blocks look at; a finer one is averaged, 2×2 cells or more to one
+        (0: none is). The paper has 32×32 at 1024 px (sec. A.3), where the backbone has 64×64.
 
     Raises:
-      ValueError: for an unknown pooling.
+      ValueError: for an unknown pooling, or a negative number of cells.
     """
 
     def __init__(
-        self, blocks: list[nn.Module], width: int, embed_dim: int, hidden_dim: int, pooling: str = "max"
+        self,
+        blocks: list[nn.Module],
+        width: int,
+        embed_dim: int,
+        hidden_dim: int,
+        pooling: str = "max",
+        most_cells: int = 0,
     ) -> None:
         super().__init__()
+        if most_cells < 0:
+            raise ValueError(f"the grid of the CLIP head has {most_cells} cells to a side; it has to be 0 or more")
         if pooling not in POOLINGS:
             raise ValueError(f'pooling is "{pooling}", but must be one of {", ".join(POOLINGS)}')
         self.blocks = nn.ModuleList(blocks)
-        self.pooling = pooling
+        self.pooling, self.most_cells = pooling, most_cells
         self.norm = nn.LayerNorm(width)
         self.mlp = nn.Sequential(
             nn.Linear(width, hidden_dim),
@@ -68,11 +80,17 @@ class ClipHead(Head):
 
     @classmethod
     def from_encoder(
-        cls, encoder: ImageEncoderViT, count: int, embed_dim: int, hidden_dim: int, pooling: str = "max"
+        cls,
+        encoder: ImageEncoderViT,
+        count: int,
+        embed_dim: int,
+        hidden_dim: int,
+        pooling: str = "max",
+        most_cells: int = 0,
     ) -> ClipHead:
         """A head whose `count` blocks start as copies of an encoder's last block."""
         blocks = [copy.deepcopy(encoder.blocks[-1]) for _ in range(count)]
-        return cls(blocks, encoder.patch_embed.proj.out_channels, embed_dim, hidden_dim, pooling)
+        return cls(blocks, encoder.patch_embed.proj.out_channels, embed_dim, hidden_dim, pooling, most_cells)
 
     def forward(self, backbone: BackboneFeatures) -> HeadFeatures:
         """Summary (B,D) and features (B,D,h,w), both comparable with text features once they are normalised."""
@@ -80,8 +98,13 @@ class ClipHead(Head):
         return HeadFeatures(self.project(self.pool(tokens)), self.project(tokens).permute(0, 3, 1, 2))
 
     def tokens(self, backbone: BackboneFeatures) -> Tensor:
-        """The output (B,h,w,W) of the head's last block."""
-        tokens = backbone.tokens.permute(0, 2, 3, 1)
+        """The output (B,h,w,W) of the head's last block, on the backbone's grid or a coarser one."""
+        tokens = backbone.tokens
+        grid = tokens.shape[-2:]
+        if 0 < self.most_cells < max(grid):
+            factor = math.ceil(max(grid) / self.most_cells)
+            tokens = F.adaptive_avg_pool2d(tokens, tuple(math.ceil(side / factor) for side in grid))
+        tokens = tokens.permute(0, 2, 3, 1)
         for block in self.blocks:
             tokens = block(tokens)
         return tokens

@@ -130,7 +130,9 @@ class SamClip(SegmentingModel, PromptableModel, ClassifyingModel, RepresentingMo
         sam = build_sam(cfg.MODEL.SAM.NAME, "" if brings_all else cfg.MODEL.SAM.WEIGHTS)
         backbone = MergedBackbone(sam.image_encoder)
         embed_dim, hidden_dim = clip.visual.output_dim, own.HIDDEN_DIM or backbone.width
-        head = ClipHead.from_encoder(sam.image_encoder, own.HEAD_BLOCKS, embed_dim, hidden_dim, own.POOLING)
+        head = ClipHead.from_encoder(
+            sam.image_encoder, own.HEAD_BLOCKS, embed_dim, hidden_dim, own.POOLING, own.HEAD_CELLS
+        )
         _set_trainable(backbone, head, sam.mask_decoder, own.TRAIN)
         return {
             "backbone": backbone,
@@ -184,7 +186,11 @@ class SamClip(SegmentingModel, PromptableModel, ClassifyingModel, RepresentingMo
 
         Text is what is compared with words (B, D, h, w), L2-normalised; all is (B, 2W + D, h, w).
         """
-        return torch.cat([part.permute(0, 3, 1, 2) for part in self._parts(images, name, pooled=False)], dim=1)
+        parts = [part.permute(0, 3, 1, 2) for part in self._parts(images, name, pooled=False)]
+        grid = parts[0].shape[-2:]
+        # The head's grid may be coarser.
+        same = (part if part.shape[-2:] == grid else F.interpolate(part, grid, mode="bilinear") for part in parts)
+        return torch.cat(list(same), dim=1)
 
     def pooled_representation(self, images: Tensor, name: str = "backbone") -> Tensor:
         """The same of whole images: the mean over the cells of the backbone; of the head as the head itself pools."""
@@ -231,7 +237,7 @@ class SamClip(SegmentingModel, PromptableModel, ClassifyingModel, RepresentingMo
         return predict_masks(self, embedding, prompts, multimask, self.inference.image_size)
 
     def segment_features(self, features: MergedFeatures, vocabulary: Vocabulary) -> Segmentation:
-        """Logits as coarse as the grid from the CLIP head alone, four times finer with both heads."""
+        """Logits on the CLIP head's grid from that head alone, four times finer than the backbone's with both heads."""
         dense = F.normalize(features.of("clip").features, dim=1)
         correlation = torch.einsum("bdhw,nd->bnhw", dense, self.clip_text.encode(vocabulary)).float()
         logits = correlation * self.logit_scale
@@ -268,9 +274,9 @@ class SamClip(SegmentingModel, PromptableModel, ClassifyingModel, RepresentingMo
                 yield F.normalize(self.clip_head.project(tokens), dim=-1)
 
     def _refine(self, embedding: Tensor, logits: Tensor) -> Tensor:
-        """CLIP's logits (B, N, h, w) as prompts of the SAM head: (B, N, 4h, 4w)."""
+        """CLIP's logits (B, N, h', w') as prompts of the SAM head, whose embedding is (B, C, h, w): (B, N, 4h, 4w)."""
         probability = logits.softmax(dim=1)
-        fine = F.interpolate(probability, self._fine(logits), mode="bilinear", align_corners=False)
+        fine = F.interpolate(probability, self._fine(embedding), mode="bilinear", align_corners=False)
         uniform = _uniform_numbers(logits[0, 0].numel()).to(logits.device)
         refined = []
         for image, scores, finer in zip(embedding, probability, fine, strict=True):
@@ -283,7 +289,7 @@ class SamClip(SegmentingModel, PromptableModel, ClassifyingModel, RepresentingMo
         return torch.stack(refined)
 
     def _draw(self, embedding: Tensor, scores: Tensor, uniform: Tensor) -> Tensor:
-        """SAM's mask logits (P, 4h, 4w) for score maps (P, h, w) of one image (1, C, h, w)."""
+        """SAM's mask logits (P, 4h, 4w) for score maps (P, h', w') of one image (1, C, h, w)."""
         drawn = sample_points(scores, self.score, self.points, uniform)
         cells = scores.new_tensor([scores.shape[2], scores.shape[1]])
         height, width = self.inference.image_size
@@ -292,7 +298,7 @@ class SamClip(SegmentingModel, PromptableModel, ClassifyingModel, RepresentingMo
         # As a mask prompt it is positive where a point may be.
         hint = scores[:, None].logit(eps=_EPSILON) - math.log(max(self.score, _EPSILON) / (1 - self.score))
         hint = hint.clamp(-LARGEST_HINT, LARGEST_HINT)
-        hint = F.interpolate(hint, self._fine(scores), mode="bilinear", align_corners=False)
+        hint = F.interpolate(hint, self._fine(embedding), mode="bilinear", align_corners=False)
         return self.masks(embedding, Prompts(points, drawn.labels, masks=hint)).logits[:, 0]
 
     @staticmethod

@@ -110,6 +110,22 @@ def test_the_pooling_can_be_the_mean(small: MergedBackbone) -> None:
         ClipHead([], 16, 6, 10, pooling="median")
 
 
+@torch.no_grad()
+def test_the_clip_head_looks_at_no_finer_grid_than_it_is_told(small: MergedBackbone) -> None:
+    whole = ClipHead.from_encoder(small.encoder, 1, embed_dim=6, hidden_dim=10)
+    coarse = ClipHead.from_encoder(small.encoder, 1, embed_dim=6, hidden_dim=10, most_cells=4)
+    coarse.load_state_dict(whole.state_dict())
+    features = small(images(64, 32))
+    assert features.tokens.shape[-2:] == (8, 4) and whole(features).features.shape[-2:] == (8, 4)
+    halved = BackboneFeatures(F.avg_pool2d(features.tokens, 2), None, [])
+    for ours, theirs in zip(coarse(features), whole(halved), strict=True):
+        torch.testing.assert_close(ours, theirs)
+    assert coarse(small(images(72, 40))).features.shape[-2:] == (3, 2)
+    torch.testing.assert_close(coarse(small(images(32, 32))).features, whole(small(images(32, 32))).features)
+    with pytest.raises(ValueError, match="-1 cells"):
+        ClipHead([], 16, 6, 10, most_cells=-1)
+
+
 def test_sams_head_needs_the_neck(small: MergedBackbone) -> None:
     with pytest.raises(ValueError, match="neck"):
         SamHead()(small(images(64, 64), neck=False))

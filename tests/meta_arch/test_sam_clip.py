@@ -210,6 +210,14 @@ def test_settings_that_do_not_fit_are_refused(options: tuple[str, ...], message:
         make(*options)
 
 
+@torch.no_grad()
+def test_a_coarser_grid_of_the_clip_head_leaves_sams_own(picture: Tensor) -> None:
+    model = make("MODEL.SAM_CLIP.LABEL_MAP", "both", "MODEL.SAM_CLIP.SCORE", "0.0", "MODEL.SAM_CLIP.HEAD_CELLS", "8")
+    result = model.segment(model.encode(picture), WORDS)
+    assert result.correlations[0].shape == (2, 5, 8, 8) and result.logits.shape == (2, 5, 64, 64)
+    assert model.representation(torch.zeros(1, 3, 128, 128), "all").shape[-2:] == (16, 16)
+
+
 def test_words_are_no_prompts(model: SamClip, picture: Tensor) -> None:
     with torch.no_grad(), pytest.raises(ValueError, match="segment"):
         model.masks(model.encode(picture[0]), Prompts.from_boxes(torch.rand(1, 4)), words=WORDS)
