@@ -174,7 +174,8 @@ def plan_stage(cfg: CfgNode, cost: StageCost, cluster: Cluster) -> Plan:
     shares = []
     for image in cost.images:
         count = share_of_batch(cfg, image, cluster.gpus)
-        micro_batch = min(count, cfg.DISTILL.MICRO_BATCH or count)
+        own = cfg.DISTILL.SAM.MICRO_BATCH if image.teacher == "SAM" else 0
+        micro_batch = min(count, own or cfg.DISTILL.MICRO_BATCH or count)
         largest = max(0, int((free - image.fixed) / image.graph))
         shares.append(Share(image, count, micro_batch, largest))
     return Plan(cluster, cfg.SOLVER.MAX_ITER, tuple(shares), cost.trained, static)
@@ -230,7 +231,7 @@ def check_memory(plan: Plan) -> None:
     share = min(short, key=lambda share: share.largest)
     remedy = f"set it to {share.largest} or lower, or take" if share.largest else "one does not fit either: take"
     raise ValueError(
-        f"DISTILL.MICRO_BATCH: {share.micro_batch} of {share.cost.teacher}'s images at {share.cost.size} px need "
+        f"{'DISTILL.SAM' if share.cost.teacher == 'SAM' else 'DISTILL'}.MICRO_BATCH: {share.micro_batch} of {share.cost.teacher}'s images at {share.cost.size} px need "
         f"{(plan.static + share.graph) / 1e9:.1f} GB of the {(1 - RESERVE) * plan.cluster.memory / 1e9:.1f} GB that a "
         f"GPU has for them; {remedy} GPUs with more memory"
     )
