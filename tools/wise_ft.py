@@ -1,7 +1,7 @@
 r"""Judge the models between SAM and a SAM that was tuned to CLIP: accuracy and mask AP for each share of the second.
 
-    python tools/wise_ft.py --config-file configs/sam_clip/base.yaml --sam-weights sam_vit_b_01ec64.pth --tuned tuned.pth \
-        --classification imagenet/val --classes imagenet --classification-size 224 \
+    python tools/wise_ft.py --config-file configs/sam_clip/base.yaml --sam-weights sam_vit_b_01ec64.pth \
+        --tuned tuned.pth --classification imagenet/val --classes imagenet --classification-size 224 \
         --images coco/val2017 --annotations coco/annotations/instances_val2017.json --instance-size 1024 \
         --output output/wise_ft
 

@@ -230,8 +230,9 @@ def check_memory(plan: Plan) -> None:
         return
     share = min(short, key=lambda share: share.largest)
     remedy = f"set it to {share.largest} or lower, or take" if share.largest else "one does not fit either: take"
+    key = "DISTILL.SAM.MICRO_BATCH" if share.cost.teacher == "SAM" else "DISTILL.MICRO_BATCH"
     raise ValueError(
-        f"{'DISTILL.SAM' if share.cost.teacher == 'SAM' else 'DISTILL'}.MICRO_BATCH: {share.micro_batch} of {share.cost.teacher}'s images at {share.cost.size} px need "
+        f"{key}: {share.micro_batch} of {share.cost.teacher}'s images at {share.cost.size} px need "
         f"{(plan.static + share.graph) / 1e9:.1f} GB of the {(1 - RESERVE) * plan.cluster.memory / 1e9:.1f} GB that a "
         f"GPU has for them; {remedy} GPUs with more memory"
     )
