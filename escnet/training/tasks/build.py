@@ -93,6 +93,11 @@ def _clip_teacher(cfg: CfgNode) -> ClipTeacher:
             "DISTILL.CLIP.EMBEDDINGS are of whole images; dense features (DISTILL.CLIP.DENSE_WEIGHT) need the teacher "
             "itself: turn one of them off"
         )
+    if stored and own.AUGMENT:
+        raise ValueError(
+            "DISTILL.CLIP.EMBEDDINGS are of whole images, and DISTILL.CLIP.AUGMENT cuts and mirrors them at random: set "
+            "DISTILL.CLIP.AUGMENT to False, or leave DISTILL.CLIP.EMBEDDINGS empty"
+        )
     clip, _ = build_clip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.WEIGHTS)
     encoder = ClipImageEncoder(clip.visual, cfg.MODEL.CLIP.DENSE, cfg.MODEL.CLIP.DENSE_RESIDUAL)
     if own.TEACHER_SIZE <= 0 or own.TEACHER_SIZE % encoder.patch_size:
