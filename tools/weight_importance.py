@@ -1,6 +1,6 @@
 r"""Estimate how much a model's representation depends on each of its weights, for tools/merge_weights.py --importance.
 
-    python tools/weight_importance.py --config-file configs/sam_clip.yaml --weights model_final.pth \
+    python tools/weight_importance.py --config-file configs/sam_clip/base.yaml --weights model_final.pth \
         --input photographs --limit 500 --image-size 448 --output importance.safetensors
 
 The importance of a weight is the mean over pictures of the squared derivative of ½ ‖hidden state‖² (Aljundi et al.,
@@ -53,7 +53,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--config-file", required=True, metavar="YAML", help="of a system that shows hidden states")
     parser.add_argument("--weights", default="", metavar="FILE", help="checkpoint of the system (else MODEL.WEIGHTS)")
     parser.add_argument(
-        "--features", default="both", metavar="NAME", help="hidden state: backbone, head or both (default)"
+        "--features",
+        default="both",
+        metavar="NAME",
+        help="hidden state: backbone, head or both (default); not text or all, as for tools/probe.py: features in text "
+        "space have length 1 with any weights",
     )
     parser.add_argument("--input", required=True, nargs="+", metavar="PATH", help="image files, folders, quoted globs")
     parser.add_argument("--limit", type=int, metavar="K", help="only the first K pictures")

@@ -103,11 +103,15 @@ def judge_all(args: argparse.Namespace) -> list[SweepPoint]:
     from escnet.config import check_device, load_config
     from escnet.evaluation.runs.run_folder import read_conditions, read_json, require_same_conditions, write_json
     from escnet.evaluation.wise_ft import SweepPoint, sweep
+    from escnet.meta_arch.image_size import fitting_size
 
     cfg = load_config(args.config_file, args.opts)
     check_device(cfg)
     judge, data = build_judge(args, cfg)
     model, first, second = load_models(args, cfg)
+    for option, side in (("--classification-size", args.classification_size), ("--instance-size", args.instance_size)):
+        if side:
+            fitting_size(option, (side, side), model.patch_size)
     conditions = data | {"model": model_conditions(cfg, model, first)}
     path, known = args.output / "wise_ft.json", {}
     if args.restart:

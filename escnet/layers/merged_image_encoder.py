@@ -44,6 +44,7 @@ class MergedImageEncoder(nn.Module):
         self.sam_input = sam_input
         self.backbone = backbone
         self.clip_head = head
+        self.patch_size: int = backbone.patch_size
         self.width: int = backbone.width
         self.embed_dim: int = head.mlp[-1].out_features
 

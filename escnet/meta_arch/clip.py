@@ -31,6 +31,7 @@ class ClassifyingClip(ClassifyingModel, RepresentingModel):
         image_size: (height, width) to which images are brought.
     """
 
+    prediction_keys = ("MODEL.CLIP.NAME", "MODEL.CLIP.IMAGE_SIZE")
     representations = ("backbone", "text", "all")
 
     def __init__(

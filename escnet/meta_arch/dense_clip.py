@@ -59,11 +59,12 @@ class DenseClip(SegmentingModel):
     def from_config(cls, cfg: Any) -> dict[str, Any]:
         """Constructor arguments from a config; reads the public weights unless MODEL.WEIGHTS brings all of them."""
         clip, tokenizer = build_clip(cfg.MODEL.CLIP.NAME, "" if cfg.MODEL.WEIGHTS else cfg.MODEL.CLIP.WEIGHTS)
+        encoder = ClipImageEncoder(clip.visual, cfg.MODEL.CLIP.DENSE, cfg.MODEL.CLIP.DENSE_RESIDUAL)
         return {
-            "clip_image": ClipImageEncoder(clip.visual, cfg.MODEL.CLIP.DENSE, cfg.MODEL.CLIP.DENSE_RESIDUAL),
+            "clip_image": encoder,
             "clip_text": ClipTextEncoder(clip, tokenizer),
             "logit_scale": clip.logit_scale.exp().item(),
-            "inference": InferenceOptions.from_config(cfg, cfg.MODEL.CLIP.IMAGE_SIZE),
+            "inference": InferenceOptions.from_config(cfg, "MODEL.CLIP.IMAGE_SIZE", encoder.patch_size),
         }
 
     def encode_pixels(self, pixels: Tensor) -> ClipFeatures:

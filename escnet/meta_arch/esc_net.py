@@ -136,7 +136,7 @@ class ESCNet(SegmentingModel):
             "prompt_encoder": parts.prompt_encoder,
             "blocks": parts.blocks,
             "decoder": UNetDecoder(esc.DIM, parts.image_encoder.width, tuple(esc.DECODER_DIMS), tuple(esc.SKIP_DIMS)),
-            "inference": InferenceOptions.from_config(cfg, cfg.MODEL.CLIP.IMAGE_SIZE),
+            "inference": InferenceOptions.from_config(cfg, "MODEL.CLIP.IMAGE_SIZE", parts.image_encoder.patch_size),
             "class_chunk": esc.CLASS_CHUNK,
             "max_classes": esc.MAX_CLASSES,
             "passes": esc.PASSES,

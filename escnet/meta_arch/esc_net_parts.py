@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from open_clip.model import CLIP
@@ -21,6 +22,7 @@ from escnet.layers.trainable_attention import trainable_attention_parameters
 from escnet.pretrained.clip import build_clip
 from escnet.pretrained.loading import load_exactly
 from escnet.pretrained.reading import read_weights
+from escnet.pretrained.recognition import SAM_CLIP
 from escnet.pretrained.sam import SamWeights, build_sam, build_sam_decoder, read_sam, sam_size
 
 BACKBONES = ("clip", "sam_clip")
@@ -58,7 +60,7 @@ def build_parts(cfg: Any) -> EscNetParts:
     if is_merged:
         image_encoder = _merged_image_encoder(cfg, clip, weights)
         if weights is not None:
-            load_exactly(clip_text, weights.tensors, weights.source, prefix="clip_text.")
+            _load_merged(clip_text, weights, "clip_text.", {"MODEL.CLIP.NAME": cfg.MODEL.CLIP.NAME})
             logit_scale = weights.tensors["logit_scale"].item()
     else:
         image_encoder = ClipImageEncoder(clip.visual, cfg.MODEL.CLIP.DENSE, cfg.MODEL.CLIP.DENSE_RESIDUAL)
@@ -97,13 +99,31 @@ def _merged_image_encoder(cfg: Any, clip: CLIP, weights: SamWeights | None) -> M
     hidden_dim = own.HIDDEN_DIM or backbone.width
     head = ClipHead.from_encoder(encoder, own.HEAD_BLOCKS, clip.visual.output_dim, hidden_dim, own.POOLING)
     if weights is not None:
-        load_exactly(backbone, weights.tensors, weights.source, prefix="backbone.")
-        load_exactly(head, weights.tensors, weights.source, prefix="clip_head.")
+        _load_merged(backbone, weights, "backbone.", {"MODEL.SAM.NAME": cfg.MODEL.SAM.NAME})
+        sizes = {f"MODEL.SAM_CLIP.{key}": own[key] for key in ("HIDDEN_DIM", "HEAD_BLOCKS")}
+        _load_merged(head, weights, "clip_head.", {"MODEL.CLIP.NAME": cfg.MODEL.CLIP.NAME} | sizes)
     merged = MergedImageEncoder(backbone, head, own.SAM_INPUT)
     trained = cfg.MODEL.CLIP.TRAIN
     for name, parameter in merged.named_parameters():
         parameter.requires_grad_(trained == "all" or (trained == "attention" and ".attn." in name))
     return merged
+
+
+def _load_merged(module: nn.Module, weights: SamWeights, prefix: str, sizes: Mapping[str, object]) -> None:
+    """Load a part of the file of MODEL.SAM_CLIP.WEIGHTS.
+
+    Args:
+        module: the part.
+        weights: the file.
+        prefix: of the part's names in the file.
+        sizes: the keys that set the sizes of the part, and their values.
+
+    Raises:
+        WeightsError: the file lacks the part, or has it in other sizes; says which keys set them.
+    """
+    own = ", ".join(f"{key} ({value})" for key, value in sizes.items())
+    remedy = f"Its sizes are set by {own}: set them as they were when MODEL.SAM_CLIP.WEIGHTS was trained"
+    load_exactly(module, weights.tensors, weights.source, remedy, prefix, SAM_CLIP)
 
 
 def _build_blocks(

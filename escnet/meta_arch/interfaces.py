@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from escnet.meta_arch.image_size import fitting_size
 from escnet.meta_arch.segmentation import Segmentation
 from escnet.meta_arch.sliding_window import SlidingWindow, WindowedFeatures, average_windows
 from escnet.vocabulary import Vocabulary
@@ -43,13 +44,24 @@ class InferenceOptions:
             raise ValueError(f"MODEL.PRECISION must be one of {tuple(PRECISIONS)}, got {self.precision!r}")
 
     @classmethod
-    def from_config(cls, cfg: Any, image_size: tuple[int, int]) -> InferenceOptions:
-        """The options of a config, for a model that sees images of this size."""
+    def from_config(cls, cfg: Any, size_key: str, patch_size: int) -> InferenceOptions:
+        """The options of a config.
+
+        Args:
+            cfg: the config.
+            size_key: the key that sets the size of the model's images.
+            patch_size: side of a patch of the model's image encoder, in pixels.
+
+        Raises:
+            ValueError: the patches do not divide the images or the windows, or a value is unknown.
+        """
         sliding = cfg.TEST.SLIDING
         windows = None
         if sliding.ENABLED:
-            windows = SlidingWindow(tuple(sliding.SIZE), tuple(sliding.WINDOW), sliding.OVERLAP)
-        return cls(tuple(image_size), windows, cfg.MODEL.PRECISION, cfg.TEST.FULL_SCORES)
+            window = fitting_size("TEST.SLIDING.WINDOW", sliding.WINDOW, patch_size)
+            windows = SlidingWindow(tuple(sliding.SIZE), window, sliding.OVERLAP)
+        image_size = fitting_size(size_key, _config_value(cfg, size_key), patch_size)
+        return cls(image_size, windows, cfg.MODEL.PRECISION, cfg.TEST.FULL_SCORES)
 
 
 class LearningPart(NamedTuple):

@@ -10,6 +10,7 @@ from torch import nn
 from escnet.layers.clip_image_encoder import ClipImageEncoder
 from escnet.layers.clip_text_encoder import ClipTextEncoder
 from escnet.meta_arch.clip import ClassifyingClip
+from escnet.meta_arch.image_size import fitting_size
 from escnet.meta_arch.sam import PromptableSam
 from escnet.pretrained.clip import build_clip
 from escnet.pretrained.sam import build_sam
@@ -24,7 +25,7 @@ def build_parent(name: str, cfg: Any, weights: str = "") -> nn.Module:
         weights: of the parent alone, in its own format; "" for those of the configuration.
 
     Raises:
-        ValueError: there is no such parent.
+        ValueError: there is no such parent, or its patches do not divide the configured size of images.
         WeightsError: weights that are missing or do not fit.
     """
     if name not in PARENTS:
@@ -35,7 +36,9 @@ def build_parent(name: str, cfg: Any, weights: str = "") -> nn.Module:
 def _clip(cfg: Any, weights: str) -> ClassifyingClip:
     clip, tokenizer = build_clip(cfg.MODEL.CLIP.NAME, weights or cfg.MODEL.CLIP.WEIGHTS)
     text, scale = ClipTextEncoder(clip, tokenizer), clip.logit_scale.exp().item()
-    return ClassifyingClip(ClipImageEncoder(clip.visual), text, scale, cfg.MODEL.CLIP.IMAGE_SIZE)
+    encoder = ClipImageEncoder(clip.visual)
+    size = fitting_size("MODEL.CLIP.IMAGE_SIZE", cfg.MODEL.CLIP.IMAGE_SIZE, encoder.patch_size)
+    return ClassifyingClip(encoder, text, scale, size)
 
 
 def _sam(cfg: Any, weights: str) -> PromptableSam:

@@ -33,6 +33,8 @@ class PromptableSam(PromptableModel, RepresentingModel):
         sam: the model; its parameters are this module's.
     """
 
+    prediction_keys = ("MODEL.SAM.NAME",)
+
     def __init__(self, sam: Sam) -> None:
         super().__init__()
         self.sam = sam

@@ -141,7 +141,7 @@ class SamClip(SegmentingModel, PromptableModel, ClassifyingModel, RepresentingMo
             "mask_decoder": sam.mask_decoder,
             "clip_text": ClipTextEncoder(clip, tokenizer),
             "logit_scale": clip.logit_scale.exp().item(),
-            "inference": InferenceOptions.from_config(cfg, own.IMAGE_SIZE),
+            "inference": InferenceOptions.from_config(cfg, "MODEL.SAM_CLIP.IMAGE_SIZE", backbone.patch_size),
             "label_map": own.LABEL_MAP,
             "points": own.POINTS,
             "score": own.SCORE,

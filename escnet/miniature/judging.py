@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from escnet.data.coco_instances import read_instances
+from escnet.data.errors import DatasetError
 from escnet.data.examination_folder import CLASSES, OBJECTS, OBJECTS_FILE, WORDS
 from escnet.data.image_folders import name_classes, read_image_folder
 from escnet.evaluation.embeddings import EmbeddingOptions
@@ -36,7 +37,16 @@ def judge(model: nn.Module, root: Path, sizes: Sequence[int], limit: int | None 
 
     Returns:
         {"accuracy": {size: percent}, "ap": {size: percent}, "iou": {size: percent}}, of what the model can do.
+
+    Raises:
+        DatasetError: there is no such examination, or it is not as expected.
     """
+    if not root.is_dir():
+        raise DatasetError(
+            f"{root.absolute()}: there is no such folder (the data root is DETECTRON2_DATASETS); "
+            "datasets/prepare_mojireplay.py draws the examinations of MojiScenes, datasets/prepare_regions.py makes "
+            "those of photographs"
+        )
     scores: dict[str, dict[int, float]] = {}
     if isinstance(model, ClassifyingModel):
         folder = read_image_folder(root / WORDS)

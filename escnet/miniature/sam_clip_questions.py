@@ -74,7 +74,8 @@ MODES = Question(
 )
 DOMAINS = Question(
     "domains",
-    "What does it keep on pictures of another world (photographs: datasets/prepare_regions.py makes them)?",
+    "What does it keep on pictures of another world? (The photographs lie below the data root: "
+    "python datasets/prepare_regions.py --dataset camvid_val camvid_train --output datasets/photographs)",
     (ALL_STAGES,),
     examinations=(*FOLDERS.items(), ("photographs", "photographs")),
 )

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from tabulate import tabulate
@@ -102,25 +103,36 @@ def write_up(question: Question, laboratory: Laboratory, seeds: Sequence[int]) -
 
 
 def save_curves(path: Path, question: Question, laboratory: Laboratory, seeds: Sequence[int]) -> None:
-    """Draw accuracy and AP over the size of the pictures, a line for each row, as a PNG; bars are deviations."""
-    figure = Figure(figsize=(10, 3.8), layout="constrained", facecolor="white")
+    """Draw accuracy and AP over the size of the pictures as a PNG: a line for each row, bars are deviations.
+
+    Each examination has plots of its own, below one another.
+    """
+    figure = Figure(figsize=(10, 3.8 * len(question.examinations)), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
-    for axes, (score, title) in zip(figure.subplots(1, len(TITLES)), TITLES.items(), strict=True):
-        for row in _rows(question):
-            found = [laboratory.examine(row, seed, question.sizes).get(score, {}) for seed in _seeds(row, seeds)]
-            sizes = list(found[0])
-            values = [[run[size] for run in found] for size in sizes]
-            spread = [statistics.stdev(of_size) if len(of_size) > 1 else 0 for of_size in values]
-            if sizes:
-                style = {"linestyle": "--"} if isinstance(row, Parent) else {}
-                means = [statistics.mean(of_size) for of_size in values]
-                axes.errorbar([int(size) for size in sizes], means, spread, label=row.name, marker="o", **style)
-        axes.set(title=title, xlabel="side of the picture, pixels", ylim=(0, None), xticks=question.sizes)
-        axes.grid(color="#dddddd", linewidth=0.8)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize=8)
+    plots = figure.subplots(len(question.examinations), len(TITLES), squeeze=False)
+    for (examination, folder), in_row in zip(question.examinations, plots, strict=True):
+        for axes, (score, title) in zip(in_row, TITLES.items(), strict=True):
+            for row in _rows(question):
+                found = [laboratory.examine(row, seed, question.sizes, folder) for seed in _seeds(row, seeds)]
+                _draw_line(axes, row, [run.get(score, {}) for run in found])
+            axes.set(title=f"{examination}: {title}" if examination else title, xlabel="side of the picture, pixels")
+            axes.set(ylim=(0, None), xticks=question.sizes)
+            axes.grid(color="#dddddd", linewidth=0.8)
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.legend(frameon=False, fontsize=8)
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
+
+
+def _draw_line(axes: Axes, row: Row, found: Sequence[dict[str, float]]) -> None:
+    """Draw what was found of a row with each seed, by size; nothing where a parent cannot do it."""
+    sizes = list(found[0])
+    values = [[run[size] for run in found] for size in sizes]
+    spread = [statistics.stdev(of_size) if len(of_size) > 1 else 0 for of_size in values]
+    if sizes:
+        style = {"linestyle": "--"} if isinstance(row, Parent) else {}
+        means = [statistics.mean(of_size) for of_size in values]
+        axes.errorbar([int(size) for size in sizes], means, spread, label=row.name, marker="o", **style)
 
 
 def _write_up_maps(question: Question, laboratory: Laboratory, seeds: Sequence[int]) -> str:

@@ -8,13 +8,18 @@ from torch import Tensor, nn
 
 from escnet.pretrained.files import WeightsError
 from escnet.pretrained.reading import wrapper_prefix
-from escnet.pretrained.recognition import recognise
+from escnet.pretrained.recognition import WeightFormat, recognise
 
 LISTED_KEYS = 8
 
 
 def load_exactly(
-    module: nn.Module, state: dict[str, Tensor], source: str | Path, remedy: str = "", prefix: str = ""
+    module: nn.Module,
+    state: dict[str, Tensor],
+    source: str | Path,
+    remedy: str = "",
+    prefix: str = "",
+    form: WeightFormat | None = None,
 ) -> None:
     """Copy the weights of a file into a module; every key must fit.
 
@@ -24,6 +29,7 @@ def load_exactly(
       source: the file, for the error message.
       remedy: what to do when the weights do not fit; ends the message.
       prefix: of the names, in the file, of this module's weights; other names are left alone.
+      form: of the file, where it holds more than this module's weights, whose names alone do not tell it.
 
     Raises:
       WeightsError: keys are missing, unexpected or misshapen, which are named; or the file is that of another system,
@@ -45,7 +51,7 @@ def load_exactly(
     found = [f"{kind} keys: {list_keys(keys)}" for kind, keys in problems.items() if keys]
     if found:
         theirs = recognise(state)
-        if theirs and theirs != recognise(expected):
+        if theirs and theirs != (form or recognise(expected)):
             raise WeightsError(f"{source}: is {theirs.name}, not the weights of {_name(module)}; {theirs.remedy}")
         ending = f". {remedy}" if remedy else ""
         raise WeightsError(f"{source}: does not fit {_name(module)}: {'; '.join(found)}{ending}")

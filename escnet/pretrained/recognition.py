@@ -23,14 +23,15 @@ class WeightFormat:
 
 
 _ANOTHER_MODEL = "it is of no use here: take the weights of a CLIP (MODEL.CLIP.WEIGHTS) or SAM (MODEL.SAM.WEIGHTS)"
+SAM_CLIP = WeightFormat(
+    "a checkpoint of SAM-CLIP",
+    r"clip_head\.",
+    "pass it as MODEL.WEIGHTS with MODEL.META_ARCHITECTURE SamClip, or as MODEL.SAM_CLIP.WEIGHTS",
+)
 # The first that fits counts.
 FORMATS = (
     WeightFormat("a checkpoint of this project", r"clip_image\.", "pass it as MODEL.WEIGHTS, or --weights"),
-    WeightFormat(
-        "a checkpoint of SAM-CLIP",
-        r"clip_head\.",
-        "pass it as MODEL.WEIGHTS with MODEL.META_ARCHITECTURE SamClip, or as MODEL.SAM_CLIP.WEIGHTS",
-    ),
+    SAM_CLIP,
     WeightFormat("a checkpoint of ESC-Net on SAM-CLIP", r"merged_image\.", "pass it as MODEL.WEIGHTS, or --weights"),
     WeightFormat(
         "SAM 2", r"image_encoder\.trunk\.|sam_mask_decoder\.", "only the first SAM is read: vit_b, vit_l, vit_h"

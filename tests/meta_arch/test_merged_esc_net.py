@@ -153,6 +153,37 @@ def test_a_file_in_the_wrong_place_is_told_as_what_it_is(checkpoint: Path) -> No
         )
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("MODEL.SAM.NAME", "mini"), r"MergedBackbone: .*96\) for .*64\).*MODEL\.SAM\.NAME \(mini\)"),
+        (
+            ("MODEL.CLIP.NAME", "escnet-mini"),
+            r"ClipHead: .*128, 384\) for \(64, 384\).* .*MODEL\.CLIP\.NAME \(escnet-mini\)",
+        ),
+        (
+            ("MODEL.SAM_CLIP.HIDDEN_DIM", "128"),
+            r"ClipHead: misshapen keys: .*384.*for \(128.*MODEL\.SAM_CLIP\.HIDDEN_DIM \(128\)",
+        ),
+        (
+            ("MODEL.SAM_CLIP.HEAD_BLOCKS", "2"),
+            r"ClipHead: unexpected keys: clip_head\.blocks\.2.*MODEL\.SAM_CLIP\.HEAD_BLOCKS \(2\)",
+        ),
+    ],
+)
+def test_a_merged_model_of_other_sizes_is_told_with_the_keys_that_set_them(
+    checkpoint: Path, options: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(WeightsError, match=rf"does not fit {message}") as raised:
+        make(checkpoint, *options)
+    assert "pass it as" not in str(raised.value)
+
+
+def test_another_file_in_place_of_a_merged_model_is_told_as_what_it_is() -> None:
+    with pytest.raises(WeightsError, match=r"SAM in segment_anything's format, .*MODEL\.SAM\.WEIGHTS"):
+        make("shipped:sam")
+
+
 def test_what_has_no_projection_cannot_be_aligned(checkpoint: Path) -> None:
     cfg = load_config(CONFIGS / "escnet_sam_clip.yaml", ["MODEL.SAM.ALIGN_IMAGES", "3"])
     with pytest.raises(ValueError, match=r"set it to 0, or MODEL\.SAM_CLIP\.SAM_INPUT to clip"):

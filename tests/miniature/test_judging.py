@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from escnet.config import load_config
+from escnet.data.errors import DatasetError
 from escnet.data.examination_folder import CLASSES
 from escnet.data.image_folders import write_classes
 from escnet.meta_arch.clip import ClassifyingClip
@@ -52,3 +53,8 @@ def test_the_list_of_an_examination_says_which_words_compete(
     (root / CLASSES).unlink()
     judge(clip, root, (64,))
     assert sorted(asked[-1]) == sorted(names)
+
+
+def test_a_missing_examination_is_told_with_the_scripts_that_make_them(clip: ClassifyingClip, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"nowhere: there is no such folder.*prepare_mojireplay.*prepare_regions"):
+        judge(clip, tmp_path / "nowhere", (64,))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from escnet.config import load_config
 from escnet.data.benchmarks import data_root
@@ -91,7 +92,9 @@ def test_label_maps_have_options_of_their_own(laboratory: Laboratory, monkeypatc
     )
 
 
-def test_each_examination_has_rows_of_its_own(laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_examination_has_rows_and_plots_of_its_own(
+    laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(Laboratory, "examine", lambda self, row, seed, sizes, folder: {"accuracy": {"48": len(folder)}})
     question = Question("domains", "?", (PLAIN,), (48,), (("near", "abc"), ("far", "abcdef")))
     header, *rows = cells_of(write_up(question, laboratory, (0,)))
@@ -100,6 +103,16 @@ def test_each_examination_has_rows_of_its_own(laboratory: Laboratory, monkeypatc
         f"{a}: {b}" for a in ("near", "far") for b in ("CLIP alone", "SAM alone", "plain")
     ]
     assert [row[1] for row in rows] == ["3.0"] * 3 + ["6.0"] * 3
+    drawn: list[float] = []
+
+    def draw(axes, row, found):
+        axes.plot([], label=row.name)
+        drawn.extend(found[0].values())
+
+    monkeypatch.setattr(sam_clip_tables, "_draw_line", draw)
+    save_curves(laboratory.output / "curves.png", question, laboratory, (0,))
+    assert drawn == [3] * 3 + [6] * 3
+    assert Image.open(laboratory.output / "curves.png").size == (1100, 836)
 
 
 def test_a_stage_begins_with_the_weights_of_the_one_before(laboratory: Laboratory) -> None:

@@ -67,6 +67,8 @@ def test_importances_that_merge(load_script: Callable, folder: Path, tmp_path: P
     ("options", "keys", "message"),
     [
         (("--features", "neck"), (), "shows no representation 'neck'"),
+        (("--features", "text"), (), "features in text space have length 1 with any weights"),
+        (("--features", "all"), (), "take backbone, head or both"),
         (("--image-size", "50"), (), "multiples of the patch size, 8"),
         (("--weights", "nowhere.pth"), (), "nowhere.pth: there is no such file"),
         (("--input", "nowhere"), (), "nowhere"),

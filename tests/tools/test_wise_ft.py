@@ -114,6 +114,12 @@ def test_a_sam_by_itself_equals_the_configured_one(run: Callable[..., int], tmp_
         ((), ("MODEL.META_ARCHITECTURE", "ESCNet"), "ESCNet cannot draw masks"),
         (("--classification", "nowhere"), (), "there is no folder"),
         (("--sam-weights", "shipped:clip"), (), "only in the first: "),
+        (
+            ("--instance-size", "100"),
+            (),
+            "--instance-size is (100, 100); both sides have to",
+        ),
+        ((), ("MODEL.SAM_CLIP.IMAGE_SIZE", "(128, 100)"), "MODEL.SAM_CLIP.IMAGE_SIZE is (128, 100)"),
     ],
 )
 def test_what_cannot_be_done_is_told_in_a_line(

@@ -283,13 +283,21 @@ def test_stored_embeddings_of_another_size_or_model_are_refused(shards: Path, ma
         (("DISTILL.CLIP.SHARDS", "()", "DISTILL.SAM.SHARDS", "()"), "no teacher has images"),
         (("DISTILL.BALANCE", "fair"), "fair"),
         (("TASK", "juggling"), "segmentation, distillation"),
-        (("DISTILL.CLIP.SHARDS", "('nowhere',)"), "nowhere"),
+        (
+            ("DISTILL.CLIP.SHARDS", "('nowhere',)"),
+            r"DISTILL\.CLIP\.SHARDS \(.*DETECTRON2_DATASETS.*nowhere: .*make_shards\.py.*prepare_mojireplay\.py",
+        ),
         (("DISTILL.CLIP.SIZES", "(50,)"), "DISTILL.CLIP.SIZES.*8"),
         (("DISTILL.SAM.SIZES", "(100,)"), "DISTILL.SAM.SIZES.*8"),
         (("DISTILL.CLIP.SIZES", "()"), "DISTILL.CLIP.SIZES"),
         (("DISTILL.CLIP.SIZES", "(64, 64)"), "DISTILL.CLIP: image sizes"),
         (("DISTILL.CLIP.TEACHER_SIZE", "50"), "DISTILL.CLIP.TEACHER_SIZE is 50.*8 pixels"),
         (("DISTILL.CLIP.EMBEDDINGS", "clip", "DISTILL.CLIP.DENSE_WEIGHT", "1"), "turn one of them off"),
+        # Told before anything is read.
+        (
+            ("DISTILL.CLIP.EMBEDDINGS", "e", "DISTILL.CLIP.AUGMENT", "True", "MODEL.CLIP.WEIGHTS", "no.pth"),
+            r"DISTILL\.CLIP\.EMBEDDINGS are of whole images.*set DISTILL\.CLIP\.AUGMENT to False",
+        ),
     ],
 )
 def test_what_cannot_be_trained_with_is_refused(

@@ -122,7 +122,10 @@ def _expanded(entry: str) -> list[str]:
     paths = [path] if os.path.exists(path) else _braces(path)
     for path in paths:
         if not os.path.exists(path):
-            raise ShardError(f"{path}: there is no such folder or shard; check the list of shards")
+            raise ShardError(
+                f"{path}: there is no such folder or shard; check the list of shards. tools/make_shards.py makes them "
+                "of your images, datasets/prepare_mojireplay.py those of the miniature world"
+            )
     return [os.path.join(path, "") if os.path.isdir(path) else path for path in paths]
 
 

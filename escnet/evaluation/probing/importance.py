@@ -11,6 +11,9 @@ from escnet.meta_arch.representation import RepresentingModel
 from escnet.pretrained.importance import squared_gradients
 from escnet.progress import progress_bar
 
+# Features in text space have length 1 whatever the weights are: the derivative of that is 0, or rounding.
+_OF_TEXT = ("text", "all")
+
 
 def hidden_state_importance(
     model: RepresentingModel, files: Sequence[str], name: str, image_size: int
@@ -27,9 +30,14 @@ def hidden_state_importance(
         fp32 tensors by the names of the parameters, 0 where the hidden state does not depend on one.
 
     Raises:
-        ValueError: the model has no such hidden state, or there is no picture.
+        ValueError: the model has no such hidden state, it is one with a part of length 1, or there is no picture.
         ImageError: a picture cannot be read.
     """
+    if name in _OF_TEXT:
+        raise ValueError(
+            f"nothing has an importance for the length of {name!r}: features in text space have length 1 with any "
+            "weights; take backbone, head or both"
+        )
     model.requires_grad_(True)
     model.check_representation(name)
     read, device = SquareReader(image_size), next(model.parameters()).device

@@ -70,12 +70,15 @@ def model_identity(cfg: CfgNode, model: nn.Module, weights: str = "") -> Conditi
 def model_settings(cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
     """The configuration that a prediction depends on, by key.
 
-    A `SegmentingModel` says which that is. Of another model nothing is known, so that all of cfg.MODEL counts but where
-    weights come from and the device, which are conditions of their own, and the sliding windows.
+    A `SegmentingModel` says which that is, and another model may by its `prediction_keys`. Of the rest nothing is
+    known, so that all of cfg.MODEL counts but where weights come from and the device, which are conditions of their
+    own, and the sliding windows.
     """
     if isinstance(model, SegmentingModel):
         return model.prediction_settings(cfg)
     settings = flatten({"MODEL": cfg.MODEL, "TEST": {"SLIDING": cfg.TEST.SLIDING}})
+    if hasattr(model, "prediction_keys"):
+        return {key: settings[key] for key in model.prediction_keys}
     return {key: value for key, value in settings.items() if key.split(".")[-1] not in ("WEIGHTS", "DEVICE")}
 
 

@@ -126,7 +126,9 @@ class ComparisonPlan:
     def _require_system(self, name: str) -> None:
         names = [system.name for system in self.systems]
         if name not in names:
-            raise PlanError(f"the comparison has no system '{name}'; its systems are {', '.join(names)}")
+            # Names have commas in them.
+            own = ", ".join(f"'{known}'" for known in names)
+            raise PlanError(f"the comparison has no system '{name}'; its systems are {own}")
 
 
 def read_plan(path: str | os.PathLike[str]) -> ComparisonPlan:

@@ -93,6 +93,11 @@ def _clip_teacher(cfg: CfgNode) -> ClipTeacher:
             "DISTILL.CLIP.EMBEDDINGS are of whole images; dense features (DISTILL.CLIP.DENSE_WEIGHT) need the teacher "
             "itself: turn one of them off"
         )
+    if stored and own.AUGMENT:
+        raise ValueError(
+            "DISTILL.CLIP.EMBEDDINGS are of whole images, and DISTILL.CLIP.AUGMENT cuts and mirrors them at random: "
+            "set DISTILL.CLIP.AUGMENT to False, or leave DISTILL.CLIP.EMBEDDINGS empty"
+        )
     clip, _ = build_clip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.WEIGHTS)
     encoder = ClipImageEncoder(clip.visual, cfg.MODEL.CLIP.DENSE, cfg.MODEL.CLIP.DENSE_RESIDUAL)
     if own.TEACHER_SIZE <= 0 or own.TEACHER_SIZE % encoder.patch_size:
@@ -189,7 +194,11 @@ class _Images(NamedTuple):
         """
         own = cfg.DISTILL[teacher]
         sources = tuple(source if "://" in source else str(data_root() / source) for source in own.SHARDS)
-        shards = find_shards(sources)
+        try:
+            shards = find_shards(sources)
+        except ShardError as error:
+            below = f"paths that are not absolute are below DETECTRON2_DATASETS, {data_root().absolute()}"
+            raise ShardError(f"DISTILL.{teacher}.SHARDS ({below}): {error}") from None
         listed = json.dumps([(shard.url.rpartition("/")[2], shard.samples) for shard in shards])
         order = {f"DISTILL.{teacher}.{key}": str(own[key]) for key in keys}
         digest = hashlib.sha256(listed.encode()).hexdigest()[:12]

@@ -12,9 +12,10 @@ from detectron2.config import CfgNode, get_cfg
 from torch import nn
 
 import escnet.evaluation
-from escnet.config import add_escnet_config
-from escnet.evaluation.runs.conditions import differences, flatten, model_identity
+from escnet.config import add_escnet_config, load_config
+from escnet.evaluation.runs.conditions import differences, flatten, model_identity, model_settings
 from escnet.meta_arch import ESCNet
+from escnet.meta_arch.parents import build_parent
 
 EVALUATION = Path(escnet.evaluation.__file__).parent
 SYSTEMS = re.compile(r"ESC|CLIP|SamBlock|ESCNet|DenseClip|ClipThenSam")
@@ -104,6 +105,18 @@ def test_of_an_unknown_model_all_settings_count_but_where_its_weights_are(cfg: C
     for key, value in (("MODEL.WEIGHTS", "x"), ("MODEL.CLIP.WEIGHTS", "x"), ("MODEL.DEVICE", "cuda:1")):
         assert changed(cfg, Foreign(), key, value) == []
     json.dumps(model_identity(cfg, Foreign()))
+
+
+@pytest.mark.parametrize(
+    ("parent", "counts"),
+    [("clip", {"MODEL.CLIP.NAME", "MODEL.CLIP.IMAGE_SIZE"}), ("sam", {"MODEL.SAM.NAME"})],
+)
+def test_of_a_parent_only_its_own_settings_count(parent: str, counts: set[str]) -> None:
+    moji = load_config("configs/mojiscenes/escnet.yaml", ["MODEL.DEVICE", "cpu"])
+    model = build_parent(parent, moji)
+    assert model_settings(moji, model).keys() == counts
+    assert changed(moji, model, "MODEL.PRECISION", "bf16", "MODEL.ESC.ALPHA", 0.3) == []
+    json.dumps(model_identity(moji, model))
 
 
 def test_another_architecture_or_checkpoint_counts(cfg: CfgNode, tmp_path: Path) -> None:

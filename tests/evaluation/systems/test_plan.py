@@ -38,7 +38,7 @@ def test_a_plan_is_read_and_changed(tmp_path: Path) -> None:
     assert second.weights == "model.pth"
     assert [s.weights for s in plan.with_weights({"first": "x=1.pth"}).systems] == ["x=1.pth", "model.pth"]
     for change in (lambda: plan.only(["third"]), lambda: plan.with_weights({"third": "x"})):
-        with pytest.raises(PlanError, match="no system 'third'; its systems are first, second, other"):
+        with pytest.raises(PlanError, match="no system 'third'; its systems are 'first', 'second, other'"):
             change()
     with pytest.raises(PlanError, match="at least one image"):
         plan.limited(0)
