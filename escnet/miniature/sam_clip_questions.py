@@ -55,8 +55,8 @@ MERGING = Question(
     "Is there an average of SAM and of a SAM that CLIP taught that has both?",
     (
         Chain("distilled from both"),
-        *(Average(f"α = {alpha:g}", _FORGETTING, alpha) for alpha in (0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1)),
-        *(Average(f"by importance, α = {alpha:g}", _FORGETTING, alpha, True) for alpha in (0.2, 0.5, 0.8)),
+        *(Average(f"α = {alpha:g}", _FORGETTING, alpha) for alpha in (0, 0.2, 0.4, 0.6, 0.8, 1)),
+        *(Average(f"by importance, α = {alpha:g}", _FORGETTING, alpha, True) for alpha in (0.4, 0.8)),
     ),
     (96, 128),
 )
