@@ -36,6 +36,7 @@ def write_weights(path: Path, weights: Mapping[str, Tensor], notes: Mapping[str,
     Raises:
       WeightsError: for another ending.
       DiskFullError: there is no space left.
+      OSError: the file cannot be written for another reason.
     """
     check_suffix(path)
     # Copied, since tensors that share memory, or are parts of others, cannot be written.
@@ -43,7 +44,8 @@ def write_weights(path: Path, weights: Mapping[str, Tensor], notes: Mapping[str,
     if path.suffix == ".safetensors":
         write_safetensors(path, tensors, notes or {})
         return
-    with replacing(path) as temporary:
-        torch.save(tensors, temporary)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
+    # Opened by Python, which says why a file cannot be written.
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        torch.save(tensors, file)
+        file.flush()
+        os.fsync(file.fileno())
