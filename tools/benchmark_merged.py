@@ -74,9 +74,7 @@ def compare(arguments: argparse.Namespace) -> None:
 
     arguments.threads = arguments.threads or torch.get_num_threads()
     cfg = load_config(arguments.config_file)
-    patch = sam_size(cfg.MODEL.SAM.NAME).patch_size
-    if arguments.size % patch:
-        raise ValueError(f"--size is {arguments.size}; it has to be a multiple of the patch size of SAM, {patch}")
+    sam_size(cfg.MODEL.SAM.NAME).check_side("--size", arguments.size)
     print(f"{arguments.config_file}, {arguments.threads} threads, torch {torch.__version__}, {arguments.words} words")
     rows = []
     for precision in arguments.precisions:

@@ -32,6 +32,19 @@ class SamSize:
     encoder_heads: int = 12
     global_blocks: tuple[int, ...] = (2, 5, 8, 11)
 
+    def check_side(self, what: str, side: int) -> None:
+        """Refuse a side of images that the patches do not divide.
+
+        Args:
+          what: the option or key that says it.
+          side: in pixels.
+
+        Raises:
+          ValueError: as said.
+        """
+        if side < self.patch_size or side % self.patch_size:
+            raise ValueError(f"{what} is {side}; it has to be a multiple of SAM's patches, {self.patch_size} pixels")
+
 
 # The public ones; others are read from files.
 SAM_SIZES: dict[str, SamSize] = {

@@ -18,7 +18,7 @@ def tool(load_script: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--size", "100"], "--size is 100; it has to be a multiple of the patch size of SAM, 8"),
+        (["--size", "100"], "--size is 100; it has to be a multiple of SAM's patches, 8 pixels"),
         (["--clip", "nope"], "nope"),
         (["--config-file", "nowhere.yaml"], "nowhere.yaml"),
     ],
