@@ -1,4 +1,4 @@
-"""Numbers of a command line, and how a command ends that cannot go on: one line on standard error, and a code."""
+"""Values of a command line, and how a command ends that cannot go on: one line on standard error, and a code."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import math
 import re
 import sys
+from pathlib import Path
 
 # What PyTorch puts before the traceback of an error in a loader's process, raised again with both as its message.
 _IN_LOADER = re.compile(r"Caught \w+ in DataLoader worker process \d+\.")
@@ -37,6 +38,18 @@ def positive_number(text: str) -> float:
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is no positive number")
     return value
+
+
+def safetensors_path(text: str) -> Path:
+    """The name of a .safetensors file, as the `type` of an option.
+
+    Raises:
+        ArgumentTypeError: it ends otherwise; argparse puts the name of the option before the message.
+    """
+    path = Path(text)
+    if path.suffix != ".safetensors":
+        raise argparse.ArgumentTypeError(f"has to end in .safetensors, got {text}")
+    return path
 
 
 def one_line(error: BaseException) -> str:

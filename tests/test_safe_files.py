@@ -10,7 +10,7 @@ import pytest
 import safetensors
 import torch
 
-from escnet.safe_files import DiskFullError, is_disk_full, replacing, write_safetensors
+from escnet.safe_files import DiskFullError, check_writable, is_disk_full, replacing, write_safetensors
 
 
 def zip_writer_error(code: int) -> BaseException:
@@ -91,3 +91,17 @@ def test_tensors_have_the_permissions_of_other_files(tmp_path: Path, umask: int,
     with safetensors.safe_open(tmp_path / "new/a.safetensors", "pt") as file:
         assert file.metadata()["of"] == "b" and file.get_tensor("a").tolist() == [1, 1]
     assert len(list((tmp_path / "new").iterdir())) == 1
+
+
+def test_whether_a_file_can_be_written_is_known_before(tmp_path: Path) -> None:
+    check_writable(tmp_path / "new/a.json")
+    assert list(tmp_path.rglob("*")) == [tmp_path / "new"]
+    (tmp_path / "file").touch()
+    for path, reason in (
+        (tmp_path, "is a folder; name a file in it"),
+        (tmp_path / "file/a.json", "cannot be written"),
+        (Path("/proc/a.json"), "cannot be written"),
+    ):
+        with pytest.raises(OSError, match=reason) as error:
+            check_writable(path)
+        assert str(path) in str(error.value)

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from escnet.data.coco_instances import read_instances
+from escnet.data.errors import DatasetError
 from escnet.data.examination_folder import CLASSES, OBJECTS, OBJECTS_FILE, WORDS
 from escnet.data.image_folders import name_classes, read_image_folder
 from escnet.evaluation.embeddings import EmbeddingOptions
@@ -21,6 +22,17 @@ from escnet.meta_arch.clip import ClassifyingClip
 from escnet.meta_arch.interfaces import ClassifyingModel, PromptableModel, SegmentingModel
 
 SIZES = (48, 64, 80, 96, 112, 128)
+
+
+def check_examination(root: Path) -> None:
+    """See that there is an examination, before a model is trained for it.
+
+    Raises:
+        DatasetError: there is none.
+    """
+    missing = [name for name in (WORDS, OBJECTS, OBJECTS_FILE) if not (root / name).exists()]
+    if missing:
+        raise DatasetError(f"{root}: has no {missing[0]}; draw it first: python datasets/prepare_mojireplay.py")
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import shutil
 from collections.abc import Callable
@@ -49,6 +50,15 @@ def run_or_refuse(
             raise
         return refuse(program, explanation, code)
     return 0
+
+
+def leave_tracebacks_to_python() -> None:
+    """Keep Detectron2's loop from logging the traceback of whatever ends it; where it is of use, Python shows it."""
+    logging.getLogger("detectron2.engine.train_loop").addFilter(_has_no_traceback)
+
+
+def _has_no_traceback(record: logging.LogRecord) -> bool:
+    return not record.exc_info
 
 
 def explain_failure(error: BaseException) -> str | None:
