@@ -25,6 +25,17 @@ def at_least_one(text: str) -> int:
     return int(text)
 
 
+def zero_or_more(text: str) -> int:
+    """A whole number that is not negative, as the `type` of an option.
+
+    Raises:
+        ArgumentTypeError: it is none; argparse puts the name of the option before the message.
+    """
+    if not text.strip().isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 0 or more")
+    return int(text)
+
+
 def positive_number(text: str) -> float:
     """A finite number above 0, as the `type` of an option.
 

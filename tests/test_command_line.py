@@ -6,7 +6,7 @@ import argparse
 
 import pytest
 
-from escnet.command_line import at_least_one, one_line, positive_number, refuse
+from escnet.command_line import at_least_one, one_line, positive_number, refuse, zero_or_more
 
 
 @pytest.mark.parametrize(
@@ -38,6 +38,13 @@ def test_whole_numbers_of_one_or_more(text: str) -> None:
     assert at_least_one("12") == 12
     with pytest.raises(argparse.ArgumentTypeError, match=f"'{text}' is no whole number of 1 or more"):
         at_least_one(text)
+
+
+@pytest.mark.parametrize("text", ["-1", "abc", "1.5", ""])
+def test_whole_numbers_of_zero_or_more(text: str) -> None:
+    assert zero_or_more("0") == 0
+    with pytest.raises(argparse.ArgumentTypeError, match=f"'{text}' is no whole number of 0 or more"):
+        zero_or_more(text)
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "abc", "nan", "inf"])
