@@ -103,10 +103,12 @@ def judge_all(args: argparse.Namespace) -> list[SweepPoint]:
     from escnet.config import check_device, load_config
     from escnet.evaluation.runs.run_folder import read_conditions, read_json, require_same_conditions, write_json
     from escnet.evaluation.wise_ft import SweepPoint, sweep
+    from escnet.safe_files import check_writable
 
     cfg = load_config(args.config_file, args.opts)
     check_device(cfg)
     check_sizes(args, cfg)
+    check_writable(args.output / "wise_ft.json")
     judge, data = build_judge(args, cfg)
     model, first, second = load_models(args, cfg)
     conditions = data | {"model": model_conditions(cfg, model, first)}
