@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from escnet.command_line import refuse
 from escnet.data.class_tables import load_class_names
 from escnet.data.errors import DatasetError
 from escnet.data.images import ImageError, read_image, read_labels
 from escnet.data.preparation.bringing import bring
+from escnet.data.preparation.ending import prepare_or_refuse
 
 SPLITS = ("train", "val")
 LAYOUTS = (("images/{split}", "annotations/{split}"), ("{split}", "{split}annot"))
@@ -70,13 +70,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True, help="folder camvid below the data root")
     parser.add_argument("--copy", action="store_true", help="copy the files instead of linking to them")
     options = parser.parse_args(arguments)
+    return prepare_or_refuse("camvid", lambda: prepare(options))
 
-    try:
-        folders = {split: find_split(options.source, split) for split in SPLITS}
-        checked = {split: check_split(*folders[split]) for split in SPLITS}
-    except (DatasetError, ImageError) as error:
-        return refuse("camvid", error, code=1)
 
+def prepare(options: argparse.Namespace) -> None:
+    """Check both splits, then bring their files.
+
+    Raises:
+        DatasetError, ImageError, OSError: a file is missing, not as expected, or cannot be written.
+    """
+    folders = {split: find_split(options.source, split) for split in SPLITS}
+    checked = {split: check_split(*folders[split]) for split in SPLITS}
     for split, (names, _) in checked.items():
         for kind, folder in zip(("images", "annotations"), folders[split], strict=True):
             for name in names:
@@ -89,7 +93,6 @@ def main(arguments: list[str] | None = None) -> int:
     )
     counts = ", ".join(f"{len(names)} {split}" for split, (names, _) in checked.items())
     print(f"camvid: {counts} images in {options.output}; ignored {pixels[IGNORE_LABEL] / pixels.sum():.1%}; {shares}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -23,10 +23,10 @@ from typing import Any
 
 import numpy as np
 
-from escnet.command_line import refuse
 from escnet.data.class_tables import ClassRow, load_class_table
 from escnet.data.errors import DatasetError
 from escnet.data.images import ImageError, read_image, write_labels
+from escnet.data.preparation.ending import prepare_or_refuse
 from escnet.data.preparation.label_conversion import panoptic_labels
 from escnet.safe_files import replacing
 
@@ -98,16 +98,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True, help="folder coco-stuff below the data root")
     parser.add_argument("--split", default="train2017", choices=("train2017", "val2017"))
     options = parser.parse_args(arguments)
-    try:
-        pixels = convert(options.source, options.output, options.split)
-    except (DatasetError, ImageError) as error:
-        return refuse("coco sample", error, code=1)
+    return prepare_or_refuse("coco sample", lambda: prepare(options))
+
+
+def prepare(options: argparse.Namespace) -> None:
+    """Convert all samples, and tell what is in them.
+
+    Raises:
+        DatasetError, ImageError, OSError: the samples are not as expected, or cannot be written.
+    """
+    pixels = convert(options.source, options.output, options.split)
     images = len(os.listdir(options.output / "images" / options.split))
     print(
         f"coco sample: {images} images in {options.output} ({options.split}); {np.count_nonzero(pixels[:171])} of 171 "
         f"classes occur; ignored {pixels[IGNORE_LABEL] / pixels.sum():.1%}"
     )
-    return 0
 
 
 if __name__ == "__main__":

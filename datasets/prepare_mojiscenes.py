@@ -16,11 +16,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from escnet.command_line import refuse
+from escnet.command_line import zero_or_more
 from escnet.data.benchmarks import data_root
+from escnet.data.preparation.ending import prepare_or_refuse
 from escnet.miniature.world.scene import SceneStyle
 from escnet.miniature.world.writing import FOLDER, SPLITS, World, write_world
-from escnet.safe_files import DiskFullError
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -38,7 +38,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--repeats", type=float, default=style.repeats, help="share of pictures with several objects of one class"
     )
-    parser.add_argument("--workers", type=int, default=0, help="processes (default: one on each core)")
+    parser.add_argument("--workers", type=zero_or_more, default=0, help="processes (default: one on each core)")
     parser.add_argument("--overwrite", action="store_true", help="take the place of another world in the folder")
     return parser.parse_args(arguments)
 
@@ -46,18 +46,23 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the script; returns the exit code."""
     options = parse(arguments)
-    root = options.root or data_root() / FOLDER
-    start = time.perf_counter()
-    try:
-        style = SceneStyle(size=options.size, objects=tuple(options.objects), repeats=options.repeats)
-        world = World(options.train, options.val, options.seed, style)
-        is_new = write_world(root, world, options.workers, options.overwrite)
-    except (ValueError, DiskFullError) as error:
-        return refuse(FOLDER, error, code=1)
+    stopped = "stopped; run again, and the pictures are drawn anew"
+    return prepare_or_refuse(FOLDER, lambda: draw(options), (ValueError, OSError), stopped)
+
+
+def draw(options: argparse.Namespace) -> None:
+    """Draw the world, unless it is there.
+
+    Raises:
+        ValueError, OSError: it cannot be as the options say, or not written.
+    """
+    root, start = options.root or data_root() / FOLDER, time.perf_counter()
+    style = SceneStyle(size=options.size, objects=tuple(options.objects), repeats=options.repeats)
+    world = World(options.train, options.val, options.seed, style)
+    is_new = write_world(root, world, options.workers, options.overwrite)
     counts = ", ".join(f"{split} {world.count(split)}" for split in SPLITS)
     state = f"drawn in {time.perf_counter() - start:.1f} s" if is_new else "is complete already, nothing to do"
     print(f"{FOLDER}: {counts} pictures of {style.size}x{style.size} in {root}: {state}")
-    return 0
 
 
 if __name__ == "__main__":

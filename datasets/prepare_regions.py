@@ -19,14 +19,10 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from escnet.command_line import refuse
-from escnet.data.benchmarks import full_dataset_name
-from escnet.data.coco_instances import read_instances
-from escnet.data.errors import listed
-from escnet.data.examination_folder import OBJECTS_FILE, WORDS
-from escnet.data.image_folders import read_image_folder
-from escnet.data.preparation.regions import LEAST_SHARE, Regions, write_regions
-from escnet.safe_files import DiskFullError
+from escnet.command_line import at_least_one, zero_or_more
+
+# What is imported in functions takes seconds, and --help and mistyped options should not.
+NAME = "regions"
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -38,34 +34,49 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="for the examination")
     parser.add_argument(
         "--least-area",
-        type=int,
+        type=at_least_one,
         metavar="N",
-        help=f"pixels of the label map that a region needs (default: {100 * LEAST_SHARE:g} %% of the map)",
+        help="pixels of the label map that a region needs (default: 0.5 %% of the map)",
     )
-    parser.add_argument("--limit", type=int, metavar="K", help="at most K cut-outs a class, evenly spread")
+    parser.add_argument("--limit", type=at_least_one, metavar="K", help="at most K cut-outs a class, evenly spread")
     parser.add_argument("--copy", action="store_true", help="copy the photographs instead of linking to them")
-    parser.add_argument("--workers", type=int, default=0, help="processes (default: one on each core)")
+    parser.add_argument("--workers", type=zero_or_more, default=0, help="processes (default: one on each core)")
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the script; returns the exit code."""
     options = parse(arguments)
+    from escnet.data.preparation.ending import prepare_or_refuse
+
+    return prepare_or_refuse(NAME, lambda: make(options), (ValueError, OSError), "stopped; nothing was made")
+
+
+def make(options: argparse.Namespace) -> None:
+    """Make the examination, unless it is there.
+
+    Raises:
+        ValueError, OSError: it cannot be made of these datasets, or not written.
+    """
+    from escnet.data.benchmarks import full_dataset_name
+    from escnet.data.preparation.regions import Regions, write_regions
+
     start = time.perf_counter()
-    try:
-        datasets = tuple(map(full_dataset_name, options.dataset))
-        regions = Regions(datasets, options.least_area, options.limit, copy=options.copy)
-        is_new = write_regions(options.output, regions, options.workers)
-        counts = count(options.output)
-    except (ValueError, DiskFullError) as error:
-        return refuse("regions", error, code=1)
+    datasets = tuple(map(full_dataset_name, options.dataset))
+    regions = Regions(datasets, options.least_area, options.limit, copy=options.copy)
+    is_new = write_regions(options.output, regions, options.workers)
+    counts = count(options.output)
     state = f"made in {time.perf_counter() - start:.1f} s" if is_new else "is complete already, nothing to do"
-    print(f"regions: {counts} in {options.output}: {state}")
-    return 0
+    print(f"{NAME}: {counts} in {options.output}: {state}")
 
 
 def count(root: Path) -> str:
     """What an examination has, as the tools read it."""
+    from escnet.data.coco_instances import read_instances
+    from escnet.data.errors import listed
+    from escnet.data.examination_folder import OBJECTS_FILE, WORDS
+    from escnet.data.image_folders import read_image_folder
+
     data, folder = read_instances(root / OBJECTS_FILE), read_image_folder(root / WORDS)
     cut_outs = Counter(folder.folders[image.label] for image in folder.images)
     largest = listed((f"{name} {number}" for name, number in cut_outs.most_common()), 15)

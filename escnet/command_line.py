@@ -1,14 +1,66 @@
-"""How a command ends that cannot go on: one line on standard error, and an exit code."""
+"""Values of a command line, and how a command ends that cannot go on: one line on standard error, and a code."""
 
 from __future__ import annotations
 
+import argparse
+import math
 import re
 import sys
+from pathlib import Path
 
 # What PyTorch puts before the traceback of an error in a loader's process, raised again with both as its message.
 _IN_LOADER = re.compile(r"Caught \w+ in DataLoader worker process \d+\.")
 # Of arguments with which nothing can be done; 1 is for what failed on the way.
 UNUSABLE = 2
+
+
+def at_least_one(text: str) -> int:
+    """A whole number of 1 or more, as the `type` of an option.
+
+    Raises:
+        ArgumentTypeError: it is none; argparse puts the name of the option before the message.
+    """
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 1 or more")
+    return int(text)
+
+
+def zero_or_more(text: str) -> int:
+    """A whole number that is not negative, as the `type` of an option.
+
+    Raises:
+        ArgumentTypeError: it is none; argparse puts the name of the option before the message.
+    """
+    if not text.strip().isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 0 or more")
+    return int(text)
+
+
+def positive_number(text: str) -> float:
+    """A finite number above 0, as the `type` of an option.
+
+    Raises:
+        ArgumentTypeError: it is none; argparse puts the name of the option before the message.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no positive number")
+    return value
+
+
+def safetensors_path(text: str) -> Path:
+    """The name of a .safetensors file, as the `type` of an option.
+
+    Raises:
+        ArgumentTypeError: it ends otherwise; argparse puts the name of the option before the message.
+    """
+    path = Path(text)
+    if path.suffix != ".safetensors":
+        raise argparse.ArgumentTypeError(f"has to end in .safetensors, got {text}")
+    return path
 
 
 def one_line(error: BaseException) -> str:

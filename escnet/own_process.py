@@ -15,10 +15,15 @@ Result = TypeVar("Result")
 _STATUS = Path("/proc/self/status")
 
 
+def several_processes(number: int) -> ProcessPoolExecutor:
+    """New processes for calls of functions of modules; Ctrl-C ends them silently."""
+    context, at_once = multiprocessing.get_context("spawn"), (signal.SIGINT, signal.SIG_DFL)
+    return ProcessPoolExecutor(number, context, initializer=signal.signal, initargs=at_once)
+
+
 def in_own_process(function: Callable[..., Result], *arguments: object) -> Result:
     """Call a function of a module in a new process, so that its peak memory is its own; Ctrl-C ends it silently."""
-    context, at_once = multiprocessing.get_context("spawn"), (signal.SIGINT, signal.SIG_DFL)
-    with ProcessPoolExecutor(1, context, initializer=signal.signal, initargs=at_once) as pool:
+    with several_processes(1) as pool:
         return pool.submit(function, *arguments).result()
 
 

@@ -5,10 +5,15 @@ from __future__ import annotations
 import errno
 import os
 import re
+import stat
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 # Writers that go past Python's own files say it in words: safetensors and others; NumPy; PyTorch's zip writer, which
@@ -62,3 +67,49 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """See that a file can be written, before anything takes long for it. Its folder is made if it is missing.
+
+    Raises:
+        OSError: it cannot; the message names it.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "is a folder; name a file in it", str(path))
+    probe = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+    except OSError as error:
+        raise type(error)(error.errno, f"cannot be written ({error.strerror})", str(path)) from error
+    finally:
+        with suppress(OSError):
+            probe.unlink(missing_ok=True)
+
+
+def write_safetensors(
+    path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write tensors by name as .safetensors, flushed to the disk, with the permissions of any other new file.
+
+    The library by itself lets nobody but the writer read its files.
+
+    Args:
+        path: of the file.
+        tensors: contiguous, none sharing memory with another.
+        metadata: for the header.
+
+    Raises:
+        DiskFullError: there is no space left for the file; the old one, if any, stands.
+    """
+    from safetensors.torch import save_file  # takes seconds, and most files have no tensors
+
+    with replacing(path) as temporary:
+        temporary.touch()
+        mode = stat.S_IMODE(temporary.stat().st_mode)
+        save_file(dict(tensors), temporary, None if metadata is None else dict(metadata))
+        temporary.chmod(mode)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())

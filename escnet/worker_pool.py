@@ -26,7 +26,8 @@ def worker_pool(workers: int, preload: str) -> Iterator[ProcessPoolExecutor | No
     has_server = "forkserver" in multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if has_server else "spawn")
     if has_server:
-        context.set_forkserver_preload([preload])
+        # Torch, since each worker sets its threads.
+        context.set_forkserver_preload([preload, "torch"])
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
     try:
         yield pool

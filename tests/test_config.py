@@ -157,6 +157,7 @@ def test_a_number_out_of_its_range_is_refused(key: str) -> None:
         (("TEST.SLIDING.OVERLAP", "1.0"), "OVERLAP is 1.0"),
         (("TEST.SLIDING.ENABLED", "True", "TEST.SLIDING.SIZE", "(64, 64)"), "WINDOW.* is larger than"),
         (("SOLVER.CHECKPOINT_PERIOD", "0"), "CHECKPOINT_PERIOD is 0"),
+        (("SOLVER.MAX_ITER", "0"), "MAX_ITER is 0; it has to be at least 1"),
     ],
 )
 def test_numbers_that_cannot_work_are_refused_in_every_way_in(opts: tuple[str, ...], message: str) -> None:

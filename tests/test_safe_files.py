@@ -7,9 +7,10 @@ import os
 from pathlib import Path
 
 import pytest
+import safetensors
 import torch
 
-from escnet.safe_files import DiskFullError, is_disk_full, replacing
+from escnet.safe_files import DiskFullError, check_writable, is_disk_full, replacing, write_safetensors
 
 
 def zip_writer_error(code: int) -> BaseException:
@@ -76,3 +77,31 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_other_errors_stay_what_they_are(tmp_path: Path) -> None:
     with pytest.raises(PermissionError), replacing(tmp_path / "file"):
         raise PermissionError(errno.EACCES, "x")
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_tensors_have_the_permissions_of_other_files(tmp_path: Path, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        for _ in range(2):
+            write_safetensors(tmp_path / "new/a.safetensors", {"a": torch.ones(2)}, {"of": "b"})
+    finally:
+        os.umask(before)
+    assert (tmp_path / "new/a.safetensors").stat().st_mode & 0o777 == mode
+    with safetensors.safe_open(tmp_path / "new/a.safetensors", "pt") as file:
+        assert file.metadata()["of"] == "b" and file.get_tensor("a").tolist() == [1, 1]
+    assert len(list((tmp_path / "new").iterdir())) == 1
+
+
+def test_whether_a_file_can_be_written_is_known_before(tmp_path: Path) -> None:
+    check_writable(tmp_path / "new/a.json")
+    assert list(tmp_path.rglob("*")) == [tmp_path / "new"]
+    (tmp_path / "file").touch()
+    for path, reason in (
+        (tmp_path, "is a folder; name a file in it"),
+        (tmp_path / "file/a.json", "cannot be written"),
+        (Path("/proc/a.json"), "cannot be written"),
+    ):
+        with pytest.raises(OSError, match=reason) as error:
+            check_writable(path)
+        assert str(path) in str(error.value)

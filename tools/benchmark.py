@@ -13,13 +13,13 @@ import resource
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 
 from escnet import Vocabulary
-from escnet.command_line import refuse
+from escnet.command_line import at_least_one, positive_number
 from escnet.own_process import in_own_process, peak_memory
 
 if TYPE_CHECKING:
@@ -31,39 +31,48 @@ MIB = 1 << 20
 STAGES = ("CLIP image", "prompts", "SAM block", "fusion", "decoder", "other")
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", default="configs/escnet/vitb16.yaml", help="an ESC-Net configuration")
-    parser.add_argument("--classes", type=int, nargs="+", default=[21, 150, 171, 847], help="vocabulary sizes")
+    parser.add_argument("--classes", type=at_least_one, nargs="+", default=[21, 150, 171, 847], help="vocabulary sizes")
     parser.add_argument("--max-classes", type=int, default=256, help="MODEL.ESC.MAX_CLASSES of an extra last row")
-    parser.add_argument("--repeats", type=int, default=5, help="timed runs; the median is printed")
-    parser.add_argument("--threads", type=int, help="of PyTorch (default: as it chooses)")
+    parser.add_argument("--repeats", type=at_least_one, default=5, help="timed runs; the median is printed")
+    parser.add_argument("--threads", type=at_least_one, help="of PyTorch (default: as it chooses)")
     parser.add_argument("--training", action="store_true", help="measure training steps instead of inference")
-    parser.add_argument("--memory-limit", type=float, default=20.0, help="GiB a training step may take")
+    parser.add_argument("--memory-limit", type=positive_number, default=20.0, help="GiB a training step may take")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="configuration KEY VALUE pairs")
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
-def main() -> int:
-    arguments = parse_arguments()
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the tool; returns the exit code."""
+    options = parse(arguments)
+    from escnet.training.failures import run_or_refuse
+
+    return run_or_refuse("benchmark.py", lambda: benchmark(options), (ValueError,), "stopped")
+
+
+def benchmark(arguments: argparse.Namespace) -> None:
+    """Measure, and print the table.
+
+    Raises:
+        ValueError, WeightsError: something cannot be used.
+    """
     import torch
 
-    from escnet.config import ConfigError, load_config
+    from escnet.config import load_config
 
     arguments.threads = arguments.threads or torch.get_num_threads()
-    try:
-        cfg = load_config(arguments.config_file, arguments.opts)
-    except ConfigError as error:
-        return refuse("benchmark.py", error)
+    cfg = load_config(arguments.config_file, arguments.opts)
     if cfg.MODEL.META_ARCHITECTURE != "ESCNet" or cfg.MODEL.ESC.BACKBONE != "clip":
-        return refuse("benchmark.py", "measures an ESC-Net on CLIP; tools/compare_systems.py measures the others")
+        raise ValueError("measures an ESC-Net on CLIP; tools/compare_systems.py measures the others")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     print(f"{arguments.config_file} on {device}, {arguments.threads} threads, torch {torch.__version__}")
     if arguments.training:
         print_training(arguments)
     else:
         print_inference(arguments)
-    return 0
 
 
 def print_inference(arguments: argparse.Namespace) -> None:

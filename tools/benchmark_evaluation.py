@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tabulate import tabulate
 
+from escnet.command_line import at_least_one
 from escnet.own_process import forget_peak, in_own_process, peak_memory
 
 if TYPE_CHECKING:
@@ -32,9 +33,15 @@ MIB = 1 << 20
 def main(arguments: list[str] | None = None) -> int:
     """Run the tool; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--classes", type=int, nargs="+", default=[150, 847], metavar="N", help="vocabulary sizes")
-    parser.add_argument("--size", type=int, nargs=2, default=[640, 640], metavar=("H", "W"), help="of an image")
-    parser.add_argument("--repeats", type=int, default=20, metavar="R", help="timed runs; the median is printed")
+    parser.add_argument(
+        "--classes", type=at_least_one, nargs="+", default=[150, 847], metavar="N", help="vocabulary sizes"
+    )
+    parser.add_argument(
+        "--size", type=at_least_one, nargs=2, default=[640, 640], metavar=("H", "W"), help="of an image"
+    )
+    parser.add_argument(
+        "--repeats", type=at_least_one, default=20, metavar="R", help="timed runs; the median is printed"
+    )
     options = parser.parse_args(arguments)
     import torch
 

@@ -14,12 +14,12 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 
-from escnet.command_line import refuse
+from escnet.command_line import at_least_one
 from escnet.own_process import forget_peak, in_own_process, peak_memory
 
 if TYPE_CHECKING:
@@ -32,33 +32,50 @@ QUESTIONS = ("encode", "class", "boxes", "words", "words refined")
 MODELS = ("apart", "merged")
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options of the command line."""
     parser = argparse.ArgumentParser(
         prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--config-file", default="configs/sam_clip/base.yaml", help="a SAM-CLIP")
     parser.add_argument("--clip", default="ViT-B-16-quickgelu", metavar="NAME", help="the CLIP beside SAM")
-    parser.add_argument("--clip-size", type=int, default=448, metavar="PX", help="side of CLIP's images (default: 448)")
-    parser.add_argument("--size", type=int, default=1024, metavar="PX", help="side of SAM's images (default: 1024)")
-    parser.add_argument("--words", type=int, default=10, metavar="N", help="(default: 10)")
-    parser.add_argument("--boxes", type=int, default=10, metavar="P", help="(default: 10)")
+    parser.add_argument(
+        "--clip-size", type=at_least_one, default=448, metavar="PX", help="side of CLIP's images (default: 448)"
+    )
+    parser.add_argument(
+        "--size", type=at_least_one, default=1024, metavar="PX", help="side of SAM's images (default: 1024)"
+    )
+    parser.add_argument("--words", type=at_least_one, default=10, metavar="N", help="(default: 10)")
+    parser.add_argument("--boxes", type=at_least_one, default=10, metavar="P", help="(default: 10)")
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS)
-    parser.add_argument("--repeats", type=int, default=3, help="timed runs; the median is printed")
-    parser.add_argument("--threads", type=int, help="of PyTorch (default: as it chooses)")
-    return parser.parse_args()
+    parser.add_argument("--repeats", type=at_least_one, default=3, help="timed runs; the median is printed")
+    parser.add_argument("--threads", type=at_least_one, help="of PyTorch (default: as it chooses)")
+    return parser.parse_args(arguments)
 
 
-def main() -> int:
-    arguments = parse_arguments()
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the tool; returns the exit code."""
+    options = parse(arguments)
+    from escnet.training.failures import run_or_refuse
+
+    return run_or_refuse(PROGRAM, lambda: compare(options), (ValueError,), "stopped")
+
+
+def compare(arguments: argparse.Namespace) -> None:
+    """Measure both sides at all precisions, and print the table.
+
+    Raises:
+        ValueError, WeightsError: something cannot be used.
+    """
     import torch
 
-    from escnet.config import ConfigError, load_config
+    from escnet.config import load_config
+    from escnet.meta_arch.image_size import fitting_size
+    from escnet.pretrained.sam import sam_size
 
     arguments.threads = arguments.threads or torch.get_num_threads()
-    try:
-        load_config(arguments.config_file)
-    except ConfigError as error:
-        return refuse(PROGRAM, error)
+    cfg = load_config(arguments.config_file)
+    fitting_size("--size", (arguments.size, arguments.size), sam_size(cfg.MODEL.SAM.NAME).patch_size)
     print(f"{arguments.config_file}, {arguments.threads} threads, torch {torch.__version__}, {arguments.words} words")
     rows = []
     for precision in arguments.precisions:
@@ -71,7 +88,6 @@ def main() -> int:
             print(f"  {model}, {precision}: {total:.2f} s", flush=True)
     header = ["model", "precision", *(f"{question} s" for question in QUESTIONS), "all s", "peak MiB", "MB", "text MB"]
     print(tabulate(rows, header, tablefmt="github", disable_numparse=True))
-    return 0
 
 
 def measure(arguments: argparse.Namespace, name: str, precision: str) -> dict[str, float]:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from escnet.command_line import refuse
+from escnet.command_line import at_least_one, positive_number, refuse
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 PROGRAM = "estimate_distillation.py"
 STAGES = tuple(f"configs/sam_clip/stage{number}.yaml" for number in (1, 2, 3))
 GIGA, MEGA = 1e9, 1e6
-Number = TypeVar("Number", int, float)
+Value = TypeVar("Value")
 
 
 class Stage(NamedTuple):
@@ -64,23 +64,38 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--config-files", type=_several(str), default=STAGES, metavar="YAML,...", help="(default: SAM-CLIP's stages)")
-    add("--gpus", type=_several(int), default=(8, 32, 128), metavar="N,...", help="clusters (default: 8,32,128)")
-    add("--tflops", type=_positive, default=400.0, metavar="T", help="that a GPU sustains, in TFLOP/s (default: 400)")
-    add("--bandwidth", type=_positive, default=12.5, metavar="B", help="of a GPU's network, in GB/s (default: 12.5)")
-    add("--gpu-memory", type=_positive, default=80.0, metavar="M", help="in GB (default: 80)")
-    add("--images", type=_positive, default=40.2, metavar="N", help="CLIP's, in millions (default: 40.2)")
-    add("--image-kb", type=_positive, default=120.0, metavar="S", help="of one of them, in kB (default: 120)")
-    add("--decode-ms", type=_positive, default=3.77, metavar="T", help="of a CPU core for one (default: 3.77)")
-    add("--mask-images", type=_positive, default=0.631, metavar="N", help="SAM's, in millions (default: 0.631)")
-    add("--mask-image-kb", type=_positive, default=1010.0, metavar="S", help="of one, with masks (default: 1010)")
-    add("--mask-decode-ms", type=_positive, default=46.0, metavar="T", help="of a CPU core for one (default: 46)")
-    add("--embedding-bytes", type=_positive, default=1549.0, metavar="S", help="of a stored one (default: 1549)")
-    add("--samples-per-shard", type=int, default=1000, metavar="N", help="(default: 1000)")
+    add(
+        "--gpus",
+        type=_several(at_least_one),
+        default=(8, 32, 128),
+        metavar="N,...",
+        help="clusters (default: 8,32,128)",
+    )
+    add(
+        "--tflops",
+        type=positive_number,
+        default=400.0,
+        metavar="T",
+        help="that a GPU sustains, in TFLOP/s (default: 400)",
+    )
+    add(
+        "--bandwidth",
+        type=positive_number,
+        default=12.5,
+        metavar="B",
+        help="of a GPU's network, in GB/s (default: 12.5)",
+    )
+    add("--gpu-memory", type=positive_number, default=80.0, metavar="M", help="in GB (default: 80)")
+    add("--images", type=positive_number, default=40.2, metavar="N", help="CLIP's, in millions (default: 40.2)")
+    add("--image-kb", type=positive_number, default=120.0, metavar="S", help="of one of them, in kB (default: 120)")
+    add("--decode-ms", type=positive_number, default=3.77, metavar="T", help="of a CPU core for one (default: 3.77)")
+    add("--mask-images", type=positive_number, default=0.631, metavar="N", help="SAM's, in millions (default: 0.631)")
+    add("--mask-image-kb", type=positive_number, default=1010.0, metavar="S", help="of one, with masks (default: 1010)")
+    add("--mask-decode-ms", type=positive_number, default=46.0, metavar="T", help="of a CPU core for one (default: 46)")
+    add("--embedding-bytes", type=positive_number, default=1549.0, metavar="S", help="of a stored one (default: 1549)")
+    add("--samples-per-shard", type=at_least_one, default=1000, metavar="N", help="(default: 1000)")
     add("overrides", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="changes to all of the configurations")
-    args = parser.parse_args(arguments)
-    if min(args.gpus) < 1 or args.samples_per_shard < 1:
-        parser.error("--gpus and --samples-per-shard are 1 or more")
-    return args
+    return parser.parse_args(arguments)
 
 
 def print_estimate(stages: Sequence[Stage], args: argparse.Namespace) -> int:
@@ -261,21 +276,11 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[objec
         print(f"\n{title}\n\n{tabulate(rows, header, tablefmt='github', disable_numparse=True)}", flush=True)
 
 
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
-
-
-def _several(kind: Callable[[str], Number]) -> Callable[[str], tuple[Number, ...]]:
+def _several(kind: Callable[[str], Value]) -> Callable[[str], tuple[Value, ...]]:
     """Reads values that commas separate."""
 
-    def read(text: str) -> tuple[Number, ...]:
-        try:
-            return tuple(kind(part) for part in text.split(","))
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(f"{text}: {error}") from error
+    def read(text: str) -> tuple[Value, ...]:
+        return tuple(kind(part) for part in text.split(","))
 
     return read
 

@@ -87,6 +87,9 @@ def find_fault(args: argparse.Namespace) -> str:
         return "folders with pictures and --output are needed, or --index"
     if args.masks not in ("", "sa1b") and (not args.masks.startswith(REGIONS) or args.masks == REGIONS):
         return f"--masks is {args.masks}; it is sa1b, or regions:FOLDER"
+    read = [*args.input, *([Path(args.masks.removeprefix(REGIONS))] if args.masks.startswith(REGIONS) else [])]
+    if args.output.resolve() in [folder.resolve() for folder in read]:
+        return f"--output is {args.output}, which is read; give the shards a folder of their own"
     if args.ignore is not None and not args.masks.startswith(REGIONS):
         return "--ignore goes with --masks regions:FOLDER"
     if args.samples_per_shard < 1 or args.workers < 1 or args.seed < 0:
@@ -107,8 +110,9 @@ def make(args: argparse.Namespace) -> int:
     from escnet.progress import progress_bar
     from escnet.worker_pool import worker_pool
 
+    storing = read_storing(args)  # refuses before pictures are looked for, of which there may be millions
     pictures = find_pictures(args.input, args.seed)
-    plan = making.Making(pictures, args.output, args.samples_per_shard, read_storing(args), args.seed)
+    plan = making.Making(pictures, args.output, args.samples_per_shard, storing, args.seed)
     with (
         progress_bar(total=len(pictures), desc=str(args.output), unit="picture") as bar,
         worker_pool(args.workers, preload=making.__name__) as pool,

@@ -10,7 +10,6 @@ On several machines, on each with its own rank:
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -95,10 +94,11 @@ def _start_log(cfg: CfgNode, args: argparse.Namespace) -> None:
     from detectron2.utils import comm
     from detectron2.utils.logger import setup_logger
 
+    from escnet.training.failures import leave_tracebacks_to_python
+
     default_setup(cfg, args)
     logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="escnet")
-    # Detectron2's loop logs the traceback of whatever ends it; where it is of use, Python shows it too.
-    logging.getLogger("detectron2.engine.train_loop").addFilter(lambda record: not record.exc_info)
+    leave_tracebacks_to_python()
     if cfg.MODEL.DEVICE == "cpu":
         logger.warning(
             f"Running on the CPU: {comm.get_world_size()} process(es), {torch.get_num_threads()} thread(s) each"

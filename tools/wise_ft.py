@@ -103,15 +103,14 @@ def judge_all(args: argparse.Namespace) -> list[SweepPoint]:
     from escnet.config import check_device, load_config
     from escnet.evaluation.runs.run_folder import read_conditions, read_json, require_same_conditions, write_json
     from escnet.evaluation.wise_ft import SweepPoint, sweep
-    from escnet.meta_arch.image_size import fitting_size
+    from escnet.safe_files import check_writable
 
     cfg = load_config(args.config_file, args.opts)
     check_device(cfg)
+    check_sizes(args, cfg)
+    check_writable(args.output / "wise_ft.json")
     judge, data = build_judge(args, cfg)
     model, first, second = load_models(args, cfg)
-    for option, side in (("--classification-size", args.classification_size), ("--instance-size", args.instance_size)):
-        if side:
-            fitting_size(option, (side, side), model.patch_size)
     conditions = data | {"model": model_conditions(cfg, model, first)}
     path, known = args.output / "wise_ft.json", {}
     if args.restart:
@@ -128,6 +127,22 @@ def judge_all(args: argparse.Namespace) -> list[SweepPoint]:
             f"alpha {alpha:g}: " + ", ".join(f"{name} {100 * value:.1f}" for name, value in scores.items()), flush=True
         )
     return [SweepPoint(alpha, known[alpha]) for alpha in sorted(known)]
+
+
+def check_sizes(args: argparse.Namespace, cfg: CfgNode) -> None:
+    """See that the patches divide the images that the command line or else the configuration asks for.
+
+    Raises:
+        ValueError, WeightsError: they do not, or the SAM is unknown.
+    """
+    from escnet.meta_arch.image_size import fitting_size
+    from escnet.pretrained.sam import sam_size
+
+    patch = sam_size(cfg.MODEL.SAM.NAME).patch_size
+    sides = {"--classification-size": args.classification_size, "--instance-size": args.instance_size}
+    for option, side in sides.items():
+        size = (side, side) if side else cfg.MODEL.SAM_CLIP.IMAGE_SIZE
+        fitting_size(option if side else "MODEL.SAM_CLIP.IMAGE_SIZE", size, patch)
 
 
 def load_models(args: argparse.Namespace, cfg: CfgNode) -> tuple[nn.Module, dict[str, Tensor], dict[str, Tensor]]:
@@ -169,7 +184,7 @@ def build_judge(
     Raises:
         DatasetError: pictures, classes or objects are not as expected.
     """
-    from escnet.data.coco_instances import read_instances
+    from escnet.data.coco_instances import image_file, read_instances
     from escnet.data.errors import DatasetError
     from escnet.data.image_folders import name_classes, read_image_folder
     from escnet.evaluation.embeddings import EmbeddingOptions
@@ -181,6 +196,12 @@ def build_judge(
     from escnet.pretrained.files import file_sha256
 
     folder, data = read_image_folder(args.classification), read_instances(args.annotations, args.limit)
+    # The photographs come last, after all pictures that are classified.
+    if not any(image_file(args.images, image).is_file() for image in data.images):
+        raise DatasetError(
+            f"{args.images}: has none of the {len(data.images)} images of {args.annotations}; give their folder as "
+            "--images"
+        )
     classes = name_classes(folder, None if args.classes == "folders" else args.classes)
     workers = cfg.DATALOADER.NUM_WORKERS
     embedding, boxes = EmbeddingOptions(args.crop, num_workers=workers), BoxOptions(args.padded, num_workers=workers)

@@ -15,7 +15,6 @@ import numpy as np
 import safetensors
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as pictures
@@ -28,7 +27,7 @@ from escnet.evaluation.runs.image_results import ResultsError
 from escnet.evaluation.runs.run_folder import require_same_conditions
 from escnet.meta_arch.interfaces import ClassifyingModel
 from escnet.progress import progress_bar
-from escnet.safe_files import replacing
+from escnet.safe_files import write_safetensors
 
 CROPS = ("centre", "none")
 # Seconds after which what has been computed is written, so that a kill costs no more than these.
@@ -122,8 +121,7 @@ class EmbeddingStore:
             _SIZES: torch.tensor([self._sizes[name] for name in self._features]),
         }
         description = json.dumps({"conditions": self._conditions, "images": list(self._features)})
-        with replacing(self._path) as temporary:
-            save_file(tensors, temporary, metadata={_DESCRIPTION: description})
+        write_safetensors(self._path, tensors, {_DESCRIPTION: description})
 
     def _read(self, path: Path) -> None:
         try:

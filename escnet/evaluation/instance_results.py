@@ -62,6 +62,10 @@ class InstanceResults:
         objects = [[mask.category, mask.segmentation, mask.score, mask.iou] for mask in masks]
         self._file.add({"image": image, "seconds": round(seconds, 4), "objects": objects}, image)
 
+    def is_empty(self) -> bool:
+        """Whether no image has a result."""
+        return not self._kept if self._file is None else self._file.is_empty()
+
     def images(self) -> set[int]:
         """The ids of the images that have a result.
 

@@ -79,8 +79,7 @@ def run_instances(cfg: CfgNode, task: InstanceTask) -> str:
     boxes = data.annotated_boxes() if task.boxes == ANNOTATED else read_detections(task.boxes, data)
     model = load_answering_model(cfg, PromptableModel, task.system, task.weights)
     conditions = _conditions(cfg, model, task, data)
-    _open(task, conditions)
-    results = InstanceResults(task.output / _MASKS)
+    results = _open(task, conditions)
     scores = evaluate_instances(model, task.images, data, boxes, task.options, results, task.library)
     _write_masks(task.output / _COCO, results)
     _write_classes(task.output / _CLASSES, scores.ap, boxes)
@@ -106,16 +105,18 @@ def _conditions(cfg: CfgNode, model: PromptableModel, task: InstanceTask, data: 
     }
 
 
-def _open(task: InstanceTask, conditions: Conditions) -> None:
-    """Begin, or go on with what is in the folder."""
+def _open(task: InstanceTask, conditions: Conditions) -> InstanceResults:
+    """Begin, or go on with what is in the folder; conditions under which nothing was found bind nobody."""
     run = task.output / _RUN
     if task.restart:
         for name in (_RUN, _MASKS, _RESULTS, _COCO, _CLASSES):
             (task.output / name).unlink(missing_ok=True)
-    if run.exists():
-        require_same_conditions(task.output, read_conditions(run), conditions)
-    else:
+    results = InstanceResults(task.output / _MASKS)
+    if results.is_empty() and not (task.output / _RESULTS).exists():
         write_json(run, {"conditions": conditions})
+    else:
+        require_same_conditions(task.output, read_conditions(run), conditions)
+    return results
 
 
 def _write_masks(path: Path, results: InstanceResults) -> None:

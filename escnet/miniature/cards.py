@@ -10,14 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor
 
 from escnet import __version__
 from escnet.miniature.world.glyphs import ATTRIBUTION
 from escnet.pretrained.files import file_sha256
-from escnet.safe_files import replacing
+from escnet.safe_files import replacing, write_safetensors
 
 
 def save_with_card(
@@ -33,8 +32,7 @@ def save_with_card(
         seconds: that it took.
     """
     halves = {name: value.detach().half() if value.is_floating_point() else value for name, value in state.items()}
-    with replacing(path) as temporary:
-        safetensors.torch.save_file({name: value.contiguous() for name, value in halves.items()}, temporary)
+    write_safetensors(path, {name: value.contiguous() for name, value in halves.items()})
     card = {
         "file": path.name,
         "sha256": file_sha256(path),

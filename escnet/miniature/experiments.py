@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import statistics
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +22,7 @@ from tabulate import tabulate
 import escnet.meta_arch  # noqa: F401  registers the systems
 from escnet.config import load_config
 from escnet.evaluation.loop import evaluate_datasets
+from escnet.own_process import several_processes
 from escnet.pretrained.files import file_sha256
 from escnet.safe_files import replacing
 from escnet.training.checkpoint import SafeCheckpointer
@@ -154,7 +154,7 @@ def run_table(
     for experiment in experiments:
         trainings.setdefault(experiment.training_folder, []).append(experiment)
     done = 0
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with several_processes(jobs) as pool:
         futures = {pool.submit(_run_all, group): group for group in trainings.values()}
         for future in as_completed(futures):
             future.result()

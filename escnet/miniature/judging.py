@@ -24,6 +24,17 @@ from escnet.meta_arch.interfaces import ClassifyingModel, PromptableModel, Segme
 SIZES = (48, 64, 80, 96, 112, 128)
 
 
+def check_examination(root: Path) -> None:
+    """See that there is an examination, before a model is trained for it.
+
+    Raises:
+        DatasetError: there is none.
+    """
+    missing = [name for name in (WORDS, OBJECTS, OBJECTS_FILE) if not (root / name).exists()]
+    if missing:
+        raise DatasetError(f"{root}: has no {missing[0]}; draw it first: python datasets/prepare_mojireplay.py")
+
+
 @torch.no_grad()
 def judge(model: nn.Module, root: Path, sizes: Sequence[int], limit: int | None = None) -> dict[str, Any]:
     """Zero-shot accuracy and mask AP from exact boxes, in percent, at each size.

@@ -21,7 +21,7 @@ from escnet.evaluation.loop import evaluate_datasets
 from escnet.meta_arch.parents import build_parent
 from escnet.miniature.examination import FOLDER
 from escnet.miniature.experiments import Options, digest
-from escnet.miniature.judging import judge
+from escnet.miniature.judging import check_examination, judge
 from escnet.predictor import Segmenter
 from escnet.pretrained.files import file_sha256
 from escnet.safe_files import replacing
@@ -153,11 +153,17 @@ class Laboratory:
         return spent
 
     def examine(self, row: Row, seed: int, sizes: Sequence[int], folder: str = FOLDER) -> dict[str, dict[str, float]]:
-        """What `judge` finds on an examination below the data root; trains what is needed, or reads an earlier find."""
-        return self._remembered(
-            (row.identity(self, seed), folder, tuple(sizes)),
-            lambda: judge(row.model(self, seed), data_root() / folder, sizes),
-        )
+        """What `judge` finds on an examination below the data root; trains what is needed, or reads an earlier find.
+
+        Raises:
+            DatasetError: there is no such examination; told before anything is trained.
+        """
+
+        def find() -> dict[str, Any]:
+            check_examination(data_root() / folder)
+            return judge(row.model(self, seed), data_root() / folder, sizes)
+
+        return self._remembered((row.identity(self, seed), folder, tuple(sizes)), find)
 
     def draw_maps(self, chain: Chain, seed: int, options: Options, datasets: Sequence[str]) -> dict[str, float]:
         """mIoU in percent of the label maps of each dataset, with KEY VALUE pairs of the evaluation alone."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import statistics
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +18,7 @@ from tabulate import tabulate
 from escnet.miniature.examination import FOLDER
 from escnet.miniature.experiments import Options, mean_and_deviation
 from escnet.miniature.sam_clip_experiments import Chain, Laboratory, Parent, Row
+from escnet.own_process import several_processes
 from escnet.safe_files import replacing
 
 DATASETS = ("mojiscenes_val_novel[:100]", "mojiscenes_val_base[:100]")
@@ -76,7 +76,7 @@ def run_question(question: Question, laboratory: Laboratory, seeds: Sequence[int
     Yields:
         What was done last, and how much of all.
     """
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with several_processes(jobs) as pool:
         futures = {pool.submit(_run_seed, question, laboratory, seed): seed for seed in seeds}
         for done, future in enumerate(as_completed(futures), start=1):
             future.result()

@@ -6,12 +6,11 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-import safetensors.torch
 import torch
 from torch import Tensor
 
 from escnet.pretrained.files import WeightsError
-from escnet.safe_files import replacing
+from escnet.safe_files import replacing, write_safetensors
 
 WRITTEN = (".safetensors", ".pth")
 
@@ -37,14 +36,16 @@ def write_weights(path: Path, weights: Mapping[str, Tensor], notes: Mapping[str,
     Raises:
       WeightsError: for another ending.
       DiskFullError: there is no space left.
+      OSError: the file cannot be written for another reason.
     """
     check_suffix(path)
     # Copied, since tensors that share memory, or are parts of others, cannot be written.
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in weights.items()}
-    with replacing(path) as temporary:
-        if path.suffix == ".safetensors":
-            safetensors.torch.save_file(tensors, temporary, dict(notes or {}))
-        else:
-            torch.save(tensors, temporary)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
+    if path.suffix == ".safetensors":
+        write_safetensors(path, tensors, notes or {})
+        return
+    # Opened by Python, which says why a file cannot be written.
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        torch.save(tensors, file)
+        file.flush()
+        os.fsync(file.fileno())

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import shutil
 from collections.abc import Callable
 
-from escnet.command_line import one_line, refuse
+from escnet.command_line import UNUSABLE, one_line, refuse
 from escnet.config_values import ConfigError
 from escnet.data.errors import DatasetError
 from escnet.data.images import ImageError
@@ -20,24 +21,44 @@ _EXHAUSTED = re.compile(
 )
 
 
-def run_or_refuse(program: str, work: Callable[[], object], refused: tuple[type[Exception], ...]) -> int:
+GOES_ON = "stopped; the same command goes on from here"
+
+
+def run_or_refuse(
+    program: str,
+    work: Callable[[], object],
+    refused: tuple[type[Exception], ...],
+    stopped: str = GOES_ON,
+    code: int = UNUSABLE,
+) -> int:
     """Do what a command is there for, and end it in one line where it cannot be done; returns the exit code.
 
     Args:
         program: its name.
-        work: what it does; the same command has to go on where this is stopped.
+        work: what it does.
         refused: errors that tell what is wrong with what was asked for, beside those that `explain_failure` knows.
+        stopped: what is told after Ctrl-C.
+        code: of what cannot be done.
     """
     try:
         work()
     except KeyboardInterrupt:
-        return refuse(f"\n{program}", "stopped; the same command goes on from here", code=130)
+        return refuse(f"\n{program}", stopped, code=130)
     except Exception as error:
         explanation = error if isinstance(error, refused) else explain_failure(error)
         if explanation is None:
             raise
-        return refuse(program, explanation)
+        return refuse(program, explanation, code)
     return 0
+
+
+def leave_tracebacks_to_python() -> None:
+    """Keep Detectron2's loop from logging the traceback of whatever ends it; where it is of use, Python shows it."""
+    logging.getLogger("detectron2.engine.train_loop").addFilter(_has_no_traceback)
+
+
+def _has_no_traceback(record: logging.LogRecord) -> bool:
+    return not record.exc_info
 
 
 def explain_failure(error: BaseException) -> str | None:

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from escnet.data.images import write_labels
+from escnet.data.preparation.regions import LEAST_SHARE
 
 SCRIPT = "datasets/prepare_regions.py"
 CONFIG = "configs/mojiscenes/escnet.yaml"
@@ -62,7 +63,6 @@ def test_the_tools_take_it_as_it_is(
     ("options", "message"),
     [
         (("--dataset", "camvid_val", "--least-area", "7000"), "give a smaller --least-area"),
-        (("--dataset", "camvid_val", "--limit", "0"), "the limit (0) have to be 1 or more"),
         (("--dataset", "nowhere"), "unknown dataset 'nowhere'"),
         (("--dataset", "camvid_val", "camvid_train"), "camvid_train: no image found"),
     ],
@@ -73,3 +73,23 @@ def test_what_cannot_be_examined_is_refused(
     code, text = run(*options, "--output", str(tmp_path / "examination"))
     assert code == 1 and message in text and len(text.splitlines()) <= 2
     assert not (tmp_path / "examination").exists()
+
+
+@pytest.mark.parametrize("option", ["--limit", "--least-area"])
+def test_numbers_name_their_option(
+    run: Callable[..., tuple[int, str]], capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        run("--dataset", "camvid_val", "--output", "nowhere", option, "0")
+    assert f"argument {option}: '0' is no whole number of 1 or more" in capsys.readouterr().err
+
+
+def test_the_help_tells_the_default(run: Callable[..., tuple[int, str]], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        run("--help")
+    assert f"default: {100 * LEAST_SHARE:g} % of the map" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_folder_that_cannot_be_written_is_told_in_a_line(root: Path, run: Callable[..., tuple[int, str]]) -> None:
+    code, text = run("--dataset", "camvid_val", "--output", "/proc/examination")
+    assert code == 1 and text.startswith("regions: ") and text.count("\n") == 1

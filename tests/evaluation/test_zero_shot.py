@@ -277,6 +277,18 @@ def test_results_without_description_are_refused(run, cfg):
         evaluate_run(run, cfg, RedModel())
 
 
+def test_conditions_without_results_bind_nobody(run, cfg):
+    evaluate_run(run, cfg, RedModel())
+    (run.folder / "images.0.jsonl").unlink()
+    cfg.MODEL.PRECISION = "bf16"
+    with pytest.raises(ResultsError, match="other conditions"):
+        evaluate_run(run, cfg, RedModel())
+    # As a run leaves it that was refused before the first image.
+    (run.folder / "metrics.json").unlink()
+    (run.folder / "images.0.jsonl").write_text("")
+    assert evaluate_run(run, cfg, RedModel()) is not None
+
+
 def test_conditions_say_what_the_number_depends_on(run, cfg):
     evaluate_run(run, cfg, RedModel())
     conditions = json.loads((run.folder / "run.json").read_text())["conditions"]

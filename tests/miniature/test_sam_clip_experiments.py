@@ -203,6 +203,6 @@ def test_all_seeds_of_a_question_are_run(laboratory: Laboratory, monkeypatch: py
             return future
 
     seen: list[int] = []
-    monkeypatch.setattr(sam_clip_tables, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(sam_clip_tables, "several_processes", Pool)
     assert sorted(run_question(QUESTION, laboratory, (3, 4), 1))[-1].startswith("2/2")
     assert seen == [3, 4]

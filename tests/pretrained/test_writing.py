@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import IO
 
 import pytest
 import safetensors
@@ -39,8 +40,8 @@ def test_a_failure_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Monke
     path = tmp_path / "weights.pth"
     write_weights(path, {"a": torch.ones(2)})
 
-    def fails(_: object, file: Path) -> None:
-        Path(file).write_bytes(b"half")
+    def fails(_: object, file: IO[bytes]) -> None:
+        file.write(b"half")
         raise RuntimeError("cut off")
 
     monkeypatch.setattr(torch, "save", fails)

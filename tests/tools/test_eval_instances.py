@@ -110,6 +110,17 @@ def test_a_detectors_boxes_for_a_merged_model(run: Callable[..., int], world: Pa
     assert scores(tmp_path) == pytest.approx(found, abs=1e-3)
 
 
+def test_a_refused_call_binds_nobody(run: Callable[..., int], tmp_path: Path, capsys) -> None:
+    """Conditions under which nothing was found are no results."""
+    merged = ("MODEL.META_ARCHITECTURE", "SamClip", "MODEL.SAM_CLIP.IMAGE_SIZE")
+    assert run("--limit", "1", keys=(*merged, "(100, 100)")) == 2
+    assert "must be multiples of the patch size" in capsys.readouterr().err
+    assert run("--limit", "1", keys=(*merged, "(64, 64)")) == 0
+    (tmp_path / "out/images.jsonl").unlink()
+    assert run("--limit", "1", keys=(*merged, "(128, 128)")) == 2  # results.json has some
+    assert "made under other conditions" in capsys.readouterr().err
+
+
 def test_a_model_that_cannot_is_refused(run: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     assert run() == 2
     expected = "ESCNet cannot draw masks from boxes; take MODEL.META_ARCHITECTURE SamClip, or --system sam"

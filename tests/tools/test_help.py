@@ -14,7 +14,7 @@ from escnet.miniature.__main__ import parse
 from escnet.miniature.demo import DemoTask
 
 ROOT = Path(__file__).parents[2]
-TOOLS = sorted((ROOT / "tools").rglob("*.py"))
+TOOLS = sorted([*(ROOT / "tools").rglob("*.py"), *(ROOT / "datasets").glob("*.py")])
 PROGRAM = """
 import runpy, sys
 tool = sys.argv[1]

@@ -271,6 +271,23 @@ def test_a_folder_of_other_shards_is_refused(
     assert tar_bytes(output) == before
 
 
+def test_a_run_without_a_shard_is_not_gone_on_with(
+    tool: ModuleType, photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "shards"
+    command = (photographs, "--output", output, "--samples-per-shard", 2, "--masks", "sa1b")
+    assert run(tool, *command) == 2
+    assert "none of 7 pictures can serve" in capsys.readouterr().err and not list(output.iterdir())
+    # As a run leaves it that was killed after a shard without samples.
+    making.Journal(output, {"seed": 3}).add(making.Finished("000000.tar", 0, 10240, [("a.jpg", "has no masks")]))
+    row = {"segmentation": encode_mask(np.ones((20, 30), dtype=np.uint8))}
+    for path in photographs.rglob("*.*"):
+        if path.is_file():
+            path.with_suffix(".json").write_text(json.dumps({"annotations": [row]}))
+    assert run(tool, *command) == 0
+    assert len(members(output)) == 14
+
+
 def test_the_index_of_foreign_shards_is_written(
     tool: ModuleType, photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -295,6 +312,7 @@ def test_the_index_of_foreign_shards_is_written(
     [
         (("absent", "--output", "out"), "absent: there is no such folder"),
         ((".", "--output", "out", "--masks", "regions:absent"), "there is no folder absent"),
+        (("absent", "--output", "out", "--masks", "regions:gone"), "there is no folder gone"),
         (("--index", "absent"), "absent: no shards there"),
         (("empty", "--output", "out"), "no pictures in empty"),
         (("bad", "--output", "out"), "none of 1 pictures can serve; the first: bad/a.png: "),
@@ -329,6 +347,8 @@ def test_what_cannot_be_done_is_refused(
         (("x", "--output", "y", "--samples-per-shard", "0"), "--samples-per-shard"),
         (("x", "--output", "y", "--size", "8"), "--size is 8"),
         (("x", "--output", "y", "--quality", "0"), "--quality is 0"),
+        (("x", "y", "--output", "./y"), "--output is y, which is read"),
+        (("x", "--output", "y", "--masks", "regions:y"), "--output is y, which is read"),
     ],
 )
 def test_wrong_options_are_told(

@@ -12,6 +12,7 @@ import torch
 from detectron2.modeling import build_model
 from torch import Tensor
 
+import escnet.meta_arch  # noqa: F401  registers the systems
 from escnet.config import load_config
 from escnet.pretrained.reading import read_weights
 from escnet.pretrained.writing import write_weights
@@ -93,6 +94,9 @@ def test_outputs_and_options_that_cannot_be(tool: ModuleType, tmp_path: Path, ca
     assert "is one of the two models" in capsys.readouterr().err and path.read_bytes() == before
     assert tool.main([str(path), str(path), "--output", str(tmp_path / "b.bin")]) == 2
     assert "written as .safetensors or .pth, not .bin" in capsys.readouterr().err
+    for name in ("b.pth", "b.safetensors"):  # in a folder in which nobody can write
+        assert tool.main([str(path), str(path), "--output", f"/proc/{name}"]) == 2
+        assert capsys.readouterr().err.startswith("merge_weights.py: [Errno ")
     for options, message in ((["--alpha", "2"], "--alpha is 2"), (["--normalise"], "--normalise is of the files")):
         with pytest.raises(SystemExit, match="2"):
             tool.main([str(path), str(path), "--output", str(tmp_path / "b.pth"), *options])

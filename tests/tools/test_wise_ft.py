@@ -113,6 +113,10 @@ def test_a_sam_by_itself_equals_the_configured_one(run: Callable[..., int], tmp_
         (("--sam-weights", "nowhere.pth"), (), "nowhere.pth: there is no such file"),
         ((), ("MODEL.META_ARCHITECTURE", "ESCNet"), "ESCNet cannot draw masks"),
         (("--classification", "nowhere"), (), "there is no folder"),
+        (("--images", "nowhere"), (), "nowhere: has none of the 2 images of"),
+        (("--annotations", "nowhere.json"), (), "nowhere.json: there is no such file of objects"),
+        (("--instance-size", "100"), (), "--instance-size is (100, 100); both sides"),
+        ((), ("MODEL.SAM_CLIP.IMAGE_SIZE", "(64, 60)"), "MODEL.SAM_CLIP.IMAGE_SIZE is (60"),
         (("--sam-weights", "shipped:clip"), (), "only in the first: "),
         (
             ("--instance-size", "100"),
@@ -123,8 +127,18 @@ def test_a_sam_by_itself_equals_the_configured_one(run: Callable[..., int], tmp_
     ],
 )
 def test_what_cannot_be_done_is_told_in_a_line(
-    run: Callable[..., int], tmp_path: Path, capsys, options: tuple[str, ...], keys: tuple[str, ...], message: str
+    run: Callable[..., int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: tuple[str, ...],
+    keys: tuple[str, ...],
+    message: str,
 ) -> None:
+    def judged(*_: object) -> None:
+        raise AssertionError("pictures were classified first")
+
+    monkeypatch.setattr("escnet.evaluation.zero_shot_classification.evaluate_classification", judged)
     assert run("0.5", *options, keys=keys) == 2
     error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("wise_ft.py: ")]
     assert len(error) == 1 and message in error[0]

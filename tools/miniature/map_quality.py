@@ -16,8 +16,6 @@ from dataclasses import astuple
 
 from tabulate import tabulate
 
-from escnet.command_line import refuse
-
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
@@ -33,22 +31,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the script; returns the exit code."""
     options = parse(arguments)
     # Takes seconds, and --help and mistyped options should not.
+    from escnet.training.failures import run_or_refuse
+
+    return run_or_refuse("map_quality", lambda: measure(options), (ValueError,), "stopped", code=1)
+
+
+def measure(options: argparse.Namespace) -> None:
+    """Measure, and print the table.
+
+    Raises:
+        ValueError, WeightsError, OSError: something cannot be used.
+    """
     from escnet.config import load_config
     from escnet.miniature.map_quality import measure_maps
-    from escnet.pretrained.files import WeightsError
 
-    try:
-        cfg = load_config(options.config_file, ["MODEL.WEIGHTS", options.weights, *options.opts])
-        stages = measure_maps(cfg, options.dataset)
-    except (ValueError, WeightsError) as error:
-        return refuse("map_quality", error, code=1)
+    cfg = load_config(options.config_file, ["MODEL.WEIGHTS", options.weights, *options.opts])
+    stages = measure_maps(cfg, options.dataset)
     rows = [
         (f"after block {number}" if number else "CLIP", *astuple(stage)[:-1]) for number, stage in enumerate(stages)
     ]
     print(f"{stages[0].classes} classes in the pictures of {options.dataset}, mean\n")
     headers = ("map", "average precision", "covered", "precise", "probability")
     print(tabulate(rows, headers=headers, tablefmt="pipe", floatfmt=".3f"))
-    return 0
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from escnet.command_line import refuse
+from escnet.command_line import safetensors_path
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -33,15 +33,13 @@ _LEAST_PICTURES = 10
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True, help="where the weights go, a .safetensors file")
+    parser.add_argument("--output", type=safetensors_path, required=True, help="where the weights go, .safetensors")
     parser.add_argument("--steps", type=int, help="of the training (default: the recipe's)")
     parser.add_argument("--pictures", type=int, help="drawn to train on (default: the recipe's)")
     parser.add_argument("--seed", type=int, help="(default: the recipe's)")
     parser.add_argument("--output-dir", type=Path, help="of checkpoints (default: --output, ending in .training)")
     parser.add_argument("--threads", type=int, default=0, help="of PyTorch (default: one for each core)")
     options = parser.parse_args(arguments)
-    if options.output.suffix != ".safetensors":
-        parser.error(f"--output has to end in .safetensors, got {options.output}")
     options.output_dir = options.output_dir or options.output.with_suffix(".training")
     if options.pictures is not None and options.pictures < _LEAST_PICTURES:
         parser.error(f"--pictures is {options.pictures}, but at least {_LEAST_PICTURES} are needed")
@@ -51,6 +49,22 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the script; returns the exit code."""
     options = parse(arguments)
+    from escnet.training.failures import run_or_refuse
+
+    stopped = (
+        f"stopped; {options.output} was not written, the same command goes on from the last checkpoint in "
+        f"{options.output_dir}"
+    )
+    refused = (ValueError, FloatingPointError)
+    return run_or_refuse("pretrain_clip", lambda: pretrain(options), refused, stopped, code=1)
+
+
+def pretrain(options: argparse.Namespace) -> None:
+    """Train, or go on, and write the weights and their card.
+
+    Raises:
+        ValueError, WeightsError, FloatingPointError, OSError: something cannot be trained, or not written.
+    """
     import torch
 
     from escnet.layers.clip_image_encoder import DENSE_ATTENTION, ClipImageEncoder
@@ -59,7 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from escnet.miniature.clip_evaluation import evaluate_clip
     from escnet.miniature.clip_recipe import MODEL, ClipRecipe, draw_captioned
     from escnet.pretrained.clip import build_clip
-    from escnet.pretrained.files import WeightsError
+    from escnet.safe_files import check_writable
+    from escnet.training.failures import leave_tracebacks_to_python
 
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -68,18 +83,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     start = time.perf_counter()
     torch.manual_seed(recipe.seed)
     model, tokenizer = build_clip(MODEL)
-    try:
-        train(model, tokenizer, recipe, options.output_dir)
-        test = draw_captioned(replace(recipe, pictures=TEST_PICTURES), TEST_SEED)
-    except (ValueError, WeightsError, FloatingPointError) as error:
-        return refuse("pretrain_clip", error, code=1)
-    except KeyboardInterrupt:
-        return refuse(
-            "\npretrain_clip",
-            f"stopped; {options.output} was not written, the same command goes on from the last checkpoint in "
-            f"{options.output_dir}",
-            code=130,
-        )
+    check_writable(options.output)
+    leave_tracebacks_to_python()
+    train(model, tokenizer, recipe, options.output_dir)
+    test = draw_captioned(replace(recipe, pictures=TEST_PICTURES), TEST_SEED)
     # The figures are those of the weights as they are written, in half precision.
     model.half().float()
     text = ClipTextEncoder(model, tokenizer)
@@ -88,7 +95,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     print(json.dumps(figures, indent=1), flush=True)
     save_with_card(options.output, model.state_dict(), asdict(recipe), figures, time.perf_counter() - start)
-    return 0
 
 
 def train(model: nn.Module, tokenizer: Callable[..., Tensor], recipe: ClipRecipe, folder: Path) -> None:

@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from escnet.command_line import refuse
+from escnet.command_line import safetensors_path
 
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam
@@ -33,7 +33,7 @@ TEST_SETS, TEST_SEED = ("base", "novel", "unnamed"), 999
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True, help="where the weights go, a .safetensors file")
+    parser.add_argument("--output", type=safetensors_path, required=True, help="where the weights go, .safetensors")
     parser.add_argument("--steps", type=int, help="of the training (default: the recipe's)")
     parser.add_argument("--pictures", type=int, help="drawn to train on (default: the recipe's)")
     parser.add_argument("--batch-size", type=int, help="(default: the recipe's)")
@@ -43,8 +43,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--output-dir", type=Path, help="of checkpoints (default: --output, ending in .training)")
     parser.add_argument("--threads", type=int, default=0, help="of PyTorch (default: one for each core)")
     options = parser.parse_args(arguments)
-    if options.output.suffix != ".safetensors":
-        parser.error(f"--output has to end in .safetensors, got {options.output}")
     options.output_dir = options.output_dir or options.output.with_suffix(".training")
     for name in ("steps", "pictures", "batch_size", "test_pictures"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
@@ -55,12 +53,29 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the script; returns the exit code."""
     options = parse(arguments)
+    from escnet.training.failures import run_or_refuse
+
+    stopped = (
+        f"stopped; {options.output} was not written, the same command goes on from the last checkpoint in "
+        f"{options.output_dir}"
+    )
+    refused = (ValueError, FloatingPointError)
+    return run_or_refuse("pretrain_sam", lambda: pretrain(options), refused, stopped, code=1)
+
+
+def pretrain(options: argparse.Namespace) -> None:
+    """Train, or go on, and write the weights and their card.
+
+    Raises:
+        ValueError, WeightsError, FloatingPointError, OSError: something cannot be trained, or not written.
+    """
     import torch
 
     from escnet.miniature.cards import save_with_card
     from escnet.miniature.sam_recipe import SamRecipe
-    from escnet.pretrained.files import WeightsError
     from escnet.pretrained.sam import build_sam
+    from escnet.safe_files import check_writable
+    from escnet.training.failures import leave_tracebacks_to_python
 
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -69,21 +84,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     start = time.perf_counter()
     torch.manual_seed(recipe.seed)
     sam = build_sam(MODEL)
-    try:
-        train(sam, recipe, options.output_dir)
-        figures = measure(sam, recipe, options.test_pictures)
-    except (ValueError, WeightsError, FloatingPointError) as error:
-        return refuse("pretrain_sam", error, code=1)
-    except KeyboardInterrupt:
-        return refuse(
-            "\npretrain_sam",
-            f"stopped; {options.output} was not written, the same command goes on from the last checkpoint in "
-            f"{options.output_dir}",
-            code=130,
-        )
+    check_writable(options.output)
+    leave_tracebacks_to_python()
+    train(sam, recipe, options.output_dir)
+    figures = measure(sam, recipe, options.test_pictures)
     print(json.dumps(figures, indent=1), flush=True)
     save_with_card(options.output, sam.state_dict(), asdict(recipe), figures, time.perf_counter() - start)
-    return 0
 
 
 def train(sam: Sam, recipe: SamRecipe, folder: Path) -> None:

@@ -17,8 +17,12 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from escnet.command_line import refuse
+from escnet.command_line import at_least_one, refuse
+
+if TYPE_CHECKING:
+    from escnet.miniature.sam_clip_tables import Question
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -28,7 +32,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="list the questions")
     parser.add_argument("--output", type=Path, default=Path("output/sam_clip"), help="folder of all experiments")
     parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2))
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="seeds at a time, each on one thread")
+    parser.add_argument("--jobs", type=at_least_one, default=os.cpu_count(), help="seeds at a time, each on one thread")
     parser.add_argument("--plot", type=Path, help="where the curves go, a .png file")
     parser.add_argument("--set", nargs="+", default=(), metavar="KEY VALUE", help="of all stages of all rows")
     return parser.parse_args(arguments)
@@ -38,29 +42,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the script; returns the exit code."""
     options = parse(arguments)
     # Takes seconds, and --help and mistyped options should not.
-    from escnet.miniature.sam_clip_experiments import Laboratory
     from escnet.miniature.sam_clip_questions import QUESTIONS
-    from escnet.miniature.sam_clip_tables import run_question, save_curves, write_up
-    from escnet.pretrained.files import WeightsError
+    from escnet.training.failures import run_or_refuse
 
     if options.list or not options.question:
         print("\n".join(f"{question.name:10}  {question.text}" for question in QUESTIONS.values()))
         return 0
     if options.question not in QUESTIONS:
         return refuse("sam_clip", f"there is no question {options.question}; choose of {', '.join(QUESTIONS)}")
-    question, start = QUESTIONS[options.question], time.perf_counter()
+    question = QUESTIONS[options.question]
     if options.plot and not question.sizes:
         return refuse("sam_clip", f"--plot: {question.name} measures nothing over the size of the pictures")
-    laboratory = Laboratory(options.output, tuple(options.set))
-    try:
-        for done in run_question(question, laboratory, options.seeds, options.jobs):
-            print(f"{done} after {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
-    except (ValueError, WeightsError) as error:
-        return refuse("sam_clip", error, code=1)
+    return run_or_refuse("sam_clip", lambda: answer(options, question), (ValueError, FloatingPointError), code=1)
+
+
+def answer(options: argparse.Namespace, question: Question) -> None:
+    """Do the experiments of a question that are not done yet, and print its table.
+
+    Raises:
+        ValueError, WeightsError, FloatingPointError, OSError: an experiment cannot be done, or its curves not written.
+    """
+    from escnet.miniature.sam_clip_experiments import Laboratory
+    from escnet.miniature.sam_clip_tables import run_question, save_curves, write_up
+    from escnet.safe_files import check_writable
+
+    if options.plot:
+        check_writable(options.plot)
+    laboratory, start = Laboratory(options.output, tuple(options.set)), time.perf_counter()
+    for done in run_question(question, laboratory, options.seeds, options.jobs):
+        print(f"{done} after {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
     if options.plot:
         save_curves(options.plot, question, laboratory, options.seeds)
     print(f"\n{question.text}\n\n{write_up(question, laboratory, options.seeds)}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from escnet.command_line import refuse
+from escnet.command_line import safetensors_path
 
 BENCHMARKS = ("mojiscenes_val_novel", "mojiscenes_val_base", "mojiscenes_val_all", "mojiscenes_val_847[:50]")
 
@@ -24,7 +24,7 @@ BENCHMARKS = ("mojiscenes_val_novel", "mojiscenes_val_base", "mojiscenes_val_all
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True, help="where the weights go, a .safetensors file")
+    parser.add_argument("--output", type=safetensors_path, required=True, help="where the weights go, .safetensors")
     parser.add_argument("--config-file", default="configs/mojiscenes/escnet.yaml")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="over the configuration")
     return parser.parse_args(arguments)
@@ -32,26 +32,42 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the script; returns the exit code."""
-    options, start = parse(arguments), time.perf_counter()
+    options = parse(arguments)
     # Takes seconds, and --help and mistyped options should not.
+    from escnet.training.failures import run_or_refuse
+
+    return run_or_refuse("train_esc_net", lambda: train(options), (ValueError, FloatingPointError), code=1)
+
+
+def train(options: argparse.Namespace) -> None:
+    """Train, or go on, and write the weights and their card.
+
+    Raises:
+        ValueError, WeightsError, FloatingPointError, OSError: something is missing, cannot be trained or not written.
+    """
+    start = time.perf_counter()
     from detectron2.utils.logger import setup_logger
 
     from escnet.config import load_config
+    from escnet.data.registration import dataset_records
     from escnet.evaluation.loop import evaluate_datasets
     from escnet.miniature.cards import save_with_card
-    from escnet.pretrained.files import WeightsError
     from escnet.pretrained.reading import load_checkpoint
+    from escnet.safe_files import check_writable
+    from escnet.training.failures import leave_tracebacks_to_python
     from escnet.training.tasks.segmentation import segmentation_trainer
 
-    try:
-        cfg = load_config(options.config_file, options.opts)
-        setup_logger(cfg.OUTPUT_DIR, name="detectron2")
-        cfg.DATASETS.TEST = ()
-        trainer = segmentation_trainer(cfg)
-        trainer.resume_or_load(resume=True)
-        trainer.train()
-    except (ValueError, WeightsError) as error:
-        return refuse("train_esc_net", error, code=1)
+    cfg = load_config(options.config_file, options.opts)
+    # What is needed after the training, which is long.
+    check_writable(options.output)
+    for benchmark in BENCHMARKS:
+        dataset_records(benchmark)
+    setup_logger(cfg.OUTPUT_DIR, name="detectron2")
+    leave_tracebacks_to_python()
+    cfg.DATASETS.TEST = ()
+    trainer = segmentation_trainer(cfg)
+    trainer.resume_or_load(resume=True)
+    trainer.train()
     seconds = time.perf_counter() - start
     model = trainer.checkpointer.model.eval()
     halves = {
@@ -70,7 +86,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     figures = {"miou": {name: round(score, 4) for name, score in scores.items()}}
     print(json.dumps(figures, indent=1))
     save_with_card(options.output, halves, recipe, figures, seconds)
-    return 0
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from escnet.command_line import refuse
+from escnet.command_line import safetensors_path
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
@@ -30,7 +30,7 @@ BENCHMARKS = ("mojiscenes_val_novel[:100]", "mojiscenes_val_base[:100]")
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True, help="where the weights go, a .safetensors file")
+    parser.add_argument("--output", type=safetensors_path, required=True, help="where the weights go, .safetensors")
     parser.add_argument("--folder", type=Path, default=Path("output/sam_clip"), help="of all experiments")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="of all stages")
@@ -41,21 +41,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the script; returns the exit code."""
     options = parse(arguments)
     # Takes seconds, and --help and mistyped options should not.
+    from escnet.training.failures import run_or_refuse
+
+    return run_or_refuse("train_sam_clip", lambda: train(options), (ValueError, FloatingPointError), code=1)
+
+
+def train(options: argparse.Namespace) -> None:
+    """Train the stages that are not trained yet, and write the weights and their card.
+
+    Raises:
+        ValueError, WeightsError, FloatingPointError, OSError: something is missing, cannot be trained or not written.
+    """
+    from escnet.data.benchmarks import data_root
+    from escnet.data.registration import dataset_records
     from escnet.miniature.cards import save_with_card
+    from escnet.miniature.examination import FOLDER
+    from escnet.miniature.judging import check_examination
     from escnet.miniature.sam_clip_experiments import Laboratory
     from escnet.miniature.sam_clip_questions import ALL_STAGES
-    from escnet.pretrained.files import WeightsError
     from escnet.pretrained.reading import load_checkpoint
+    from escnet.safe_files import check_writable
+    from escnet.training.failures import leave_tracebacks_to_python
 
     laboratory = Laboratory(options.folder, tuple(options.opts))
-    try:
-        stages = laboratory.settings(ALL_STAGES, options.seed)
-        trained = laboratory.train(ALL_STAGES, options.seed)
-        weights = load_checkpoint(trained)
-        halves = {name: value.half() if value.is_floating_point() else value for name, value in weights.items()}
-        figures = measure(stages[-1], trained, halves, options.folder)
-    except (ValueError, WeightsError) as error:
-        return refuse("train_sam_clip", error, code=1)
+    stages = laboratory.settings(ALL_STAGES, options.seed)
+    # What is needed after the training, which is long.
+    check_writable(options.output)
+    check_examination(data_root() / FOLDER)
+    for benchmark in BENCHMARKS:
+        dataset_records(benchmark)
+    leave_tracebacks_to_python()
+    trained = laboratory.train(ALL_STAGES, options.seed)
+    weights = load_checkpoint(trained)
+    halves = {name: value.half() if value.is_floating_point() else value for name, value in weights.items()}
+    figures = measure(stages[-1], trained, halves, options.folder)
     print(json.dumps(figures, indent=1))
     recipe = {
         "configs": [laboratory.config.format(name) for name, _ in ALL_STAGES.stages()],
@@ -64,7 +83,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "iterations": [cfg.SOLVER.MAX_ITER for cfg in stages],
     }
     save_with_card(options.output, halves, recipe, figures, sum(laboratory.seconds(ALL_STAGES, options.seed)))
-    return 0
 
 
 def measure(cfg: CfgNode, trained: Path, weights: dict[str, Tensor], folder: Path) -> dict[str, Any]:

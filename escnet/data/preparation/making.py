@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
-import torch
 from PIL import Image
 
 from escnet.data.errors import DatasetError
@@ -136,6 +135,8 @@ def shrunk_size(size: tuple[int, int], short_side: int) -> tuple[int, int]:
 
 def shrink_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resize an (H,W,3) uint8 image bilinearly, without smoothing it first, as cv2.INTER_LINEAR does."""
+    import torch  # takes seconds, and --help of the scripts should not
+
     batch = torch.from_numpy(image).permute(2, 0, 1)[None].float()
     resized = torch.nn.functional.interpolate(batch, size, mode="bilinear", align_corners=False)
     return resized[0].round().byte().permute(1, 2, 0).numpy()

@@ -61,12 +61,11 @@ class Regions:
     def __post_init__(self) -> None:
         if not self.datasets:
             raise ValueError("an examination needs a dataset")
-        counts = [count for count in (self.least_area, self.limit) if count is not None]
-        if min(counts, default=1) < 1 or self.margin < 0:
-            raise ValueError(
-                f"the least area ({self.least_area}) and the limit ({self.limit}) have to be 1 or more, "
-                f"the margin ({self.margin}) not negative"
-            )
+        for name, count in (("least area", self.least_area), ("limit", self.limit)):
+            if count is not None and count < 1:
+                raise ValueError(f"the {name} is {count}; it has to be 1 or more")
+        if self.margin < 0:
+            raise ValueError(f"the margin is {self.margin}; it has to be 0 or more")
 
 
 @dataclass(frozen=True)
@@ -156,6 +155,7 @@ def _appearing(output: Path) -> Iterator[Path]:
     # Of a call that was killed.
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
+        unfinished.mkdir(parents=True)  # where it cannot be, nothing is looked for
         yield unfinished
         if output.exists():
             output.rmdir()

@@ -15,15 +15,14 @@ from typing import Any
 import numpy as np
 from tabulate import tabulate
 
-from escnet.command_line import refuse
 from escnet.data.benchmarks import Benchmark, data_root, find_benchmark
 from escnet.data.errors import DatasetError, listed
-from escnet.data.images import ImageError
 from escnet.data.pairing import Source, files_by_name
+from escnet.data.preparation.ending import prepare_or_refuse
 from escnet.data.preparation.label_conversion import Task
 from escnet.data.preparation.making import Count, Recipe, count_pixels, make_all, read_checked
 from escnet.progress import progress_bar
-from escnet.safe_files import DiskFullError, replacing
+from escnet.safe_files import replacing
 from escnet.worker_pool import worker_pool
 
 REPORT, TABLE = "preparation.json", "preparation.csv"
@@ -110,7 +109,8 @@ def run_script(
         parser.error(f"--workers is {options.workers}; at least one is needed")
     if options.root is None:
         options.root = data_root() / folder
-    try:
+
+    def prepare() -> None:
         label_sets = _plan_all(plan, options)
         for label_set in label_sets:
             check(label_set, options.overwrite)
@@ -118,11 +118,8 @@ def run_script(
             for label_set in label_sets:
                 count = make(label_set, pool, options.workers, options.overwrite)
                 print(write_summary(label_set, count), flush=True)
-    except (DatasetError, ImageError, DiskFullError) as error:
-        return refuse(folder, error, code=1)
-    except KeyboardInterrupt:
-        return refuse(folder, "stopped; what is finished is kept, run again to continue", code=130)
-    return 0
+
+    return prepare_or_refuse(folder, prepare)
 
 
 def check(label_set: LabelSet, overwrite: bool = False) -> None:

@@ -14,12 +14,11 @@ from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from escnet.data.shards.accounting import ShardError
 from escnet.data.shards.index import SHARD_SUFFIXES, Shard, is_url
-from escnet.safe_files import replacing
+from escnet.safe_files import write_safetensors
 
 _FORMAT = "1"
 _TEACHER_NAME = re.compile(r"[A-Za-z0-9_+-]+")
@@ -85,9 +84,7 @@ def write_embeddings(path: Path, teacher: Teacher, embeddings: Mapping[str, Tens
         "weights_sha256": teacher.weights_sha256,
         "image_size": str(teacher.image_size),
     }
-    with replacing(path) as temporary:
-        # The library itself would let nobody but the writer read the file.
-        temporary.write_bytes(save(tensors, metadata))
+    write_safetensors(path, tensors, metadata)
 
 
 def read_teacher(path: Path) -> Teacher:

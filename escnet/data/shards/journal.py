@@ -35,7 +35,8 @@ class Finished(NamedTuple):
 class Journal:
     """What is finished of the shards of a folder.
 
-    The journal stays beside the index when all is done, so that the same command finds nothing left to do.
+    The journal stays beside the index when all is done, so that the same command finds nothing left to do. One without
+    a shard that is there, such as that of a run that was stopped at once, counts for nothing.
 
     Args:
         output: the folder, made if it is missing.
@@ -71,6 +72,10 @@ class Journal:
         """Write the index, with which the shards can be used."""
         write_index(self._output, shards, kind)
 
+    def discard(self) -> None:
+        """Remove the journal, since there is no shard."""
+        self._path.unlink(missing_ok=True)
+
     def _read(self) -> list[Finished]:
         """The shards that were finished, up to the first that is not there as it was written down."""
         lines = self._path.read_text(encoding="utf-8").splitlines()
@@ -78,15 +83,20 @@ class Journal:
             before = json.loads(lines[0])
         except (IndexError, ValueError) as error:
             raise ShardError(f"{self._path}: is damaged; {_REMEDY}") from error
-        if before != self._settings:
+        finished = self._find(lines[1:])
+        has_shards = any(shard.samples for shard in finished)
+        if before != self._settings and (has_shards or self._strangers()):
             told = ", ".join(
                 f"{key} {before.get(key)!r}, not {value!r}"
                 for key, value in self._settings.items()
                 if before.get(key) != value
             )
             raise ShardError(f"{self._output}: has shards that were made with other settings ({told}); {_REMEDY}")
+        return finished if has_shards else []
+
+    def _find(self, lines: Sequence[str]) -> list[Finished]:
         finished = []
-        for line in lines[1:]:
+        for line in lines:
             try:
                 shard = Finished(**json.loads(line))
             except (ValueError, TypeError):  # the line at which the power went out
@@ -97,10 +107,13 @@ class Journal:
             finished.append(shard._replace(skipped=[(path, reason) for path, reason in shard.skipped]))
         return finished
 
-    def _refuse_strangers(self) -> None:
+    def _strangers(self) -> list[str]:
+        """The files of the folder that are of shards."""
         names = sorted(path.name for path in self._output.iterdir()) if self._output.is_dir() else []
-        strangers = [name for name in names if name == INDEX or name.endswith(SHARD_SUFFIXES)]
-        if strangers:
+        return [name for name in names if name == INDEX or name.endswith(SHARD_SUFFIXES)]
+
+    def _refuse_strangers(self) -> None:
+        if strangers := self._strangers():
             raise ShardError(f"{self._output}: has shards that were not made here, such as {strangers[0]}; {_REMEDY}")
 
 

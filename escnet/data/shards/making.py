@@ -90,7 +90,7 @@ def make_shards(
         tell: called with a number of pictures that are done, again and again.
 
     Raises:
-        ShardError: the output folder has shards of something else, or no picture at all can serve.
+        ShardError: the output folder has shards of something else; or no picture at all can serve, and nothing is kept.
         DiskFullError: there is no space left; what is finished is kept.
     """
     journal = Journal(making.output, making.settings())
@@ -106,6 +106,7 @@ def make_shards(
     shards = [Shard(str(making.output / shard.name), shard.samples, shard.size, making.kind) for shard in finished]
     shards = [shard for shard in shards if shard.samples]
     if not shards:
+        journal.discard()
         raise ShardError(f"none of {len(making.pictures)} pictures can serve; the first: {': '.join(skipped[0])}")
     journal.close(shards, making.kind)
     return Outcome(len(shards), sum(s.samples for s in shards), sum(s.size for s in shards), skipped, before)

@@ -102,6 +102,10 @@ class ImageResults:
         for file in self.files():
             LineFile(file).repair()
 
+    def is_empty(self) -> bool:
+        """Whether no image has a result."""
+        return all(LineFile(file).is_empty() for file in self.files())
+
     def add(self, result: ImageResult, rank: int = 0) -> None:
         """Append one result to the file of this process.
 

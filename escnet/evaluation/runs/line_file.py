@@ -29,6 +29,10 @@ class LineFile:
         if whole < len(contents):
             os.truncate(self.path, whole)
 
+    def is_empty(self) -> bool:
+        """Whether there is no line, or no file."""
+        return not self.path.exists() or self.path.stat().st_size == 0
+
     def add(self, entry: Any, image: object) -> None:
         """Append one line.
 

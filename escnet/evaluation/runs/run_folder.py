@@ -15,6 +15,8 @@ from escnet.evaluation.runs.image_results import ImageResults, ResultsError
 from escnet.evaluation.scored_classes import ScoredClasses, scored_classes
 from escnet.safe_files import replacing
 
+# The scores of a finished run.
+METRICS = "metrics.json"
 _LISTED_CHANGES = 6
 
 
@@ -64,6 +66,8 @@ class RunDescription:
 def open_run(run: Run, conditions: Conditions, restart: bool = False) -> None:
     """Begin a run, or go on with the one in its folder. To be called by one process, before any reads or adds results.
 
+    The conditions of a run that ended before its first result, such as one that was refused, bind nobody.
+
     Args:
         run: what is evaluated, and where.
         conditions: what its numbers depend on.
@@ -75,13 +79,13 @@ def open_run(run: Run, conditions: Conditions, restart: bool = False) -> None:
     if restart:
         shutil.rmtree(run.folder, ignore_errors=True)
     results = ImageResults(run.folder)
-    if (run.folder / "run.json").is_file():
-        require_same_conditions(run.folder, read_run(run.folder).conditions, conditions)
-    elif results.files():
-        raise ResultsError(f"{run.folder}: has results, but no run.json that says how they were made; use --restart")
-    else:
-        _write_run(run, conditions)
     results.repair()
+    if results.is_empty() and not (run.folder / METRICS).exists():
+        _write_run(run, conditions)
+    elif (run.folder / "run.json").is_file():
+        require_same_conditions(run.folder, read_run(run.folder).conditions, conditions)
+    else:
+        raise ResultsError(f"{run.folder}: has results, but no run.json that says how they were made; use --restart")
 
 
 def read_run(folder: Path) -> RunDescription:

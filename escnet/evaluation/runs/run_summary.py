@@ -17,7 +17,7 @@ from escnet.evaluation.confusion import ConfusionMatrix, SemanticMetrics, semant
 from escnet.evaluation.figures import prediction_and_truth, save_class_iou_plot
 from escnet.evaluation.loop import evaluation_mode, predict_labels
 from escnet.evaluation.runs.image_results import ImageResult, ImageResults, ResultsError
-from escnet.evaluation.runs.run_folder import Run, write_json
+from escnet.evaluation.runs.run_folder import METRICS, Run, write_json
 from escnet.evaluation.scored_classes import ScoredClasses
 from escnet.safe_files import replacing
 
@@ -46,7 +46,7 @@ def summarise(run: Run, model: nn.Module, mapper: EvaluationMapper) -> SemanticM
     save_class_iou_plot(run.folder / "per_class.png", metrics, f"{run.model} on {run.data.title}")
     _draw_worst(run, model, mapper, summary.scores)
     write_json(
-        run.folder / "metrics.json",
+        run.folder / METRICS,
         {"dataset": run.data.dataset, "of": run.data.of} | summary.to_dict() | metrics.to_dict(),
     )
     return metrics

@@ -206,7 +206,7 @@ def test_what_makes_no_examination_is_refused(root: Path, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("change", [{"least_area": 0}, {"limit": 0}, {"margin": -0.1}, {"datasets": ()}])
 def test_numbers_that_make_no_examination_are_refused(change: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match=r"1 or more|needs a dataset"):
+    with pytest.raises(ValueError, match=r"[01] or more|needs a dataset"):
         replace(REGIONS, **change)
 
 

@@ -18,10 +18,12 @@ def test_lines_come_back_with_their_places(tmp_path: Path) -> None:
     path = tmp_path / "new" / "results.jsonl"
     assert lines(path) == []
     file = LineFile(path)
+    assert file.is_empty()
     file.add({"a": [1, "é"]}, "first")
     file.close()
     file.add([2], "second")
     file.close()
+    assert not file.is_empty()
     assert list(LineFile(path)) == [('{"a":[1,"é"]}\n', f"{path}, line 1"), ("[2]\n", f"{path}, line 2")]
 
 

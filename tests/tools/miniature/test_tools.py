@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -48,6 +49,78 @@ def test_pretrain_clip_writes_weights_that_load(
     assert model.visual.positional_embedding.shape == (1 + 6 * 6, 192)
     with pytest.raises(SystemExit):
         script.main(["--output", str(path), "--pictures", "3"])
+
+
+@pytest.mark.parametrize("name", ["pretrain_clip", "pretrain_sam", "train_esc_net", "train_sam_clip"])
+def test_the_output_is_looked_at_before_a_training(
+    load_script: Callable[[str], ModuleType], tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    script = load_script(f"tools/miniature/{name}.py")
+    with pytest.raises(SystemExit, match="2"):
+        script.main(["--output", str(tmp_path / "weights.pth")])
+    assert "argument --output: has to end in .safetensors, got" in capsys.readouterr().err
+    assert script.main(["--output", "/proc/weights.safetensors"]) == 1
+    (error,) = capsys.readouterr().err.splitlines()
+    assert error.startswith(f"{name}: ") and "cannot be written" in error
+
+
+def test_what_is_needed_after_a_training_is_looked_for_before_it(
+    load_script: Callable[[str], ModuleType],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    output = ["--output", str(tmp_path / "a.safetensors")]
+    assert load_script("tools/miniature/train_sam_clip.py").main(output) == 1
+    assert "mojiexamination: has no words; draw it first: python datasets/prepare_mojireplay.py" in (
+        capsys.readouterr().err
+    )
+    assert load_script("tools/miniature/train_esc_net.py").main(output) == 1
+    assert "mojiscenes" in capsys.readouterr().err
+    laboratory = ["headline", "--output", str(tmp_path / "out"), "--seeds", "0", "--jobs", "1"]
+    monkeypatch.setattr("escnet.miniature.sam_clip_tables.several_processes", lambda jobs: _Here())
+    assert load_script("tools/miniature/sam_clip.py").main([*laboratory, "--plot", "/proc/a.png"]) == 1
+    assert "sam_clip: " in capsys.readouterr().err
+    assert load_script("tools/miniature/sam_clip.py").main(laboratory) == 1
+    assert "mojiexamination: has no words" in capsys.readouterr().err
+
+
+class _Here(ThreadPoolExecutor):
+    """What is submitted is done in this process."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+
+
+@pytest.mark.parametrize("name", ["ablation", "sam_clip"])
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (KeyboardInterrupt(), 130, "stopped; the same command goes on from here"),
+        (OSError(28, "No space left on device"), 1, "No space left on device"),
+        (FloatingPointError("loss is nan"), 1, "loss is nan"),
+    ],
+)
+def test_an_experiment_that_fails_is_told_in_a_line(
+    load_script: Callable[[str], ModuleType],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    error: BaseException,
+    code: int,
+    told: str,
+) -> None:
+    def fails(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("escnet.miniature.experiments.run_table", fails)
+    monkeypatch.setattr("escnet.miniature.sam_clip_tables.run_question", fails)
+    question = {"ablation": "sam_block", "sam_clip": "headline"}[name]
+    assert load_script(f"tools/miniature/{name}.py").main([question, "--output", str(tmp_path)]) == code
+    lines = [line for line in capsys.readouterr().err.splitlines() if line]
+    assert len(lines) == 1 and lines[0].startswith(f"{name}: ") and told in lines[0]
 
 
 def test_train_esc_net_writes_weights_that_segment(
