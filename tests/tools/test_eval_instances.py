@@ -15,6 +15,7 @@ from PIL import Image
 from pycocotools import mask as coco_masks
 
 from escnet.data.coco_instances import encode_mask
+from escnet.evaluation import instance_run
 from escnet.miniature.world.classes import words
 from escnet.miniature.world.glyphs import load_glyphs
 from escnet.miniature.world.scene import SceneStyle, compose
@@ -110,11 +111,18 @@ def test_a_detectors_boxes_for_a_merged_model(run: Callable[..., int], world: Pa
     assert scores(tmp_path) == pytest.approx(found, abs=1e-3)
 
 
-def test_a_refused_call_binds_nobody(run: Callable[..., int], tmp_path: Path, capsys) -> None:
-    """Conditions under which nothing was found are no results."""
+def test_a_call_that_ended_before_its_first_result_binds_nobody(
+    run: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     merged = ("MODEL.META_ARCHITECTURE", "SamClip", "MODEL.SAM_CLIP.IMAGE_SIZE")
-    assert run("--limit", "1", keys=(*merged, "(100, 100)")) == 2
-    assert "must be multiples of the patch size" in capsys.readouterr().err
+
+    def fail(*_: object) -> None:
+        raise ValueError("no image can be read")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(instance_run, "evaluate_instances", fail)
+        assert run("--limit", "1", keys=(*merged, "(96, 96)")) == 2
+    assert (tmp_path / "out/run.json").exists()
     assert run("--limit", "1", keys=(*merged, "(64, 64)")) == 0
     (tmp_path / "out/images.jsonl").unlink()
     assert run("--limit", "1", keys=(*merged, "(128, 128)")) == 2  # results.json has some

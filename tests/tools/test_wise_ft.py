@@ -115,14 +115,8 @@ def test_a_sam_by_itself_equals_the_configured_one(run: Callable[..., int], tmp_
         (("--classification", "nowhere"), (), "there is no folder"),
         (("--images", "nowhere"), (), "nowhere: has none of the 2 images of"),
         (("--annotations", "nowhere.json"), (), "nowhere.json: there is no such file of objects"),
-        (("--instance-size", "100"), (), "--instance-size is (100, 100); both sides"),
-        ((), ("MODEL.SAM_CLIP.IMAGE_SIZE", "(64, 60)"), "MODEL.SAM_CLIP.IMAGE_SIZE is (64, 60)"),
         (("--sam-weights", "shipped:clip"), (), "only in the first: "),
-        (
-            ("--instance-size", "100"),
-            (),
-            "--instance-size is (100, 100); both sides have to",
-        ),
+        (("--instance-size", "100"), (), "--instance-size is (100, 100); both sides have to"),
         ((), ("MODEL.SAM_CLIP.IMAGE_SIZE", "(128, 100)"), "MODEL.SAM_CLIP.IMAGE_SIZE is (128, 100)"),
     ],
 )
