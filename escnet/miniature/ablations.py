@@ -53,6 +53,7 @@ MERGED = Table(
     (
         Variant("CLIP"),
         Variant("CLIP, 2 passes", test=_TWO_PASSES),
+        Variant("CLIP, all of it trained", ("MODEL.CLIP.TRAIN", "all", "SOLVER.CLIP_MULTIPLIER", "0.1")),
         _on_sam_clip("no SAM block", "MODEL.SAM.INIT", "none"),
         _on_sam_clip("random", "MODEL.SAM.INIT", "random"),
         _on_sam_clip("pretrained"),
