@@ -32,7 +32,11 @@ def check_examination(root: Path) -> None:
     """
     missing = [name for name in (WORDS, OBJECTS, OBJECTS_FILE) if not (root / name).exists()]
     if missing:
-        raise DatasetError(f"{root}: has no {missing[0]}; draw it first: python datasets/prepare_mojireplay.py")
+        raise DatasetError(
+            f"{root.absolute()}: has no {missing[0]} (the data root is DETECTRON2_DATASETS); "
+            "datasets/prepare_mojireplay.py draws the examinations of MojiScenes, datasets/prepare_regions.py makes "
+            "those of photographs"
+        )
 
 
 @torch.no_grad()
@@ -52,12 +56,7 @@ def judge(model: nn.Module, root: Path, sizes: Sequence[int], limit: int | None 
     Raises:
         DatasetError: there is no such examination, or it is not as expected.
     """
-    if not root.is_dir():
-        raise DatasetError(
-            f"{root.absolute()}: there is no such folder (the data root is DETECTRON2_DATASETS); "
-            "datasets/prepare_mojireplay.py draws the examinations of MojiScenes, datasets/prepare_regions.py makes "
-            "those of photographs"
-        )
+    check_examination(root)
     scores: dict[str, dict[int, float]] = {}
     if isinstance(model, ClassifyingModel):
         folder = read_image_folder(root / WORDS)

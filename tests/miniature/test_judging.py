@@ -56,5 +56,5 @@ def test_the_list_of_an_examination_says_which_words_compete(
 
 
 def test_a_missing_examination_is_told_with_the_scripts_that_make_them(clip: ClassifyingClip, tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r"nowhere: there is no such folder.*prepare_mojireplay.*prepare_regions"):
+    with pytest.raises(DatasetError, match=r"nowhere: has no words.*prepare_mojireplay.*prepare_regions"):
         judge(clip, tmp_path / "nowhere", (64,))

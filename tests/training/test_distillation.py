@@ -243,7 +243,13 @@ def test_too_many_broken_samples_stop_a_training(make: Callable[..., Trainer]) -
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("SEED", "7"), ("DISTILL.CLIP.SIZES", "(64,)"), ("DISTILL.SAM.MASKS", "3"), ("DISTILL.CLIP.BATCH_SIZE", "6")],
+    [
+        ("SEED", "7"),
+        ("DISTILL.CLIP.SIZES", "(64,)"),
+        ("DISTILL.SAM.SIZES", "(96,)"),
+        ("DISTILL.SAM.MASKS", "3"),
+        ("DISTILL.CLIP.BATCH_SIZE", "6"),
+    ],
 )
 def test_a_training_whose_images_would_come_in_another_order_is_not_resumed(
     make: Callable[..., Trainer], key: str, value: str
@@ -291,7 +297,8 @@ def test_stored_embeddings_of_another_size_or_model_are_refused(shards: Path, ma
         (("DISTILL.SAM.SIZES", "(100,)"), "DISTILL.SAM.SIZES.*8"),
         (("DISTILL.CLIP.SIZES", "()"), "DISTILL.CLIP.SIZES"),
         (("DISTILL.CLIP.SIZES", "(64, 64)"), "DISTILL.CLIP: image sizes"),
-        (("DISTILL.CLIP.TEACHER_SIZE", "50"), "DISTILL.CLIP.TEACHER_SIZE is 50.*8 pixels"),
+        (("DISTILL.CLIP.TEACHER_SIZE", "50"), "DISTILL.CLIP.TEACHER_SIZE is .50, 50.*8 pixels"),
+        (("SOLVER.REFERENCE_WORLD_SIZE", "8"), "SOLVER.REFERENCE_WORLD_SIZE is 8.*set it to 0"),
         (("DISTILL.CLIP.EMBEDDINGS", "clip", "DISTILL.CLIP.DENSE_WEIGHT", "1"), "turn one of them off"),
         # Told before anything is read.
         (

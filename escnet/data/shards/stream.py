@@ -189,7 +189,7 @@ class _Reader(Generic[Batch]):
             ShardError: neither the block nor those that follow have a sample that can serve.
         """
         block = self._open_block()
-        turn = self._slots[block.order[self._position - block.start]]
+        turn = self._slots[self._position - block.start]
         reason = ""
         for slot in self._candidates(block):
             try:
@@ -208,14 +208,13 @@ class _Reader(Generic[Batch]):
     def _candidates(self, block: Block) -> Iterator[Slot]:
         """The sample whose turn it is, and those that may stand for it, in order: of its block, then of later ones."""
         place = self._position - block.start
-        yield from _rotated([self._slots[number] for number in block.order], place)
+        yield from _rotated(self._slots, place)
         if self._spare is not None:
             yield from _rotated(self._spare, place)
             return
         # What serves once will serve again, so that the first of these blocks that does is kept.
         for later in islice(self._stream._lanes[self._own].blocks(block.start + len(block.order)), _FURTHER_BLOCKS):
-            slots = self._read(later)
-            self._spare = [slots[number] for number in later.order]
+            self._spare = self._read(later)
             yield from _rotated(self._spare, place)
 
     def _decode(self, slot: Slot, size: int) -> Any:
@@ -234,11 +233,11 @@ class _Reader(Generic[Batch]):
         return self._block
 
     def _read(self, block: Block) -> list[Slot]:
-        return [slot for shard in block.shards for slot in self._stream.slots(shard)]
+        """The samples of a block in their order."""
+        slots = [slot for shard in block.shards for slot in self._stream.slots(shard)]
+        return [slots[number] for number in block.order]
 
 
 def _rotated(slots: list[Slot], place: int) -> Iterator[Slot]:
     """All of them, the one at a place first."""
-    first = place % len(slots)
-    yield from slots[first:]
-    yield from slots[:first]
+    yield from (slots[(place + further) % len(slots)] for further in range(len(slots)))

@@ -23,9 +23,11 @@ from escnet.data.shards.schedule import BatchSchedule
 from escnet.evaluation.runs.conditions import weights_sha256
 from escnet.layers.clip_image_encoder import ClipImageEncoder
 from escnet.meta_arch.clip import ClassifyingClip
+from escnet.meta_arch.image_size import fitting_size
 from escnet.meta_arch.sam import PromptableSam
 from escnet.pretrained.clip import build_clip
 from escnet.pretrained.sam import build_sam, sam_size
+from escnet.training.config_checks import check_batch
 from escnet.training.tasks.configured import (
     NO_EVALUATION,
     check_model,
@@ -64,6 +66,7 @@ def distillation_trainer(cfg: CfgNode) -> Trainer:
     check_model(cfg)
     check_solver(cfg)
     check_test_sets(cfg, NO_EVALUATION)
+    check_batch(cfg, comm.get_world_size())
     teachers = build_teachers(cfg)
     return Trainer(DistillationTask(cfg, teachers), training_settings(cfg))
 
@@ -100,11 +103,7 @@ def _clip_teacher(cfg: CfgNode) -> ClipTeacher:
         )
     clip, _ = build_clip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.WEIGHTS)
     encoder = ClipImageEncoder(clip.visual, cfg.MODEL.CLIP.DENSE, cfg.MODEL.CLIP.DENSE_RESIDUAL)
-    if own.TEACHER_SIZE <= 0 or own.TEACHER_SIZE % encoder.patch_size:
-        raise ValueError(
-            f"DISTILL.CLIP.TEACHER_SIZE is {own.TEACHER_SIZE}; it has to be a multiple of the teacher's patches, "
-            f"{encoder.patch_size} pixels"
-        )
+    size = fitting_size("DISTILL.CLIP.TEACHER_SIZE", (own.TEACHER_SIZE, own.TEACHER_SIZE), encoder.patch_size)
     images = _Images.of(cfg, "CLIP", ("SIZES", "BATCH_SIZE", "AUGMENT", "EMBEDDINGS"))
     if stored:
         _check_stored(cfg, images, clip)
@@ -122,7 +121,6 @@ def _clip_teacher(cfg: CfgNode) -> ClipTeacher:
     device = torch.device(cfg.MODEL.DEVICE)
     teacher = None
     if not stored:
-        size = (own.TEACHER_SIZE, own.TEACHER_SIZE)
         teacher = ClassifyingClip(encoder, None, clip.logit_scale.exp().item(), size)
         teacher = teacher.to(device).eval().requires_grad_(False)
     return ClipTeacher(
@@ -143,7 +141,7 @@ def _sam_teacher(cfg: CfgNode) -> SamTeacher:
     distill, own = cfg.DISTILL, cfg.DISTILL.SAM
     sam = PromptableSam(build_sam(cfg.MODEL.SAM.NAME, cfg.MODEL.SAM.WEIGHTS))
     sam = sam.to(cfg.MODEL.DEVICE).eval().requires_grad_(False)
-    images = _Images.of(cfg, "SAM", ("BATCH_SIZE", "MASKS"))
+    images = _Images.of(cfg, "SAM", ("SIZES", "BATCH_SIZE", "MASKS"))
     stream = partial(
         _from,
         mask_batches,

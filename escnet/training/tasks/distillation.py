@@ -121,10 +121,9 @@ class DistillationTask(ConfiguredTask):
                 f"its images were shared out to {_told(state['readers'])}, and now there are {_told(self._readers())}: "
                 "they would come in another order; set DATALOADER.NUM_WORKERS and the number of processes as they were"
             )
+        order = self._order()
         changed = [
-            f"{key} was {value}, is {self._order()[key]}"
-            for key, value in state["order"].items()
-            if self._order()[key] != value
+            f"{key} was {value}, is {order[key]}" for key, value in state["order"].items() if order[key] != value
         ]
         if changed:
             raise ValueError(

@@ -73,7 +73,7 @@ def test_what_is_needed_after_a_training_is_looked_for_before_it(
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     output = ["--output", str(tmp_path / "a.safetensors")]
     assert load_script("tools/miniature/train_sam_clip.py").main(output) == 1
-    assert "mojiexamination: has no words; draw it first: python datasets/prepare_mojireplay.py" in (
+    assert "mojiexamination: has no words (the data root is DETECTRON2_DATASETS); datasets/prepare_mojireplay.py" in (
         capsys.readouterr().err
     )
     assert load_script("tools/miniature/train_esc_net.py").main(output) == 1
