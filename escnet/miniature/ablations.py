@@ -43,7 +43,8 @@ PASSES = Table(
 _TWO_PASSES = ("MODEL.ESC.PASSES", "2")
 
 
-def _on_sam_clip(name: str, *train: str, test: Options = ()) -> Variant:
+def _on_sam_clip(name: str, sam: str = "pretrained", train: Options = (), test: Options = ()) -> Variant:
+    train = ("MODEL.SAM.INIT", sam, *train)
     return Variant(f"SAM-CLIP, {name}", train, test, config_file="configs/mojiscenes/escnet_sam_clip.yaml")
 
 
@@ -54,21 +55,18 @@ MERGED = Table(
         Variant("CLIP"),
         Variant("CLIP, 2 passes", test=_TWO_PASSES),
         Variant("CLIP, all of it trained", ("MODEL.CLIP.TRAIN", "all", "SOLVER.CLIP_MULTIPLIER", "0.1")),
-        _on_sam_clip("no SAM block", "MODEL.SAM.INIT", "none"),
-        _on_sam_clip("random", "MODEL.SAM.INIT", "random"),
+        _on_sam_clip("no SAM block", "none"),
+        _on_sam_clip("random", "random"),
         _on_sam_clip("pretrained"),
         _on_sam_clip("pretrained, 2 passes", test=_TWO_PASSES),
         _on_sam_clip(
             "pretrained, CLIP's features alone, aligned",
-            "MODEL.SAM_CLIP.SAM_INPUT",
-            "clip",
-            "MODEL.SAM.ALIGN_IMAGES",
-            "200",
+            train=("MODEL.SAM_CLIP.SAM_INPUT", "clip", "MODEL.SAM.ALIGN_IMAGES", "200"),
         ),
         _on_sam_clip(
-            "pretrained, attention trained", "MODEL.CLIP.TRAIN", "attention", "SOLVER.CLIP_MULTIPLIER", "0.01"
+            "pretrained, attention trained", train=("MODEL.CLIP.TRAIN", "attention", "SOLVER.CLIP_MULTIPLIER", "0.01")
         ),
-        _on_sam_clip("pretrained, backbone frozen", "MODEL.CLIP.TRAIN", "none"),
+        _on_sam_clip("pretrained, backbone frozen", train=("MODEL.CLIP.TRAIN", "none")),
     ),
     (*NOVEL_BASE, "mojiscenes_val_847[:50]"),
 )

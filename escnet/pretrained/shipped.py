@@ -1,4 +1,4 @@
-"""The small weight files that come with the package: the CLIP, SAM, ESC-Net and SAM-CLIP of MojiScenes."""
+"""The small weight files that come with the package: the CLIP, SAM, SAM-CLIP and two ESC-Nets of MojiScenes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def resolve_shipped(weights: str | Path) -> str:
 
 @lru_cache(maxsize=8)
 def shipped_weights(name: str) -> Path:
-    """The file of shipped weights (clip, sam, esc_net, sam_clip), after a check of its SHA-256 against its card.
+    """The file of shipped weights (clip, sam, sam_clip, esc_net, esc_net_sam_clip), after a check of its SHA-256 against its card.
 
     Raises:
       WeightsError: as `resolve_shipped`.

@@ -42,7 +42,7 @@ def checkpoint(merged: SamClip, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 def make(checkpoint: Path | str, *options: str) -> ESCNet:
     torch.manual_seed(0)
-    own = ["MODEL.DEVICE", "cpu", "MODEL.SAM_CLIP.WEIGHTS", str(checkpoint)]
+    own = ["MODEL.DEVICE", "cpu", "MODEL.SAM_CLIP.WEIGHTS", str(checkpoint), "MODEL.SAM.INIT", "pretrained"]
     return build_model(load_config(CONFIGS / "escnet_sam_clip.yaml", [*own, *options]))
 
 
@@ -185,6 +185,6 @@ def test_another_file_in_place_of_a_merged_model_is_told_as_what_it_is() -> None
 
 
 def test_what_has_no_projection_cannot_be_aligned(checkpoint: Path) -> None:
-    cfg = load_config(CONFIGS / "escnet_sam_clip.yaml", ["MODEL.SAM.ALIGN_IMAGES", "3"])
+    cfg = load_config(CONFIGS / "escnet_sam_clip.yaml", ["MODEL.SAM.INIT", "pretrained", "MODEL.SAM.ALIGN_IMAGES", "3"])
     with pytest.raises(ValueError, match=r"set it to 0, or MODEL\.SAM_CLIP\.SAM_INPUT to clip"):
         make(checkpoint).prepare_training(cfg, lambda count: [])
