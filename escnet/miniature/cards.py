@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import shlex
+import statistics
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -46,6 +47,13 @@ def save_with_card(
     }
     with replacing(path.with_suffix(".json")) as temporary:
         temporary.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+
+
+def training_seconds(folder: Path, iterations: int) -> float:
+    """What a training took in all its calls, by the metrics in its folder; 0 of one too short to have them."""
+    lines = (folder / "metrics.json").read_text(encoding="utf-8").splitlines()
+    times = [row["time"] for row in map(json.loads, lines) if "time" in row]
+    return statistics.fmean(times) * iterations if times else 0.0
 
 
 def _command(path: Path) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import statistics
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from escnet.config import load_config
 from escnet.data.benchmarks import data_root
 from escnet.evaluation.loop import evaluate_datasets
 from escnet.meta_arch.parents import build_parent
+from escnet.miniature.cards import training_seconds
 from escnet.miniature.examination import FOLDER
 from escnet.miniature.experiments import Options, digest
 from escnet.miniature.judging import check_examination, judge
@@ -145,12 +145,8 @@ class Laboratory:
 
     def seconds(self, chain: Chain, seed: int) -> list[float]:
         """What the training of each stage of a trained chain took, by its metrics; 0 of one too short to have them."""
-        spent = []
-        for cfg, folder in zip(self.settings(chain, seed), self.folders(chain, seed), strict=True):
-            lines = (folder / "metrics.json").read_text(encoding="utf-8").splitlines()
-            times = [row["time"] for row in map(json.loads, lines) if "time" in row]
-            spent.append(statistics.fmean(times) * cfg.SOLVER.MAX_ITER if times else 0.0)
-        return spent
+        settings = zip(self.settings(chain, seed), self.folders(chain, seed), strict=True)
+        return [training_seconds(folder, cfg.SOLVER.MAX_ITER) for cfg, folder in settings]
 
     def examine(self, row: Row, seed: int, sizes: Sequence[int], folder: str = FOLDER) -> dict[str, dict[str, float]]:
         """What `judge` finds on an examination below the data root; trains what is needed, or reads an earlier find.

@@ -24,7 +24,7 @@ def resolve_shipped(weights: str | Path) -> str:
 
 @lru_cache(maxsize=8)
 def shipped_weights(name: str) -> Path:
-    """The file of shipped weights (clip, sam, sam_clip, esc_net, esc_net_sam_clip), after a check of its SHA-256 against its card.
+    """The file of shipped weights, such as "clip" or "esc_net_sam_clip", after a check of its SHA-256 by its card.
 
     Raises:
       WeightsError: as `resolve_shipped`.

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from escnet.config import load_config
-from escnet.miniature.cards import save_with_card
+from escnet.miniature.cards import save_with_card, training_seconds
 from escnet.pretrained import shipped as shipped_module
 from escnet.pretrained.files import WeightsError
 from escnet.pretrained.reading import read_weights
@@ -25,6 +25,12 @@ def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     state = {"weight": torch.tensor([[1.0, 1 / 3]]), "count": torch.tensor(7)}
     save_with_card(tmp_path / "tiny.safetensors", state, {"steps": 5}, {"miou": 0.5}, 12.3)
     return tmp_path
+
+
+def test_a_training_in_two_calls_took_as_long_as_both(tmp_path: Path) -> None:
+    rows = [{"iteration": 19, "time": 0.5}, {"iteration": 24}, {"iteration": 39, "time": 0.7}]
+    (tmp_path / "metrics.json").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    assert training_seconds(tmp_path, 40) == pytest.approx(24)
 
 
 def test_weights_are_halves_and_the_card_knows_their_digest(shipped: Path) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -45,13 +44,12 @@ def train(options: argparse.Namespace) -> None:
     Raises:
         ValueError, WeightsError, FloatingPointError, OSError: something is missing, cannot be trained or not written.
     """
-    start = time.perf_counter()
     from detectron2.utils.logger import setup_logger
 
     from escnet.config import load_config
     from escnet.data.registration import dataset_records
     from escnet.evaluation.loop import evaluate_datasets
-    from escnet.miniature.cards import save_with_card
+    from escnet.miniature.cards import save_with_card, training_seconds
     from escnet.pretrained.reading import load_checkpoint
     from escnet.safe_files import check_writable
     from escnet.training.failures import leave_tracebacks_to_python
@@ -68,7 +66,6 @@ def train(options: argparse.Namespace) -> None:
     trainer = segmentation_trainer(cfg)
     trainer.resume_or_load(resume=True)
     trainer.train()
-    seconds = time.perf_counter() - start
     model = trainer.checkpointer.model.eval()
     halves = {
         name: value.half() if value.is_floating_point() else value
@@ -85,6 +82,7 @@ def train(options: argparse.Namespace) -> None:
     }
     figures = {"miou": {name: round(score, 4) for name, score in scores.items()}}
     print(json.dumps(figures, indent=1))
+    seconds = training_seconds(Path(cfg.OUTPUT_DIR), cfg.SOLVER.MAX_ITER)
     save_with_card(options.output, halves, recipe, figures, seconds)
 
 
