@@ -1,4 +1,4 @@
-"""What the trainings of the small CLIP and SAM share: drawing on all cores, arithmetic, weight decay, their folder."""
+"""What the trainings of the small CLIP and SAM share: drawing, arithmetic, weight decay, their folder and end."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from escnet.safe_files import replacing
+from escnet.training.failures import run_or_refuse
 from escnet.training.tasks.interface import TrainingTask
 from escnet.training.trainer import Trainer, TrainingSettings
 from escnet.worker_pool import worker_pool
@@ -22,6 +23,19 @@ from escnet.worker_pool import worker_pool
 Drawn = TypeVar("Drawn")
 _CHUNK = 500
 CHECKPOINT_PERIOD = 250
+
+
+def pretrain_or_refuse(program: str, work: Callable[[], object], output: Path, folder: Path) -> int:
+    """Run a pretraining, and end it in one line where it cannot be done; returns the exit code.
+
+    Args:
+        program: its name.
+        work: trains, and writes the weights.
+        output: where these go.
+        folder: of checkpoints, which are named after Ctrl-C.
+    """
+    stopped = f"stopped; {output} was not written, the same command goes on from the last checkpoint in {folder}"
+    return run_or_refuse(program, work, (ValueError, FloatingPointError), stopped, code=1)
 
 
 def draw_chunks(draw: Callable[[tuple[int, int]], Drawn], count: int) -> list[Drawn]:

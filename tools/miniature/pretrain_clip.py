@@ -18,7 +18,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from escnet.command_line import safetensors_path
+from escnet.command_line import at_least_one, safetensors_path
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -34,7 +34,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=safetensors_path, required=True, help="where the weights go, .safetensors")
-    parser.add_argument("--steps", type=int, help="of the training (default: the recipe's)")
+    parser.add_argument("--steps", type=at_least_one, help="of the training (default: the recipe's)")
     parser.add_argument("--pictures", type=int, help="drawn to train on (default: the recipe's)")
     parser.add_argument("--seed", type=int, help="(default: the recipe's)")
     parser.add_argument("--output-dir", type=Path, help="of checkpoints (default: --output, ending in .training)")
@@ -49,14 +49,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the script; returns the exit code."""
     options = parse(arguments)
-    from escnet.training.failures import run_or_refuse
+    from escnet.miniature.pretraining import pretrain_or_refuse
 
-    stopped = (
-        f"stopped; {options.output} was not written, the same command goes on from the last checkpoint in "
-        f"{options.output_dir}"
-    )
-    refused = (ValueError, FloatingPointError)
-    return run_or_refuse("pretrain_clip", lambda: pretrain(options), refused, stopped, code=1)
+    return pretrain_or_refuse("pretrain_clip", lambda: pretrain(options), options.output, options.output_dir)
 
 
 def pretrain(options: argparse.Namespace) -> None:
@@ -69,7 +64,7 @@ def pretrain(options: argparse.Namespace) -> None:
 
     from escnet.layers.clip_image_encoder import DENSE_ATTENTION, ClipImageEncoder
     from escnet.layers.clip_text_encoder import ClipTextEncoder
-    from escnet.miniature.cards import save_with_card
+    from escnet.miniature.cards import save_with_card, training_seconds
     from escnet.miniature.clip_evaluation import evaluate_clip
     from escnet.miniature.clip_recipe import MODEL, ClipRecipe, draw_captioned
     from escnet.pretrained.clip import build_clip
@@ -80,7 +75,6 @@ def pretrain(options: argparse.Namespace) -> None:
         torch.set_num_threads(options.threads)
     given = {name: getattr(options, name) for name in ("steps", "pictures", "seed")}
     recipe = ClipRecipe(**{name: value for name, value in given.items() if value is not None})
-    start = time.perf_counter()
     torch.manual_seed(recipe.seed)
     model, tokenizer = build_clip(MODEL)
     check_writable(options.output)
@@ -94,7 +88,8 @@ def pretrain(options: argparse.Namespace) -> None:
         dense: asdict(evaluate_clip(ClipImageEncoder(model.visual, dense), text, test)) for dense in DENSE_ATTENTION
     }
     print(json.dumps(figures, indent=1), flush=True)
-    save_with_card(options.output, model.state_dict(), asdict(recipe), figures, time.perf_counter() - start)
+    seconds = training_seconds(options.output_dir, recipe.steps)
+    save_with_card(options.output, model.state_dict(), asdict(recipe), figures, seconds)
 
 
 def train(model: nn.Module, tokenizer: Callable[..., Tensor], recipe: ClipRecipe, folder: Path) -> None:

@@ -53,14 +53,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the script; returns the exit code."""
     options = parse(arguments)
-    from escnet.training.failures import run_or_refuse
+    from escnet.miniature.pretraining import pretrain_or_refuse
 
-    stopped = (
-        f"stopped; {options.output} was not written, the same command goes on from the last checkpoint in "
-        f"{options.output_dir}"
-    )
-    refused = (ValueError, FloatingPointError)
-    return run_or_refuse("pretrain_sam", lambda: pretrain(options), refused, stopped, code=1)
+    return pretrain_or_refuse("pretrain_sam", lambda: pretrain(options), options.output, options.output_dir)
 
 
 def pretrain(options: argparse.Namespace) -> None:
@@ -71,7 +66,7 @@ def pretrain(options: argparse.Namespace) -> None:
     """
     import torch
 
-    from escnet.miniature.cards import save_with_card
+    from escnet.miniature.cards import save_with_card, training_seconds
     from escnet.miniature.sam_recipe import SamRecipe
     from escnet.pretrained.sam import build_sam
     from escnet.safe_files import check_writable
@@ -81,7 +76,6 @@ def pretrain(options: argparse.Namespace) -> None:
         torch.set_num_threads(options.threads)
     given = {key: getattr(options, key) for key in ("steps", "pictures", "batch_size", "learning_rate", "seed")}
     recipe = SamRecipe(**{key: value for key, value in given.items() if value is not None})
-    start = time.perf_counter()
     torch.manual_seed(recipe.seed)
     sam = build_sam(MODEL)
     check_writable(options.output)
@@ -89,7 +83,8 @@ def pretrain(options: argparse.Namespace) -> None:
     train(sam, recipe, options.output_dir)
     figures = measure(sam, recipe, options.test_pictures)
     print(json.dumps(figures, indent=1), flush=True)
-    save_with_card(options.output, sam.state_dict(), asdict(recipe), figures, time.perf_counter() - start)
+    seconds = training_seconds(options.output_dir, recipe.steps)
+    save_with_card(options.output, sam.state_dict(), asdict(recipe), figures, seconds)
 
 
 def train(sam: Sam, recipe: SamRecipe, folder: Path) -> None:
