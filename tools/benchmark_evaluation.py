@@ -3,7 +3,8 @@
 
 python tools/benchmark_evaluation.py [--classes 150 847] [--size 640 640]
 
-Label maps are random blocks of 64 pixels; logits are as the decoder gives them, on a grid of 96x96.
+Label maps are random blocks of 64 pixels. Logits are on the decoder's grid of 96x96 and like a model's: smooth maps,
+ten of which stand out, with a little noise. In logits of noise alone any class can win anywhere: the slowest case.
 """
 
 from __future__ import annotations
@@ -23,10 +24,13 @@ from escnet.command_line import at_least_one
 from escnet.own_process import forget_peak, in_own_process, peak_memory
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from escnet.evaluation.runs.image_results import ImageResult
 
 # What is imported in functions takes seconds, and --help and mistyped options should not.
 IGNORE_LABEL = 65535
+GRID = 96
 MIB = 1 << 20
 
 
@@ -55,8 +59,9 @@ def main(arguments: list[str] | None = None) -> int:
         {
             "classes": classes,
             "N x H x W floats, MiB": classes * size[0] * size[1] * 4 / MIB,
-            "argmax in strips, MiB": in_own_process(peak_of_argmax, classes, size, True),
-            "argmax of all at once, MiB": in_own_process(peak_of_argmax, classes, size, False),
+            "label map, MiB": in_own_process(peak_of_label_map, classes, size),
+            "label map of noise, MiB": in_own_process(peak_of_label_map, classes, size, True),
+            "argmax of all at once, MiB": in_own_process(peak_of_label_map, classes, size, False, True),
         }
         for classes in options.classes
     ]
@@ -74,7 +79,8 @@ def time_steps(classes: int, size: tuple[int, int], repeats: int) -> dict[str, f
 
     prediction, truth = random_maps(classes, size, seed=0)
     confusion = ConfusionMatrix(classes, IGNORE_LABEL)
-    logits = torch.randn(classes, 96, 96, generator=torch.Generator().manual_seed(0))
+    logits = model_like_logits(classes)
+    noise = torch.randn(classes, GRID, GRID, generator=torch.Generator().manual_seed(0))
 
     def one() -> ImageResult:
         return ImageResult.count("image", prediction, truth, classes, IGNORE_LABEL)
@@ -84,7 +90,8 @@ def time_steps(classes: int, size: tuple[int, int], repeats: int) -> dict[str, f
         steps = {
             "confusion update, ms": lambda: confusion.update(prediction, truth),
             "whole result on disk, ms": lambda: results.add(one()),
-            "argmax in strips, ms": lambda: label_map(logits, size),
+            "label map, ms": lambda: label_map(logits, size),
+            "label map of noise, ms": lambda: label_map(noise, size),
         }
         medians = {name: median_milliseconds(step, repeats) for name, step in steps.items()}
         results.close()
@@ -107,22 +114,39 @@ def peak_of_images(classes: int, size: tuple[int, int]) -> dict[str, float]:
     return {"classes": classes, "after 10 images, MiB": peaks[0], "after 210 images, MiB": peaks[1]}
 
 
-def peak_of_argmax(classes: int, size: tuple[int, int], in_strips: bool) -> float:
+def peak_of_label_map(classes: int, size: tuple[int, int], noise: bool = False, at_once: bool = False) -> float:
     """By how many MiB the peak memory grows while logits become a label map."""
     import torch
     from torch.nn import functional as F
 
     from escnet.meta_arch.label_map import label_map
 
-    logits = torch.randn(classes, 96, 96)
+    logits = torch.randn(classes, GRID, GRID) if noise else model_like_logits(classes)
     label_map(logits[:2], (64, 64))
     forget_peak()
     before = peak_memory()
-    if in_strips:
-        label_map(logits, size)
-    else:
+    if at_once:
         F.interpolate(logits[None], size, mode="bilinear", align_corners=False)[0].argmax(dim=0)
+    else:
+        label_map(logits, size)
     return peak_memory() - before
+
+
+def model_like_logits(classes: int) -> Tensor:
+    """(N, 96, 96): smooth maps around a level of each class, of which ten stand out, each in its places."""
+    import torch
+    from torch.nn import functional as F
+
+    generator = torch.Generator().manual_seed(0)
+
+    def smooth(maps: int, cells: int) -> Tensor:
+        coarse = torch.randn(1, maps, cells, cells, generator=generator)
+        return F.interpolate(coarse, (GRID, GRID), mode="bicubic", align_corners=False)[0]
+
+    logits = 1.5 * smooth(classes, 8) + torch.randn(classes, 1, 1, generator=generator)
+    present = torch.randperm(classes, generator=generator)[:10]
+    logits[present] += 9 + 5 * smooth(len(present), 10)
+    return logits + 0.3 * torch.randn(classes, GRID, GRID, generator=generator)
 
 
 def random_maps(classes: int, size: tuple[int, int], seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -38,10 +38,16 @@ def test_loader_names_what_is_missing(tmp_path, monkeypatch, capsys, load_script
 
 def test_steps_of_the_evaluation(load_script):
     times = load_script("tools/benchmark_evaluation.py").time_steps(classes=5, size=(64, 70), repeats=2)
-    assert times.pop("classes") == 5 and len(times) == 3 and all(0 < value < 1e4 for value in times.values())
+    assert times.pop("classes") == 5 and len(times) == 4 and all(0 < value < 1e4 for value in times.values())
 
 
 def test_maps_of_the_evaluation_benchmark(load_script):
     prediction, truth = load_script("tools/benchmark_evaluation.py").random_maps(300, (130, 64), seed=0)
     assert prediction.shape == truth.shape == (130, 64) and truth.dtype == np.uint16
     assert 0.05 < (truth == 65535).mean() < 0.15 and prediction.max() < 300
+
+
+def test_logits_of_the_evaluation_benchmark_are_like_a_model_s(load_script):
+    logits = load_script("tools/benchmark_evaluation.py").model_like_logits(150)
+    assert logits.shape == (150, 96, 96) and 2 <= len(logits.argmax(0).unique()) <= 12
+    assert logits.diff(dim=2).std() < logits.std() / 2
