@@ -67,3 +67,13 @@ def available_devices() -> list[str]:
     for kind, backend in (("cuda", torch.cuda), ("xpu", torch.xpu)):
         found += [f"{kind}:{index}" for index in range(backend.device_count() if backend.is_available() else 0)]
     return found + ["mps"] * torch.backends.mps.is_available()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a device, or the machine, has no room left for tensors."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    # PyTorch has no type of its own for those of the CPU and of Apple's devices.
+    return isinstance(error, RuntimeError) and any(
+        sign in str(error) for sign in ("can't allocate memory", "out of memory")
+    )

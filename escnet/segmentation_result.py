@@ -38,6 +38,8 @@ class SegmentationResult:
         prompts: the pseudo prompts of each block, on the CPU.
         rows: (1, M) the vocabulary rows to which these maps belong; None for all in order.
         class_scores: (N, H, W) float32, the probability of each class at each pixel, with TEST.FULL_SCORES; else None.
+        considered: how many of the vocabulary's rows competed for the pixels in the end, where the model has left out
+            the others before; None for as many as have maps.
     """
 
     labels: np.ndarray
@@ -48,6 +50,7 @@ class SegmentationResult:
     prompts: list[PseudoPrompts] = field(default_factory=list)
     rows: Tensor | None = None
     class_scores: np.ndarray | None = None
+    considered: int | None = None
 
     def __repr__(self) -> str:
         summary = self.summary()
@@ -83,13 +86,22 @@ class SegmentationResult:
         return self.labels == self.class_names.index(name)
 
     def summary(self) -> dict[str, Any]:
-        """What json.dump can write: the image's size, all class names, and the classes present, the largest first."""
+        """What json.dump can write of the image: its size, all class names, and the classes present, the largest first.
+
+        `words` is the number of rows of the vocabulary, one for each class and each word of the background, and
+        `words_considered` is how many of them competed for the pixels in the end. Where that is fewer, the model has
+        left out the others, and they are not present for that reason alone.
+        """
         areas = np.bincount(self.labels.ravel(), minlength=len(self.class_names))
         totals = np.bincount(self.labels.ravel(), self.scores.ravel(), minlength=len(self.class_names))
         present = sorted(np.flatnonzero(areas).tolist(), key=lambda c: -areas[c])
+        words = len(self.vocabulary.rows)
+        considered = self.considered or (words if self.rows is None else self.rows.shape[1])
         return {
             "height": self.labels.shape[0],
             "width": self.labels.shape[1],
+            "words": words,
+            "words_considered": considered,
             "class_names": list(self.class_names),
             "background": list(self.vocabulary.background),
             "templates": list(self.vocabulary.templates),

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from escnet.config import ConfigError, check_device, load_config
-from escnet.devices import available_devices, usable_device
+from escnet.devices import available_devices, is_out_of_memory, usable_device
 from escnet.predictor import Segmenter
 
 MINI = Path(__file__).parents[1] / "configs" / "camvid" / "escnet.yaml"
@@ -77,3 +77,11 @@ def test_only_what_is_configured_falls_back_to_the_cpu(machine: pytest.MonkeyPat
 
 def test_a_model_is_built_on_a_torch_device() -> None:
     assert Segmenter.from_config(MINI, opts=SMALL, device=torch.device("cpu")).model.device.type == "cpu"
+
+
+def test_want_of_memory_is_told_from_faults() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 60)
+    assert is_out_of_memory(caught.value) and is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory."))
+    assert is_out_of_memory(MemoryError()) and is_out_of_memory(RuntimeError("MPS backend out of memory"))
+    assert not is_out_of_memory(RuntimeError("shapes differ")) and not is_out_of_memory(ValueError("out of memory"))

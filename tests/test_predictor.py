@@ -152,6 +152,57 @@ def test_many_threads_of_one_encoded_image(segmenter: Segmenter, photo: np.ndarr
         assert np.allclose(other(vocabularies[0]).scores, expected[0].scores, atol=1e-5)
 
 
+def test_a_batch_of_any_sizes_gives_the_results_of_calls(
+    segmenter: Segmenter, photo: np.ndarray, tmp_path: Path
+) -> None:
+    path = tmp_path / "photo.png"
+    Image.fromarray(photo[:9]).save(path)
+    pictures = [photo, path, Image.fromarray(photo[:, :11]), torch.from_numpy(np.tile(photo, (2, 3, 1)))]
+    results = segmenter.batch(pictures, "cat, grass, sky", ["wall"])
+    assert isinstance(results, list) and len(results) == 4
+    for result, picture in zip(results, pictures, strict=True):
+        alone = segmenter(picture, "cat, grass, sky", ["wall"])
+        assert np.array_equal(result.labels, alone.labels) and np.array_equal(result.image, alone.image)
+        assert np.allclose(result.scores, alone.scores, atol=1e-5)
+        assert [c.shape for c in result.correlations] == [c.shape for c in alone.correlations]
+        assert [p.points.shape for p in result.prompts] == [p.points.shape for p in alone.prompts]
+        assert result.summary().keys() == alone.summary().keys()
+
+
+def test_a_batch_is_read_with_the_settings_of_the_call(
+    segmenter: Segmenter, read_with: list[tuple[str, dict[str, Any]]], photo: np.ndarray
+) -> None:
+    segmenter.batch(iter(["photo.png", photo]), ["a", "b"], value_range=(0, 3000), max_pixels=9)
+    assert read_with == [
+        ("read_image", {"value_range": (0, 3000), "max_pixels": 9}),
+        ("to_rgb", {"value_range": (0, 3000)}),
+    ]
+
+
+def test_an_empty_batch_has_no_results_and_wrong_words_are_told_before_a_picture_is_read(segmenter: Segmenter) -> None:
+    assert segmenter.batch([], ["a", "b"]) == []
+    with pytest.raises(VocabularyError, match="empty"):
+        segmenter.batch(["absent.png"], [])
+    with pytest.raises(ImageError, match=r"absent\.png"):
+        segmenter.batch(["absent.png"], ["a", "b"])
+
+
+@pytest.mark.parametrize("windows", [False, True])
+def test_a_result_says_how_many_words_were_considered(photo: np.ndarray, windows: bool, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    sliding = ("TEST.SLIDING.SIZE", "(64, 128)", "TEST.SLIDING.WINDOW", "(64, 64)", "TEST.SLIDING.ENABLED", "True")
+    opts = (*SMALL, "MODEL.ESC.MAX_CLASSES", "2", *(sliding if windows else ()))
+    segmenter = Segmenter.from_config(MINI, opts=opts, device="cpu")
+    words = ["cat", "grass", "a tram", "lake", "oven"]
+    for result in segmenter.batch([photo, photo[:20]], words, ["wall", "sky"]):
+        summary = result.summary()
+        assert summary["words"] == 7 and len(summary["class_names"]) == 6
+        assert 2 <= summary["words_considered"] <= (6 if windows else 2)
+        # Maps and prompts are of the rows that the whole image kept.
+        assert result.rows.shape == (1, 2) and result.correlations[-1].shape[1] == 2
+        result.save_prompts(tmp_path / "prompts.png")
+
+
 def test_order_of_the_words_changes_only_the_ids(segmenter: Segmenter, photo: np.ndarray) -> None:
     names = ["cat", "grass", "sky"]
     forward, backward = segmenter(photo, names), segmenter(photo, names[::-1])

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from escnet import Vocabulary
@@ -30,6 +32,14 @@ def test_mask_and_summary_by_hand() -> None:
     assert (first["id"], first["name"], first["pixels"]) == (2, "background", 2)
     assert first["fraction"] == pytest.approx(2 / 3) and first["mean_score"] == pytest.approx(0.3)
     assert (second["name"], second["pixels"]) == ("cat", 1)
+
+
+def test_the_summary_says_how_many_words_competed() -> None:
+    result = result_of([[0, 2, 2]], [[0.5, 0.2, 0.4]], Vocabulary(["cat|kitten", "dog"], background=["sky", "sea"]))
+    assert [result.summary()[key] for key in ("words", "words_considered")] == [4, 4]
+    few = replace(result, rows=torch.tensor([[0, 2, 3]]))
+    assert few.summary()["words_considered"] == 3
+    assert replace(few, considered=4).summary()["words_considered"] == 4
 
 
 def test_mask_of_an_unknown_class_names_near_ones() -> None:

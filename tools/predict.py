@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from escnet.command_line import refuse
+from escnet.command_line import at_least_one, refuse
 from escnet.own_process import peak_memory
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         args.save_scores,
         args.overwrite,
         tuple(args.value_range) if args.value_range else None,
+        batch_size=args.batch_size,
         **({} if args.max_pixels is None else {"max_pixels": args.max_pixels or None}),
     )
     try:
@@ -113,6 +114,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--max-pixels", type=int, metavar="N", help="of an image that is read (default: 179 million; 0: no limit)"
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=at_least_one,
+        default=1,
+        metavar="B",
+        help="images of any sizes that share a pass (default: 1); it changes time and memory, no result",
     )
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps ... (else a GPU if there is one)")
     parser.add_argument(

@@ -117,18 +117,23 @@ def build_training_loader(
 
 
 def build_evaluation_loader(
-    records: Sequence[Record], mapper: Callable[[Record], Sample], num_workers: int = 0
+    records: Sequence[Record], mapper: Callable[[Record], Sample], num_workers: int = 0, batch_size: int = 1
 ) -> DataLoader[list[Sample]]:
-    """Build the loader that passes each record once, in order, as batches of one; the ranks share the records.
+    """Build the loader that passes each record once, in order, as lists of samples; the ranks share the records.
+
+    Args:
+        batch_size: samples of a list; the last one may be shorter.
 
     Raises:
-        ValueError: no records.
+        ValueError: no records, or a batch size below 1.
     """
     if not records:
         raise ValueError("there is nothing to evaluate: the dataset has no records")
+    if batch_size < 1:
+        raise ValueError(f"the batch size is {batch_size}; a batch needs at least one image")
     return DataLoader(
         MapDataset(DatasetFromList(list(records), copy=False), mapper),
-        batch_size=1,
+        batch_size=batch_size,
         sampler=InferenceSampler(len(records)),
         **loader_settings(num_workers),
     )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,12 +16,17 @@ from detectron2.evaluation import print_csv_format
 from detectron2.utils import comm
 from torch import nn
 
+from escnet.command_line import one_line
 from escnet.data.benchmarks import dataset_folder_name
+from escnet.data.images import ImageError
 from escnet.data.mappers import EvaluationMapper
 from escnet.data.registration import dataset_records
 from escnet.data.stream import build_evaluation_loader
+from escnet.devices import is_out_of_memory
 from escnet.evaluation.semantic import SemanticEvaluator, predicted_labels
 from escnet.progress import progress_bar
+
+logger = logging.getLogger(__name__)
 
 Record = dict[str, Any]
 Sample = dict[str, Any]
@@ -68,6 +74,7 @@ def pass_images(
     *,
     title: str,
     num_workers: int = 0,
+    batch_size: int = 1,
 ) -> None:
     """Pass images through a model, each once; of several processes, each passes its share.
 
@@ -75,24 +82,60 @@ def pass_images(
         model: on its device.
         records: in Detectron2's format, at least one.
         mapper: reads an image and its truth.
-        consume: is given each sample, its (H, W) class ids, and the seconds that the model took for them.
+        consume: is given each sample, its (H, W) class ids, and the seconds that the model took for them: of a batch,
+            the same for all of its images.
         title: what the bar of progress is called.
         num_workers: processes that read ahead.
+        batch_size: images that share a pass of the model, which changes time and memory alone.
+
+    Raises:
+        ImageError, OSError: a file cannot be read; raised when the other images of its batch are done.
+        ValueError: what the model gives is no label map, or `consume` refuses it; likewise.
     """
-    loader = build_evaluation_loader(records, mapper, num_workers)
+    loader = build_evaluation_loader(records, _Attempt(mapper), num_workers, batch_size)
     processes = f" ({comm.get_world_size()} processes)" if comm.get_world_size() > 1 else ""
     bar = progress_bar(
-        loader,
-        total=len(loader),
-        desc=f"{title}{processes}",
-        unit="image",
-        disable=not comm.is_main_process(),
+        total=len(loader.sampler), desc=f"{title}{processes}", unit="image", disable=not comm.is_main_process()
     )
-    with evaluation_mode(model):
-        for (sample,) in bar:
-            start = time.perf_counter()
-            labels = predict_labels(model, sample)
-            consume(sample, labels, time.perf_counter() - start)
+    with evaluation_mode(model), bar:
+        for batch in loader:
+            _pass_batch(model, batch, consume)
+            bar.update(len(batch))
+
+
+def _pass_batch(
+    model: nn.Module, batch: Sequence[Sample | Exception], consume: Callable[[Sample, np.ndarray, float], None]
+) -> None:
+    """Predict what could be read of a batch and pass it on; the first error is raised when all others are done."""
+    samples = [sample for sample in batch if not isinstance(sample, Exception)]
+    start = time.perf_counter()
+    predictions = iter(_predict_batch(model, samples) if samples else ())
+    seconds = (time.perf_counter() - start) / max(1, len(samples))
+    errors: list[Exception] = []
+    for sample in batch:
+        outcome = sample if isinstance(sample, Exception) else next(predictions)
+        if isinstance(outcome, Exception):
+            errors.append(outcome)
+            continue
+        try:
+            consume(sample, outcome, seconds)
+        except ValueError as error:
+            errors.append(error)
+    if errors:
+        raise errors[0]
+
+
+class _Attempt:
+    """A mapper that gives what is wrong with a file in the place of its sample, so that the others are not lost."""
+
+    def __init__(self, mapper: EvaluationMapper) -> None:
+        self._mapper = mapper
+
+    def __call__(self, record: Record) -> Sample | Exception:
+        try:
+            return self._mapper(record)
+        except (ImageError, OSError) as error:
+            return error
 
 
 @contextmanager
@@ -114,6 +157,49 @@ def predict_labels(model: nn.Module, sample: Sample) -> np.ndarray:
         ValueError: the model gives neither label maps nor scores of the classes; names the image.
     """
     (output,) = model([sample])
+    return _class_ids(output, sample)
+
+
+def _predict_batch(model: nn.Module, samples: Sequence[Sample]) -> list[np.ndarray | Exception]:
+    """(H, W) class ids of each sample, or what is wrong with it; one by one where there is no room for all at once."""
+    try:
+        return _predict_together(model, samples)
+    except Exception as error:
+        if len(samples) == 1 or not is_out_of_memory(error):
+            raise
+        shortage = one_line(error)
+    logger.warning("no room for %d images in one pass (%s): they are passed one by one", len(samples), shortage)
+    predictions: list[np.ndarray | Exception] = []
+    for sample in samples:
+        try:
+            predictions += _predict_together(model, [sample])
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            # The frames of its traceback would keep tensors, for which there is no room.
+            predictions.append(error.with_traceback(None))
+    return predictions
+
+
+@torch.no_grad()
+def _predict_together(model: nn.Module, samples: Sequence[Sample]) -> list[np.ndarray | Exception]:
+    outputs = model(list(samples))
+    if len(outputs) != len(samples):
+        raise ValueError(
+            f"{type(model).__name__} gives {len(outputs)} outputs for {len(samples)} images; let it have one at a "
+            f"time, with a batch size of 1"
+        )
+    predictions: list[np.ndarray | Exception] = []
+    for output, sample in zip(outputs, samples, strict=True):
+        try:
+            predictions.append(_class_ids(output, sample))
+        except ValueError as error:
+            predictions.append(error)
+    return predictions
+
+
+def _class_ids(output: Mapping[str, Any], sample: Sample) -> np.ndarray:
+    """(H, W) class ids of what a model gave for a sample; an error names the image."""
     try:
         labels = predicted_labels(output, sample["vocabulary"].num_classes)
     except ValueError as error:

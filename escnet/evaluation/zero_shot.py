@@ -38,6 +38,7 @@ class ZeroShotTask:
         baselines: evaluate all training-free systems too, on the public weights of the configuration.
         restart: delete the results of an earlier evaluation in `output`.
         others: name and configuration of further models, for rows of their own.
+        batch_size: images that share a pass of a model, which changes no result.
     """
 
     datasets: tuple[str, ...]
@@ -46,6 +47,7 @@ class ZeroShotTask:
     baselines: bool = False
     restart: bool = False
     others: tuple[tuple[str, CfgNode], ...] = ()
+    batch_size: int = 1
 
 
 def evaluate_zero_shot(cfg: CfgNode, task: ZeroShotTask) -> str | None:
@@ -66,7 +68,7 @@ def evaluate_zero_shot(cfg: CfgNode, task: ZeroShotTask) -> str | None:
     loaded = [EvaluationData.load(dataset, cfg) for dataset in task.datasets]
     rows = []
     for name, model_cfg in models_to_evaluate(cfg, task):
-        runs = evaluate_model(name, model_cfg, loaded, task.output, task.restart)
+        runs = evaluate_model(name, model_cfg, loaded, task.output, task.restart, task.batch_size)
         if comm.is_main_process():
             rows.append(measured_row(name, runs))
     if not comm.is_main_process():
@@ -77,7 +79,12 @@ def evaluate_zero_shot(cfg: CfgNode, task: ZeroShotTask) -> str | None:
 
 
 def evaluate_model(
-    name: str, cfg: CfgNode, loaded: Sequence[EvaluationData], output: Path, restart: bool = False
+    name: str,
+    cfg: CfgNode,
+    loaded: Sequence[EvaluationData],
+    output: Path,
+    restart: bool = False,
+    batch_size: int = 1,
 ) -> list[Run]:
     """Build a model and evaluate it on several datasets, each in a folder of its own, which is gone on with.
 
@@ -87,6 +94,7 @@ def evaluate_model(
         loaded: the datasets.
         output: folder of all results.
         restart: delete earlier results of this model on these datasets.
+        batch_size: images that share a pass of the model.
 
     Returns:
         The runs, in the order of the datasets.
@@ -100,7 +108,7 @@ def evaluate_model(
     identity = model_identity(cfg, model, cfg.MODEL.WEIGHTS) if comm.is_main_process() else {}
     runs = [Run(name, data, output) for data in loaded]
     for run in runs:
-        evaluate_run(run, cfg, model, identity, restart)
+        evaluate_run(run, cfg, model, identity, restart, batch_size)
     return runs
 
 
@@ -132,12 +140,13 @@ def models_to_evaluate(cfg: CfgNode, task: ZeroShotTask) -> list[tuple[str, CfgN
 
 
 def evaluate_run(
-    run: Run, cfg: CfgNode, model: nn.Module, identity: Conditions, restart: bool = False
+    run: Run, cfg: CfgNode, model: nn.Module, identity: Conditions, restart: bool = False, batch_size: int = 1
 ) -> SemanticMetrics | None:
     """Evaluate a model on a dataset, in one process or many, and write all results to the folder of the run.
 
     Images that already have a result there are not evaluated again, if they were evaluated under the same conditions.
-    Each image is counted by itself, in integers, so that interruptions and the number of processes change nothing.
+    Each image is counted by itself, in integers, so that interruptions, the number of processes and the size of batches
+    change nothing.
 
     Args:
         run: names and folder.
@@ -145,6 +154,7 @@ def evaluate_run(
         model: on its device; a `SegmentingModel`, or another that Detectron2's convention of calling fits.
         identity: what `model_identity` says of the model; read in the first process alone.
         restart: delete what is in the folder.
+        batch_size: images that share a pass of the model.
 
     Returns:
         The scores; None in all processes but the first.
@@ -165,7 +175,7 @@ def evaluate_run(
     mapper = EvaluationMapper({record["dataset"]: run.data.space for record in run.data.records}, with_truth=True)
     missing = [record for record in run.data.records if record["image_id"] not in done]
     if missing:
-        _count_images(run, model, missing, mapper, results, cfg.DATALOADER.NUM_WORKERS)
+        _count_images(run, model, missing, mapper, results, cfg.DATALOADER.NUM_WORKERS, batch_size)
     comm.synchronize()
     return summarise(run, model, mapper) if comm.is_main_process() else None
 
@@ -177,6 +187,7 @@ def _count_images(
     mapper: EvaluationMapper,
     results: ImageResults,
     num_workers: int,
+    batch_size: int,
 ) -> None:
     """Evaluate this process's share of the records, and add the results to the folder."""
     classes, ignore_label = run.data.space.vocabulary.num_classes, run.data.space.ignore_label
@@ -192,6 +203,6 @@ def _count_images(
 
     try:
         title = f"{run.model} on {run.data.title}"
-        pass_images(model, records, mapper, count, title=title, num_workers=num_workers)
+        pass_images(model, records, mapper, count, title=title, num_workers=num_workers, batch_size=batch_size)
     finally:
         results.close()

@@ -1,4 +1,4 @@
-"""Segmenting pictures in turn, with the files of each written before the next; what is done already is skipped."""
+"""Segmenting pictures in turn, the files of each batch written before the next; what is done already is skipped."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from escnet.command_line import one_line
 from escnet.data.images import MAX_PIXELS, ImageError
@@ -27,6 +27,8 @@ from escnet.predictor import SegmentationResult, Segmenter
 from escnet.safe_files import DiskFullError, is_disk_full
 from escnet.vocabulary import Vocabulary
 
+# What one picture may end with, where the others go on.
+_FAILURES = (ImageError, OSError, RuntimeError, MemoryError)
 # What a report has to agree in with a new call, for its picture to be done.
 _SAME = ("image", "config", "weights", "options", "value_range", "class_names", "background", "templates")
 
@@ -45,6 +47,10 @@ class LabellingTask:
         save_scores: also write the probabilities of all classes; the segmenter has to compute them.
         overwrite: do again what is done already, in the place of whatever is there.
         value_range, max_pixels: as for `Segmenter`.
+        batch_size: pictures that share a pass of the model, which changes no result.
+
+    Raises:
+        ValueError: for a batch without pictures.
     """
 
     pictures: Pictures
@@ -57,6 +63,11 @@ class LabellingTask:
     overwrite: bool = False
     value_range: tuple[float, float] | None = None
     max_pixels: int | None = MAX_PIXELS
+    batch_size: int = 1
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"the batch size is {self.batch_size}; a batch needs at least one picture")
 
 
 @dataclass
@@ -74,7 +85,7 @@ def label_pictures(segmenter: Segmenter, task: LabellingTask, say: Callable[[str
     Args:
         segmenter: with the model.
         task: what to do.
-        say: is told a line for each picture.
+        say: is told a line for each picture, and for each batch that has to be taken apart.
 
     Raises:
         LabellingError: the output folder has results that were made otherwise, or files that are no results.
@@ -91,21 +102,66 @@ def label_pictures(segmenter: Segmenter, task: LabellingTask, say: Callable[[str
         if task.overwrite or not _is_done(task, path, task.output / name)
     ]
     outcome.done_before = total - len(todo)
-    for number, path, stem in todo:
-        start = time.perf_counter()
-        try:
-            result = segmenter(path, task.vocabulary, value_range=task.value_range, max_pixels=task.max_pixels)
-            seconds = time.perf_counter() - start
-            _write(result, path, stem, seconds, task)
-        except DiskFullError:
-            raise
-        except (ImageError, OSError, RuntimeError, MemoryError) as error:
-            outcome.failures.append((str(path), one_line(error)))
-            say(f"[{number}/{total}] {path}  FAILED")
-            continue
-        outcome.seconds.append(seconds)
-        say(f"[{number}/{total}] {path}  {_describe(result)}  {seconds:.2f} s")
+    for start in range(0, len(todo), task.batch_size):
+        batch = todo[start : start + task.batch_size]
+        answers = _segment(segmenter, task, [path for _, path, _ in batch], say)
+        for (number, path, stem), answer in zip(batch, answers, strict=True):
+            try:
+                if isinstance(answer, Exception):
+                    raise answer
+                _write(answer.result, path, stem, answer.seconds, task)
+            except DiskFullError:
+                raise
+            except _FAILURES as error:
+                outcome.failures.append((str(path), one_line(error)))
+                say(f"[{number}/{total}] {path}  FAILED")
+                continue
+            outcome.seconds.append(answer.seconds)
+            say(f"[{number}/{total}] {path}  {_describe(answer.result)}  {answer.seconds:.2f} s")
     return outcome
+
+
+class _Answer(NamedTuple):
+    """The result of a picture, and the seconds that reading and segmenting it took, of a batch its share."""
+
+    result: SegmentationResult
+    seconds: float
+
+
+def _segment(
+    segmenter: Segmenter, task: LabellingTask, paths: Sequence[Path], say: Callable[[str], None]
+) -> list[_Answer | Exception]:
+    """Segment pictures in one pass; what is wrong with one stands in its place."""
+    if len(paths) == 1:
+        return [_segment_alone(segmenter, task, paths[0])]
+    start = time.perf_counter()
+    pictures = [_attempt(segmenter.preprocess, path, task.value_range, task.max_pixels) for path in paths]
+    readable = [picture for picture in pictures if not isinstance(picture, Exception)]
+    try:
+        results = iter(segmenter.batch(readable, task.vocabulary))
+    except (RuntimeError, MemoryError) as error:
+        reason = one_line(error)
+    else:
+        seconds = (time.perf_counter() - start) / max(1, len(readable))
+        return [p if isinstance(p, Exception) else _Answer(next(results), seconds) for p in pictures]
+    say(f"a batch cannot be segmented in one pass ({reason}), and is segmented one by one")
+    return [_segment_alone(segmenter, task, path) for path in paths]
+
+
+def _segment_alone(segmenter: Segmenter, task: LabellingTask, path: Path) -> _Answer | Exception:
+    start = time.perf_counter()
+    reading = {"value_range": task.value_range, "max_pixels": task.max_pixels}
+    result = _attempt(segmenter, path, task.vocabulary, **reading)
+    return result if isinstance(result, Exception) else _Answer(result, time.perf_counter() - start)
+
+
+def _attempt(call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """What a call gives, or the error with which it fails."""
+    try:
+        return call(*arguments, **options)
+    except _FAILURES as error:
+        # The frames of its traceback would keep tensors, for which there may be no room.
+        return error.with_traceback(None)
 
 
 def _is_done(task: LabellingTask, path: Path, stem: Path) -> bool:
@@ -181,7 +237,9 @@ def _write(result: SegmentationResult, path: Path, stem: Path, seconds: float, t
 
 
 def _describe(result: SegmentationResult) -> str:
-    """The size of a picture and the three largest classes in it."""
+    """The size of a picture, the three largest classes in it, and how many words were left, if not all."""
     summary = result.summary()
     largest = [f"{entry['name']} {entry['fraction']:.1%}" for entry in summary["classes"][:3]]
-    return f"{summary['width']}x{summary['height']}  {', '.join(largest)}"
+    words, considered = summary["words"], summary["words_considered"]
+    left = f"  ({considered} of {words} words considered)" if considered < words else ""
+    return f"{summary['width']}x{summary['height']}  {', '.join(largest)}{left}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -17,7 +18,7 @@ from escnet.layers.clip_text_encoder import ClipTextEncoder
 from escnet.layers.pseudo_prompts import PseudoPromptGenerator, PseudoPrompts
 from escnet.layers.striped_attention import use_striped_attention
 from escnet.meta_arch.dense_clip import CLIP_KEYS, CLIP_PARTS, DenseClip
-from escnet.meta_arch.interfaces import InferenceOptions, Prompts, resize
+from escnet.meta_arch.interfaces import InferenceOptions, Prompts
 from escnet.meta_arch.mask_scores import MaskScores
 from escnet.meta_arch.sam import predict_masks, sam_features
 from escnet.meta_arch.segmentation import Segmentation
@@ -115,12 +116,13 @@ class ClipThenSam(DenseClip):
             "mask_share": cfg.MODEL.MASK_SHARE,
         }
 
-    def encode(self, images: Tensor) -> ImageFeatures:
-        """CLIP's features of the images at CLIP's size, and SAM's of the images as they are."""
-        pixels = self.to_pixels(images)
+    def encode(self, images: Tensor | Sequence[Tensor]) -> ImageFeatures:
+        """CLIP's features of the images at CLIP's size, and SAM's of the images as they are; see `SegmentingModel`."""
         with self.autocast():
-            clip = self.encode_pixels(resize(pixels, self.inference.image_size))
-            return ImageFeatures(clip, [sam_features(self.sam, image[None]) for image in pixels])
+            clip = self.encode_pixels(self.to_size(images, self.inference.image_size))
+            # One after another: SAM sees many pixels, and fills a device with one image.
+            pixels = self.to_pixels(images) if isinstance(images, Tensor) else images
+            return ImageFeatures(clip, [sam_features(self.sam, self.to_pixels(image)) for image in pixels])
 
     def segment_features(self, features: ImageFeatures, vocabulary: Vocabulary) -> Segmentation:
         """Logits (B, N, 4h, 4w)."""

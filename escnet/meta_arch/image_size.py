@@ -1,8 +1,11 @@
-"""The size that images are brought to, checked against the patches of the encoder before an image is read."""
+"""The size that images are brought to: checked against the patches of the encoder before one is read, and resizing."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+
+from torch import Tensor
+from torch.nn import functional as F
 
 
 def fitting_size(key: str, size: Sequence[int], patch_size: int) -> tuple[int, int]:
@@ -24,3 +27,10 @@ def fitting_size(key: str, size: Sequence[int], patch_size: int) -> tuple[int, i
             f"{patch_size} pixels, such as {near}"
         )
     return height, width
+
+
+def resize(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, 3, H, W) pixels to (B, 3, *size), bilinear with antialiasing."""
+    if pixels.shape[-2:] == tuple(size):
+        return pixels
+    return F.interpolate(pixels, size, mode="bilinear", align_corners=False, antialias=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -16,31 +16,80 @@ from escnet.vocabulary import Vocabulary
 
 @dataclass(frozen=True)
 class Segmentation:
-    """What a model says of a batch of images, before it is brought to image size.
+    """What a model says of a batch of images, before they are brought to image size.
+
+    Images of a batch may keep different numbers of rows of the vocabulary. Those that keep fewer than M are padded at
+    the end, and what stands in the padding means nothing; `of_image` leaves it out.
 
     Attributes:
         logits: (B, M, H', W'), one map for each row of the vocabulary that was considered.
         rows: (B, M) those rows, or None when all were considered in order.
         correlations: for drawing: (B, M, h, w) each, CLIP's correlation maps, then those after each block.
         prompts: for drawing: the pseudo prompts of each block.
+        cuts: (B, M_k) each, the rows left after each cut, in order; of padding in them nothing is known.
+        kept: (B,) how many of an image's M rows are real, the first ones; None for all M.
+        map_rows: (B, M') the rows that correlations and prompts belong to, -1 in the padding, where these are not
+            `rows`, as with sliding windows; else None.
+
+    Raises:
+        ValueError: when rows are padded, but nothing says which they are.
     """
 
     logits: Tensor
     rows: Tensor | None = None
     correlations: list[Tensor] = field(default_factory=list)
     prompts: list[PseudoPrompts] = field(default_factory=list)
+    cuts: list[Tensor] = field(default_factory=list)
+    kept: Tensor | None = None
+    map_rows: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.kept is not None and self.rows is None:
+            raise ValueError("`kept` says how many of `rows` are real, and there are no `rows`; give both")
+
+    @property
+    def padding(self) -> Tensor | None:
+        """(B, M) bool: which rows are padding; None where there is none."""
+        if self.kept is None:
+            return None
+        places = torch.arange(self.logits.shape[1], device=self.logits.device)
+        return places >= self.kept.to(places.device)[:, None]
+
+    def of_image(self, index: int) -> Segmentation:
+        """One image of the batch with its real rows alone: what it would be without the others.
+
+        Raises:
+            IndexError: when the batch has no such image.
+        """
+        if not 0 <= index < len(self.logits):
+            raise IndexError(f"there is no image {index} in a batch of {len(self.logits)}")
+        image = slice(index, index + 1)
+        real = slice(None if self.kept is None else int(self.kept[index]))
+        drawn = real if self.map_rows is None else slice(int((self.map_rows[index] >= 0).sum()))
+        return Segmentation(
+            logits=self.logits[image, real],
+            rows=None if self.rows is None else self.rows[image, real],
+            correlations=[maps[image, drawn] for maps in self.correlations],
+            prompts=[PseudoPrompts(*(getattr(p, f.name)[image, drawn] for f in fields(p))) for p in self.prompts],
+            cuts=[cut[image] for cut in self.cuts],
+            map_rows=None if self.map_rows is None else self.map_rows[image, drawn],
+        )
 
     def row_probabilities(self, rows: int) -> Tensor:
         """(B, rows, H', W') softmax over the rows of the vocabulary; zero for those that were not considered."""
-        probability = self.logits.float().softmax(dim=1)
+        logits, padding = self.logits.float(), self.padding
+        if padding is not None:
+            logits = logits.masked_fill(padding[:, :, None, None], -torch.inf)
+        probability = logits.softmax(dim=1)
         if self.rows is None:
             return probability
         full = probability.new_zeros(probability.shape[0], rows, *probability.shape[2:])
-        index = self.rows[:, :, None, None].expand_as(probability)
-        return full.scatter_(1, index, probability)
+        # Padding may name a row that is there already, to which its zeros are added.
+        index = self.rows.clamp(min=0)[:, :, None, None].expand_as(probability)
+        return full.scatter_add_(1, index, probability)
 
     def at_image_size(self, vocabulary: Vocabulary, size: tuple[int, int], full_scores: bool = False) -> dict[str, Any]:
-        """The first image at its size.
+        """A single image at its size.
 
         Args:
             vocabulary: the words that it was segmented by.
@@ -50,7 +99,14 @@ class Segmentation:
         Returns:
             `labels` (H, W) int64 index into `vocabulary.class_names`, `scores` (H, W) its probability and, with
             `full_scores`, `sem_seg` (N, H, W) probabilities.
+
+        Raises:
+            ValueError: for several images.
         """
+        if len(self.logits) != 1:
+            raise ValueError(f"a batch of {len(self.logits)} images has no single size; take one with of_image(i)")
+        if self.kept is not None:
+            return self.of_image(0).at_image_size(vocabulary, size, full_scores)
         logits = self.logits[0].float()
         row_to_class = torch.tensor(vocabulary.row_to_class, device=logits.device)
         to_class = row_to_class if self.rows is None else row_to_class[self.rows[0]]

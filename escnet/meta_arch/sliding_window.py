@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,6 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from escnet.meta_arch.segmentation import Segmentation
+
+# What a probability of 0 counts as, so that it has a logarithm.
+LEAST_PROBABILITY = torch.finfo(torch.float).tiny
 
 
 @dataclass(frozen=True)
@@ -71,32 +74,91 @@ def window_starts(size: int, window: int, overlap: float) -> list[int]:
 
 
 def average_windows(
-    features: WindowedFeatures, sliding: SlidingWindow, segment: Callable[[Any], Segmentation], rows: int
+    features: WindowedFeatures, sliding: SlidingWindow, segment: Callable[[Any], Segmentation]
 ) -> Segmentation:
     """Average the probabilities of the windows with those of the whole image, on the grid of the logits.
 
+    A row that is left out in a window, or in the whole image, has no probability there. Only rows that are kept
+    somewhere are carried along, so that memory grows with these and not with the vocabulary.
+
     Args:
-        features: of one image.
+        features: of B images.
         sliding: the windows.
-        segment: segments features of the whole image or of a window.
-        rows: of the vocabulary.
+        segment: segments features of the whole images or of a window of each.
 
     Returns:
-        Logarithms of the averages for all rows in order; maps and prompts are those of the whole image.
+        Logarithms of the averages, for the rows of each image that the whole or any window kept, in the order of the
+        vocabulary; maps and prompts are those of the whole images.
     """
     whole = segment(features.whole)
+    # Nothing of a window is drawn.
+    windows = [replace(segment(window), correlations=[], prompts=[], cuts=[]) for window in features.windows]
+    averages = []
+    for i in range(len(whole.logits)):
+        parts = [part.of_image(i) for part in (whole, *windows)]
+        rows = _kept_somewhere(parts)
+        probabilities = (_probabilities(part, rows) for part in parts)
+        averages.append((_average(next(probabilities), probabilities, sliding).log(), rows))
+    return _joined(averages, whole)
+
+
+def _kept_somewhere(parts: Sequence[Segmentation]) -> Tensor | None:
+    """(R,) the rows that any part of one image kept, in order; None where all kept all."""
+    if all(part.rows is None for part in parts):
+        return None
+    return torch.cat([_rows(part)[0] for part in parts]).unique()
+
+
+def _rows(part: Segmentation) -> Tensor:
+    """(B, M) the rows of the logits, also where these are all in order."""
+    if part.rows is not None:
+        return part.rows
+    images, count = part.logits.shape[:2]
+    return torch.arange(count, device=part.logits.device).expand(images, -1)
+
+
+def _probabilities(part: Segmentation, rows: Tensor | None) -> Tensor:
+    """(1, R, H', W') probabilities of the given rows (R,), or of all, in a part of one image."""
+    if rows is None:
+        return part.row_probabilities(part.logits.shape[1])
+    return replace(part, rows=torch.searchsorted(rows, _rows(part))).row_probabilities(len(rows))
+
+
+def _average(whole: Tensor, windows: Iterable[Tensor], sliding: SlidingWindow) -> Tensor:
+    """Probabilities (1, R, H', W') of the whole image and of each window, averaged on the grid of the windows."""
     total, count = None, None
-    for (top, left), window in zip(sliding.corners(), features.windows, strict=True):
-        part = segment(window).row_probabilities(rows)
+    for (top, left), part in zip(sliding.corners(), windows, strict=True):
         if total is None:
             # Cells of the logits for each pixel; windows start on whole cells.
             cells = [part.shape[2] / sliding.window[0], part.shape[3] / sliding.window[1]]
             shape = [round(side * cell) for side, cell in zip(sliding.size, cells, strict=True)]
-            total, count = part.new_zeros(len(part), rows, *shape), part.new_zeros(1, 1, *shape)
+            total, count = part.new_zeros(*part.shape[:2], *shape), part.new_zeros(1, 1, *shape)
         y, x = round(top * cells[0]), round(left * cells[1])
         total[:, :, y : y + part.shape[2], x : x + part.shape[3]] += part
         count[:, :, y : y + part.shape[2], x : x + part.shape[3]] += 1
     average = total / count
-    resized = F.interpolate(whole.row_probabilities(rows), average.shape[-2:], mode="bilinear")
-    logits = ((average + resized) / 2).clamp(min=torch.finfo(torch.float).tiny).log()
-    return Segmentation(logits, None, whole.correlations, whole.prompts)
+    resized = F.interpolate(whole, average.shape[-2:], mode="bilinear")
+    return ((average + resized) / 2).clamp(min=LEAST_PROBABILITY)
+
+
+def _joined(images: Sequence[tuple[Tensor, Tensor | None]], whole: Segmentation) -> Segmentation:
+    """A batch from the logits (1, R, H', W') and the rows (R,) of each image; None for all rows, which all have then.
+
+    Maps and prompts are those of `whole`.
+    """
+    if images[0][1] is None:
+        return replace(whole, logits=torch.cat([logits for logits, _ in images]))
+    counts = [len(rows) for _, rows in images]
+    missing = [max(counts) - count for count in counts]
+    logits = [F.pad(logits, (0, 0, 0, 0, 0, n)) for (logits, _), n in zip(images, missing, strict=True)]
+    rows = [F.pad(rows, (0, n)) for (_, rows), n in zip(images, missing, strict=True)]
+    map_rows = _rows(whole) if whole.padding is None else _rows(whole).masked_fill(whole.padding, -1)
+    return Segmentation(
+        torch.cat(logits),
+        torch.stack(rows),
+        whole.correlations,
+        whole.prompts,
+        whole.cuts,
+        torch.tensor(counts) if any(missing) else None,
+        map_rows,
+    )

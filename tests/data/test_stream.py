@@ -104,6 +104,14 @@ def test_evaluation_passes_every_record_once_in_order(num_workers):
     assert list(build_evaluation_loader(RECORDS, dict, num_workers)) == [[record] for record in RECORDS]
 
 
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_evaluation_batches_keep_the_order_and_the_last_is_shorter(num_workers):
+    batches = list(build_evaluation_loader(RECORDS, dict, num_workers, batch_size=3))
+    assert batches == [RECORDS[:3], RECORDS[3:6], RECORDS[6:]]
+    with pytest.raises(ValueError, match="batch size is 0"):
+        build_evaluation_loader(RECORDS, dict, batch_size=0)
+
+
 def training_mapper() -> TrainingMapper:
     return TrainingMapper(label_spaces(["camvid_train"]), short_sides=(16, 24), max_size=64, crop_size=(14, 18))
 

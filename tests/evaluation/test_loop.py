@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from PIL import Image
 from torch import nn
 
 from escnet.config import load_config
+from escnet.data.images import ImageError
 from escnet.data.mappers import EvaluationMapper
 from escnet.data.registration import dataset_records
 from escnet.data.stream import build_evaluation_loader
@@ -35,8 +38,11 @@ class Scores(nn.Module):
 
     def forward(self, batch):
         self.modes.append((self.dropout.training, torch.is_grad_enabled()))
-        generator = torch.Generator().manual_seed(int(batch[0]["image"].sum()))
-        return [{"sem_seg": torch.rand(self.classes, *batch[0]["image"].shape[1:], generator=generator)}]
+        return [{"sem_seg": self.scores(sample["image"])} for sample in batch]
+
+    def scores(self, image):
+        generator = torch.Generator().manual_seed(int(image.sum()))
+        return torch.rand(self.classes, *image.shape[1:], generator=generator)
 
 
 @pytest.fixture
@@ -97,3 +103,113 @@ def test_scores_of_other_classes_name_the_image(cfg: CfgNode) -> None:
         ValueError, match=r"images/val/0\.png: 'sem_seg' has shape \(7, 12, 16\), expected \(11, H, W\)"
     ):
         evaluate_datasets(cfg, Scores(classes=7))
+
+
+def pass_three(
+    cfg: CfgNode, model: nn.Module, done: list[str], consume: Callable[..., None] = lambda *_: None, **options: int
+) -> None:
+    """Pass the images of `cfg`, and add the name of each to `done` when it is consumed."""
+
+    def note(sample: dict, labels: np.ndarray, seconds: float) -> None:
+        consume(sample, labels, seconds)
+        done.append(Path(sample["file_name"]).name)
+
+    records = dataset_records("camvid_val")
+    pass_images(model, records, EvaluationMapper(cfg, with_truth=True), note, title="x", **options)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_batch_gives_each_image_its_labels_and_its_share_of_the_time(cfg: CfgNode, num_workers: int) -> None:
+    seen, done, model = [], [], Scores()
+    pass_three(cfg, model, done, lambda *given: seen.append(given), batch_size=2, num_workers=num_workers)
+    assert done == ["0.png", "1.png", "2.png"] and len(model.modes) == 2
+    for sample, labels, _ in seen:
+        assert np.array_equal(labels, model.scores(sample["image"]).argmax(dim=0).numpy())
+    assert seen[0][2] == seen[1][2] > 0 and seen[2][2] != seen[1][2]
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize("broken", ["images", "annotations"])
+def test_a_file_that_cannot_be_read_is_named_when_the_others_of_its_batch_are_done(
+    cfg: CfgNode, broken: str, num_workers: int
+) -> None:
+    path = Path(dataset_records("camvid_val")[0]["file_name"]).parents[2] / broken / "val/1.png"
+    path.write_bytes(path.read_bytes()[:60])
+    done: list[str] = []
+    with pytest.raises(ImageError, match=rf"^{path}: is truncated"):
+        pass_three(cfg, Scores(), done, batch_size=3, num_workers=num_workers)
+    assert done == ["0.png", "2.png"]
+
+
+def test_what_is_wrong_with_one_image_leaves_the_others_of_its_batch(cfg: CfgNode) -> None:
+    def refuse(sample: dict, *_: object) -> None:
+        if sample["file_name"].endswith("0.png"):
+            raise ValueError("0.png: prediction and truth differ in size")
+
+    done: list[str] = []
+    with pytest.raises(ValueError, match=r"0\.png: prediction"):
+        pass_three(cfg, Scores(), done, refuse, batch_size=3)
+    assert done == ["1.png", "2.png"]
+
+
+def test_scores_that_are_no_numbers_leave_the_others_of_their_batch(cfg: CfgNode) -> None:
+    bad = int(EvaluationMapper(cfg)(dataset_records("camvid_val")[1])["image"].sum())
+
+    class NoNumbers(Scores):
+        def scores(self, image):
+            return super().scores(image) * (torch.nan if int(image.sum()) == bad else 1)
+
+    done: list[str] = []
+    with pytest.raises(ValueError, match=r"val/1\.png: 'sem_seg' holds NaN"):
+        pass_three(cfg, NoNumbers(), done, batch_size=3)
+    assert done == ["0.png", "2.png"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory"),
+        MemoryError(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_batch_without_room_is_passed_one_by_one(
+    cfg: CfgNode, error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Small(Scores):
+        def __init__(self, room: int) -> None:
+            super().__init__()
+            self.room = room
+
+        def forward(self, batch):
+            if len(batch) > 1 or int(batch[0]["image"].sum()) > self.room:
+                raise error
+            return super().forward(batch)
+
+    with caplog.at_level(logging.WARNING, "escnet.evaluation.loop"):
+        done: list[str] = []
+        pass_three(cfg, Small(10**9), done, batch_size=3)
+    assert done == ["0.png", "1.png", "2.png"]
+    assert "no room for 3 images in one pass" in caplog.text
+    sums = [int(EvaluationMapper(cfg)(record)["image"].sum()) for record in dataset_records("camvid_val")]
+    done.clear()
+    with pytest.raises(type(error)):
+        pass_three(cfg, Small(max(sums) - 1), done, batch_size=3)
+    assert len(done) == 2
+
+
+def test_a_fault_in_a_batch_is_no_want_of_room(cfg: CfgNode) -> None:
+    class Faulty(Scores):
+        def forward(self, batch):
+            raise RuntimeError("shapes differ")
+
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        pass_three(cfg, Faulty(), [], batch_size=3)
+
+    class OneAtATime(Scores):
+        def forward(self, batch):
+            return super().forward(batch[:1])
+
+    with pytest.raises(ValueError, match=r"OneAtATime gives 1 outputs for 3 images.*batch size of 1"):
+        pass_three(cfg, OneAtATime(), [], batch_size=3)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 from PIL import Image
 
 from escnet import Vocabulary
+from escnet.data.images import read_image
 from escnet.labelling.engine import LabellingTask, Outcome, label_pictures
 from escnet.labelling.pictures import LabellingError, find_pictures, output_names
 from escnet.safe_files import DiskFullError
@@ -20,20 +23,48 @@ WORDS = Vocabulary(["cat", "dog"])
 OTHER = Vocabulary(["sea", "sky", "sun"])
 
 
-def segment(path: Path, vocabulary: Vocabulary, **_: Any) -> SegmentationResult:
+def segment(path: Path, vocabulary: Vocabulary, pixels: np.ndarray | None = None, **_: Any) -> SegmentationResult:
+    pixels = np.asarray(Image.open(path).convert("RGB")) if pixels is None else pixels
     n = len(vocabulary.class_names)
-    labels = np.zeros((4, 5), np.int32)
-    scores = np.full((n, 4, 5), 1 / n, np.float32)
-    return SegmentationResult(
-        labels, scores[0], np.asarray(Image.open(path).convert("RGB")), vocabulary, class_scores=scores
-    )
+    labels = np.zeros(pixels.shape[:2], np.int32)
+    scores = np.full((n, *labels.shape), 1 / n, np.float32)
+    return SegmentationResult(labels, scores[0], pixels, vocabulary, class_scores=scores)
 
 
-def label(folder: Path, output: Path | None = None, vocabulary: Vocabulary = WORDS, **options: Any) -> Outcome:
+class StandIn:
+    """In the place of a `Segmenter`; notes how many pictures shared each pass, of which it has room for `room`."""
+
+    def __init__(self, room: int = 9, error: type[Exception] = RuntimeError) -> None:
+        self.room, self.error = room, error
+        self.passes: list[int] = []
+
+    def __call__(self, path: Path, vocabulary: Vocabulary, **_: Any) -> SegmentationResult:
+        pixels = self.preprocess(path)
+        self.passes.append(1)
+        return segment(path, vocabulary, pixels=pixels)
+
+    def preprocess(self, path: Path, *_: Any) -> np.ndarray:
+        return read_image(path)
+
+    def batch(self, pictures: list[np.ndarray], vocabulary: Vocabulary) -> list[SegmentationResult]:
+        if len(pictures) > self.room:
+            raise self.error("out of memory")
+        self.passes.append(len(pictures))
+        return [segment(Path(), vocabulary, pixels=pixels) for pixels in pictures]
+
+
+def label(
+    folder: Path,
+    output: Path | None = None,
+    vocabulary: Vocabulary = WORDS,
+    segmenter: Any = segment,
+    say: Callable[[str], None] = lambda _: None,
+    **options: Any,
+) -> Outcome:
     pictures = find_pictures([str(folder)])
     origin = {"config": "c.yaml", "weights": None, "options": [], "value_range": None}
     task = LabellingTask(pictures, output_names(pictures.files), output or folder, vocabulary, origin, **options)
-    return label_pictures(segment, task, lambda _: None)
+    return label_pictures(segmenter, task, say)
 
 
 @pytest.fixture
@@ -151,3 +182,79 @@ def test_one_picture_named_in_two_ways_is_one(folder: Path, monkeypatch: pytest.
     label(folder)
     monkeypatch.chdir(folder.parent)
     assert label(Path(folder.name), folder).done_before == 2
+
+
+@pytest.fixture
+def five(tmp_path: Path) -> Path:
+    """Five pictures of different sizes, of which the third is broken."""
+    folder = tmp_path / "five"
+    folder.mkdir()
+    for number in range(5):
+        Image.new("RGB", (5 + number, 4), (40 * number, 0, 0)).save(folder / f"{number}.png")
+    (folder / "2.png").write_bytes((folder / "2.png").read_bytes()[:50])
+    return folder
+
+
+def reports(folder: Path) -> dict[str, dict[str, Any]]:
+    found = {path.name: json.loads(path.read_text()) for path in folder.glob("*.json")}
+    return {name: {key: value for key, value in report.items() if key != "seconds"} for name, report in found.items()}
+
+
+def test_batches_write_what_pictures_in_turn_write(five: Path, tmp_path: Path) -> None:
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    for folder, size, passes in ((alone, 1, [1, 1, 1, 1]), (together, 3, [2, 2])):
+        folder.mkdir()
+        segmenter, lines = StandIn(), []
+        outcome = label(five, folder, segmenter=segmenter, say=lines.append, batch_size=size)
+        assert segmenter.passes == passes and len(outcome.seconds) == 4
+        assert [Path(path).name for path, _ in outcome.failures] == ["2.png"]
+        assert [line.split("]")[0] for line in lines] == [f"[{number}/5" for number in range(1, 6)]
+        assert lines[2].endswith("2.png  FAILED")
+    assert reports(alone) == reports(together) and len(reports(alone)) == 4
+    for path in alone.glob("*.png"):
+        assert path.read_bytes() == (together / path.name).read_bytes()
+
+
+def test_a_batch_is_gone_on_with_in_batches_of_another_size(five: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    output.mkdir()
+    assert len(label(five, output, segmenter=StandIn(), batch_size=2).seconds) == 4
+    for path in output.glob("[13]*"):
+        path.unlink()
+    segmenter = StandIn()
+    outcome = label(five, output, segmenter=segmenter, batch_size=4)
+    assert segmenter.passes == [2] and (len(outcome.seconds), outcome.done_before) == (2, 2)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, MemoryError])
+def test_a_batch_without_room_is_taken_apart(five: Path, error: type[Exception]) -> None:
+    segmenter, lines = StandIn(room=2, error=error), []
+    outcome = label(five, segmenter=segmenter, say=lines.append, batch_size=5)
+    assert segmenter.passes == [1, 1, 1, 1] and len(outcome.seconds) == 4 and len(outcome.failures) == 1
+    assert "cannot be segmented in one pass (out of memory)" in lines[0] and len(lines) == 6
+
+
+def test_a_batch_of_broken_pictures_fails_as_a_whole(five: Path) -> None:
+    for path in five.glob("*.png"):
+        path.write_text("no picture")
+    outcome = label(five, segmenter=StandIn(), batch_size=3)
+    assert not outcome.seconds and len(outcome.failures) == 5
+
+
+def test_a_report_and_a_line_say_how_many_words_were_considered(folder: Path) -> None:
+    class Few(StandIn):
+        def __call__(self, path: Path, vocabulary: Vocabulary, **_: Any) -> SegmentationResult:
+            return replace(super().__call__(path, vocabulary), considered=2)
+
+    lines: list[str] = []
+    label(folder, vocabulary=OTHER, segmenter=Few(), say=lines.append)
+    report = json.loads((folder / "a.json").read_text())
+    assert (report["words"], report["words_considered"]) == (3, 2)
+    assert "(2 of 3 words considered)" in lines[0]
+    label(folder, segmenter=StandIn(), say=lines.append, overwrite=True)
+    assert "considered" not in lines[-1]
+
+
+def test_a_batch_without_pictures_is_refused(folder: Path) -> None:
+    with pytest.raises(ValueError, match="batch size is 0"):
+        label(folder, batch_size=0)

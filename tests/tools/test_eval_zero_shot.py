@@ -18,6 +18,7 @@ import scipy.io
 from PIL import Image
 
 from escnet.data.class_tables import load_class_table
+from escnet.data.images import ImageError
 from escnet.data.label_spaces import CLASS_NAMES
 from escnet.pretrained.shipped import shipped_weights
 
@@ -26,6 +27,7 @@ TOOL = ROOT / "tools" / "eval_zero_shot.py"
 MINI = ROOT / "configs" / "camvid" / "escnet.yaml"
 BENCHMARKS = ("stuff171", "a150", "a847", "pc59", "pc459", "pas20", "pas20b", "panoptic133")
 IMAGES = ("2007_000033", "2007_000042")
+TABLES = ("table.md", "table.csv", "table.json")
 # One block of the mini model on 4x4 cells.
 SMALL = ("MODEL.CLIP.IMAGE_SIZE", "(32,32)", "MODEL.ESC.NUM_BLOCKS", "1", "DATALOADER.NUM_WORKERS", "0")
 
@@ -115,7 +117,7 @@ def start(data: Path, output: Path, *options: str, launcher: tuple[str, ...] = (
 def finish(process: subprocess.Popen, output: Path) -> dict[str, bytes]:
     """The tables of an evaluation that has to end well."""
     assert process.wait(timeout=300) == 0, Path(f"{output}.log").read_text()[-3000:]
-    return {name: (output / name).read_bytes() for name in ("table.md", "table.csv", "table.json")}
+    return {name: (output / name).read_bytes() for name in TABLES}
 
 
 @pytest.mark.slow
@@ -247,3 +249,63 @@ def test_what_ends_an_evaluation_is_one_message(
 def test_a_fault_of_the_program_keeps_its_traceback(failing: Callable[[Exception], None]) -> None:
     with pytest.raises(RuntimeError, match="shapes differ"):
         failing(RuntimeError("shapes differ"))
+
+
+# Batches, on a folder of five pictures of different sizes
+
+
+@pytest.fixture
+def street(tmp_path: Path) -> Path:
+    """A dataset of the user's own."""
+    root, generator = tmp_path / "street", np.random.default_rng(3)
+    for kind in ("images", "labels"):
+        (root / kind).mkdir(parents=True)
+    for number, size in enumerate([(40, 56), (56, 40), (24, 80), (64, 64), (40, 56)]):
+        Image.fromarray(generator.integers(0, 256, (*size, 3), dtype=np.uint8)).save(root / f"images/{number}.png")
+        Image.fromarray(generator.integers(0, 4, size, dtype=np.uint8)).save(root / f"labels/{number}.png")
+    (root / "classes.txt").write_text("sky\nroad\ncar\ntree\n")
+    return root
+
+
+def evaluate(tool: ModuleType, street: Path, output: Path, *arguments: str) -> dict[str, bytes]:
+    """The tables of an evaluation in this process."""
+    from escnet.evaluation.zero_shot import evaluate_zero_shot
+
+    own = ("--benchmarks", f"folder:{street}", "--output", str(output), *arguments)
+    options = tool.parse_arguments(["--config-file", str(MINI), *own, "MODEL.DEVICE", "cpu", *SMALL])
+    cfg = tool.read_config(options)
+    evaluate_zero_shot(cfg, tool.read_task(options, cfg))
+    return {name: (output / name).read_bytes() for name in TABLES}
+
+
+def lines(output: Path) -> list[dict]:
+    """The results of the images in the order in which they were written, without their times."""
+    (file,) = output.glob("ESCNet/*/images.0.jsonl")
+    return [json.loads(line) | {"seconds": 0} for line in file.read_text().splitlines()]
+
+
+def test_batches_give_the_table_of_single_images(tool: ModuleType, street: Path, tmp_path: Path) -> None:
+    alone = evaluate(tool, street, tmp_path / "alone", "--baselines")
+    assert evaluate(tool, street, tmp_path / "together", "--baselines", "--batch-size", "3") == alone
+    assert lines(tmp_path / "together") == lines(tmp_path / "alone") and len(lines(tmp_path / "alone")) == 5
+
+
+def test_a_batch_with_a_broken_file_goes_on_in_batches_of_another_size(
+    tool: ModuleType, street: Path, tmp_path: Path
+) -> None:
+    expected, picture = evaluate(tool, street, tmp_path / "calm"), street / "images/1.png"
+    whole = picture.read_bytes()
+    picture.write_bytes(whole[:60] + bytes(len(whole) - 60))
+    output = tmp_path / "disturbed"
+    with pytest.raises(ImageError, match=r"images/1\.png"):
+        evaluate(tool, street, output, "--batch-size", "3")
+    assert [line["image"] for line in lines(output)] == ["0", "2"]
+    picture.write_bytes(whole)
+    assert evaluate(tool, street, output, "--batch-size", "2") == expected
+    assert [line["image"] for line in lines(output)] == ["0", "2", "1", "3", "4"]
+
+
+def test_an_impossible_batch_is_a_usage_error(tool: ModuleType, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        tool.parse_arguments(["--config-file", str(MINI), "--benchmarks", "a150", "--batch-size", "0"])
+    assert "--batch-size" in capsys.readouterr().err

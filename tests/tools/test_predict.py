@@ -216,3 +216,39 @@ def test_an_impossible_range_of_values_is_a_usage_error(
     with pytest.raises(SystemExit, match="2"):
         run(tool, tmp_path / "out", tmp_path, options=("--value-range", *value_range))
     assert f"--value-range is {value_range[0]} {value_range[1]}; black" in capsys.readouterr().err
+
+
+def test_batches_give_the_files_of_single_pictures(tool: ModuleType, photos: Path, tmp_path: Path, capsys) -> None:
+    (photos / "broken.png").write_bytes((photos / "rgba.png").read_bytes()[:80])
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    options = ("--show-prompts", "--save-scores")
+    assert run(tool, alone, photos, options=options) == 1
+    assert run(tool, together, photos, options=(*options, "--batch-size", "3")) == 1
+    assert "6 segmented, 1 failed" in capsys.readouterr().out
+    names = sorted(path.name for path in alone.iterdir())
+    assert len(names) == 6 * 5 and names == sorted(path.name for path in together.iterdir())
+    for path in alone.glob("*_labels.png"):
+        assert path.read_bytes() == (together / path.name).read_bytes()
+    for path in alone.glob("*.npz"):
+        assert np.allclose(np.load(path)["scores"], np.load(together / path.name)["scores"], atol=1e-3)
+    for path in alone.glob("*.json"):
+        one, other = (json.loads(file.read_text()) for file in (path, together / path.name))
+        scores = [[entry.pop("mean_score") for entry in report["classes"]] for report in (one, other)]
+        assert scores[0] == pytest.approx(scores[1], abs=1e-5)
+        assert one.pop("seconds") > 0 and other.pop("seconds") > 0 and one == other
+
+    # What batches began goes on picture by picture, and the other way round.
+    (alone / "one.json").unlink()
+    (alone / "one_labels.png").unlink()
+    assert run(tool, alone, photos, options=(*options, "--batch-size", "2", "--overwrite")) == 1
+    (together / "wide_overlay.png").unlink()
+    capsys.readouterr()
+    assert run(tool, together, photos, options=options) == 1
+    assert "1 segmented, 1 failed, 5 done before" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("size", ["0", "-2", "many"])
+def test_an_impossible_batch_is_a_usage_error(tool: ModuleType, tmp_path: Path, capsys, size: str) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        run(tool, tmp_path / "out", tmp_path, options=("--batch-size", size))
+    assert "--batch-size" in capsys.readouterr().err

@@ -1,0 +1,97 @@
+"""The interface of models that draw masks from points, boxes, masks and, if they can, words."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from escnet.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """P prompts of the same form, for masks of any images.
+
+    Attributes:
+        points: (P, n, 2) clicks (x, y), as indices of pixels of the model's square input; n may be 0.
+        labels: (P, n) 1 on the object, 0 beside it.
+        boxes: (P, 4) corners (x1, y1, x2, y2), in the same coordinates; the outer edge of pixel i is at i - 0.5.
+        masks: (P, 1, 4h, 4w) logits of an earlier prediction, for an h×w grid.
+    """
+
+    points: Tensor
+    labels: Tensor
+    boxes: Tensor | None = None
+    masks: Tensor | None = None
+
+    @classmethod
+    def from_boxes(cls, boxes: Tensor) -> Prompts:
+        """Boxes (P, 4) without clicks."""
+        return cls(boxes.new_zeros(len(boxes), 0, 2), boxes.new_zeros(len(boxes), 0), boxes)
+
+    def with_clicks(self, points: Tensor, labels: Tensor) -> Prompts:
+        """One click more each: (P, 2) and (P,)."""
+        points = torch.cat([self.points, points[:, None]], dim=1)
+        return replace(self, points=points, labels=torch.cat([self.labels, labels[:, None]], dim=1))
+
+    def with_masks(self, logits: Tensor) -> Prompts:
+        """(P, 4h, 4w) logits in place of the earlier ones."""
+        return replace(self, masks=logits[:, None])
+
+
+class MaskPrediction(NamedTuple):
+    """The answer to P prompts.
+
+    Attributes:
+        logits: (P, m, 4h, 4w) mask logits, m candidates for each prompt.
+        quality: (P, m) the IoU that the model expects of each.
+    """
+
+    logits: Tensor
+    quality: Tensor
+
+    def likeliest(self) -> Tensor:
+        """(P, 4h, 4w): of each prompt's masks the one of which the model expects most."""
+        return self.logits[torch.arange(len(self.logits), device=self.logits.device), self.quality.argmax(dim=1)]
+
+
+class PromptableModel(nn.Module, ABC):
+    """A model that draws masks from points, boxes, masks and, if it can, words."""
+
+    @property
+    @abstractmethod
+    def input_size(self) -> int:
+        """Side of the square, in pixels, to which images are brought and in which prompts are given."""
+
+    @property
+    @abstractmethod
+    def mask_size(self) -> tuple[int, int]:
+        """(height, width) of the mask logits."""
+
+    @abstractmethod
+    def encode(self, images: Tensor) -> Any:
+        """The features (B, C, h, w) of raw images (3, H, W) or (B, 3, H, W) in 0..255, made square."""
+
+    def of_images(self, features: Any, rows: Tensor) -> Any:
+        """The features of the images `rows` (P,), one for each prompt, from those of B images."""
+        return features[rows.to(features.device)]
+
+    @abstractmethod
+    def masks(
+        self, features: Any, prompts: Prompts, words: Vocabulary | None = None, multimask: bool = False
+    ) -> MaskPrediction:
+        """Answer prompts.
+
+        Args:
+            features: from `of_images`, of each prompt's image (P, ...); or from `encode`, of one image for all.
+            prompts: P of them.
+            words: what the objects are, for a model that takes words.
+            multimask: several candidates for an ambiguous prompt, or one.
+
+        Raises:
+            ValueError: words for a model that takes none.
+        """
