@@ -36,6 +36,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--size", type=int, default=style.size, help="side in pixels, 64 to 512 (default: %(default)s)")
     parser.add_argument("--objects", type=int, nargs=2, default=style.objects, metavar=("FEWEST", "MOST"))
     parser.add_argument(
+        "--object-size",
+        type=float,
+        nargs=2,
+        default=style.object_size,
+        metavar=("SMALLEST", "LARGEST"),
+        help="longer side of an object, as a share of the picture's side",
+    )
+    parser.add_argument(
         "--repeats", type=float, default=style.repeats, help="share of pictures with several objects of one class"
     )
     parser.add_argument("--workers", type=zero_or_more, default=0, help="processes (default: one on each core)")
@@ -57,7 +65,12 @@ def draw(options: argparse.Namespace) -> None:
         ValueError, OSError: it cannot be as the options say, or not written.
     """
     root, start = options.root or data_root() / FOLDER, time.perf_counter()
-    style = SceneStyle(size=options.size, objects=tuple(options.objects), repeats=options.repeats)
+    style = SceneStyle(
+        size=options.size,
+        objects=tuple(options.objects),
+        object_size=tuple(options.object_size),
+        repeats=options.repeats,
+    )
     world = World(options.train, options.val, options.seed, style)
     is_new = write_world(root, world, options.workers, options.overwrite)
     counts = ", ".join(f"{split} {world.count(split)}" for split in SPLITS)
