@@ -31,6 +31,8 @@ def _add_model(cfg: CN) -> None:
     cfg.MODEL.CLIP.DENSE = "value"
     # Keep that block's residual connection and MLP.
     cfg.MODEL.CLIP.DENSE_RESIDUAL = True
+    # Side of the squares of cells over which CLIP's correlation maps are averaged; odd (paper: 1, none). Free.
+    cfg.MODEL.CLIP.SMOOTHING = 1
     # Which weights of CLIP's image and text encoder train: none, attention (paper), qv (CAT-Seg) or all.
     cfg.MODEL.CLIP.TRAIN = "attention"
 
@@ -80,6 +82,11 @@ def _add_model(cfg: CN) -> None:
     # Where the image features enter the fusion: input (with the correlation, paper), qk (queries and keys, as in
     # CAT-Seg) or input+qk. Free.
     cfg.MODEL.ESC.GUIDANCE = "input+qk"
+    # How the fusion aggregates: serial, over space and then over the classes (paper), or parallel, both from the same
+    # embedding (PCA-Seg).
+    cfg.MODEL.ESC.AGGREGATION = "serial"
+    # Side of the squares of cells over whose mean the attention over the classes works (paper: 1; CAT-Seg: 2).
+    cfg.MODEL.ESC.CLASS_POOL = 1
     # Attention heads of the fusion, and the width of its MLPs over d. Free.
     cfg.MODEL.ESC.NUM_HEADS = 4
     cfg.MODEL.ESC.MLP_RATIO = 4.0
@@ -93,8 +100,14 @@ def _add_model(cfg: CN) -> None:
     cfg.MODEL.ESC.PASSES = 1
     # Classes worked on at a time (0: all); changes speed and memory, never the result.
     cfg.MODEL.ESC.CLASS_CHUNK = 8
-    # Keep only the classes that correlate most with the image (0: all; CAT-Seg keeps 256). Not exact.
+    # Keep only the classes that CLIP's maps rank highest (0: all; CAT-Seg keeps 256). Not exact.
     cfg.MODEL.ESC.MAX_CLASSES = 0
+    # Of these, after a first pass, keep only those that it ranks highest, so many (0: no first pass). Not exact.
+    cfg.MODEL.ESC.KEEP = 0
+    # Of these again, keep only those that have at least this share of some region. Not exact.
+    cfg.MODEL.ESC.KEEP_SHARE = 0.0
+    # Blocks of the first pass, which then has no decoder (0: all, and the decoder).
+    cfg.MODEL.ESC.FIRST_BLOCKS = 1
     # While training, look only for the classes that an image holds and random others, so many in all (0: all). Free.
     cfg.MODEL.ESC.TRAIN_CLASSES = 0
     # While training, compute the activations of each class chunk again in the backward pass instead of keeping them.

@@ -35,6 +35,7 @@ POSITIVE, COUNT, SHARE = Range(1), Range(0), Range(0, 1)
 RANGES = {
     "MODEL.SAM.ALIGN_IMAGES": COUNT,
     "MODEL.MASK_SHARE": SHARE,
+    "MODEL.CLIP.SMOOTHING": POSITIVE,
     "MODEL.ESC.NUM_BLOCKS": POSITIVE,
     "MODEL.ESC.NUM_PROMPTS": POSITIVE,
     "MODEL.ESC.MASK_LOGIT": Range(0, is_open=True),
@@ -45,6 +46,10 @@ RANGES = {
     "MODEL.ESC.PASSES": POSITIVE,
     "MODEL.ESC.CLASS_CHUNK": COUNT,
     "MODEL.ESC.MAX_CLASSES": COUNT,
+    "MODEL.ESC.KEEP": COUNT,
+    "MODEL.ESC.KEEP_SHARE": SHARE,
+    "MODEL.ESC.FIRST_BLOCKS": COUNT,
+    "MODEL.ESC.CLASS_POOL": POSITIVE,
     "MODEL.ESC.TRAIN_CLASSES": COUNT,
     "MODEL.ESC.AUX_LOSS": COUNT,
     "MODEL.SAM_CLIP.HEAD_BLOCKS": POSITIVE,
@@ -91,6 +96,7 @@ NORM_GROUPS = 16
 REMEDIES = {
     "MODEL.ESC.CLASS_CHUNK": "; 0 takes all classes at a time",
     "MODEL.ESC.MAX_CLASSES": "; 0 keeps all classes",
+    "MODEL.ESC.KEEP": "; 0 is no first pass, all others are numbers of classes",
     "MODEL.ESC.TRAIN_CLASSES": "; 0 takes all classes",
     "MODEL.SAM.ALIGN_IMAGES": "; 0 is off, any more are images",
     "TEST.SLIDING.OVERLAP": "; windows that overlap by the whole never move on",
@@ -137,6 +143,8 @@ def _check_fit(cfg: CfgNode) -> None:
             f"MODEL.ESC.DIM is {esc.DIM}, which MODEL.ESC.NUM_HEADS, {esc.NUM_HEADS}, does not divide; "
             "each attention head takes as many channels"
         )
+    if cfg.MODEL.CLIP.SMOOTHING % 2 == 0:
+        raise ValueError(f"MODEL.CLIP.SMOOTHING is {cfg.MODEL.CLIP.SMOOTHING}; it has to be odd, 1 for none")
     for dim in esc.DECODER_DIMS:
         if dim > NORM_GROUPS and dim % NORM_GROUPS:
             raise ValueError(

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-import torch
 from torch import Tensor, nn
 
-from escnet.layers.chunking import class_chunks, run_chunk
-from escnet.layers.class_attention import ClassAttention, ClassContext
+from escnet.layers.aggregation import AGGREGATIONS, Guides, MixtureOfTwo, aggregate, swin_pair
+from escnet.layers.class_attention import ClassAttention
 from escnet.layers.feed_forward import projection
-from escnet.layers.swin import GuidedSwinBlock
 
 GUIDANCES = ("input", "qk", "input+qk")
 
@@ -33,9 +29,11 @@ class VisionLanguageFusion(nn.Module):
         mlp_ratio: width of the MLPs over d.
         guidance: where the image features enter: with the correlation (`input`), in the queries and keys of the Swin
             blocks (`qk`, as in CAT-Seg), or both (`input+qk`).
+        aggregation: `serial`, over space and then over the classes, or `parallel`, both at once (PCA-Seg).
+        class_pool: side of the squares of cells over whose mean the attention over the classes works (1: each cell).
 
     Raises:
-        ValueError: for an unknown guidance.
+        ValueError: for an unknown guidance or aggregation.
     """
 
     def __init__(
@@ -47,23 +45,25 @@ class VisionLanguageFusion(nn.Module):
         window: int = 12,
         mlp_ratio: float = 4.0,
         guidance: str = "input+qk",
+        aggregation: str = "serial",
+        class_pool: int = 1,
     ) -> None:
         super().__init__()
         if guidance not in GUIDANCES:
             raise ValueError(f"guidance must be one of {GUIDANCES}, got {guidance!r}")
+        if aggregation not in AGGREGATIONS:
+            raise ValueError(f"aggregation must be one of {AGGREGATIONS}, got {aggregation!r}")
         # W·[c; g] = W_c·c + W_g·g, so guidance that all classes share is projected once; here and in the Swin blocks.
         self.embed = nn.Linear(1, dim)
         self.embed_features = projection(feature_dim, dim) if "input" in guidance else None
-        self.swin = nn.ModuleList(
-            GuidedSwinBlock(dim, feature_dim if "qk" in guidance else 0, num_heads, window, shift, mlp_ratio)
-            for shift in (0, window // 2)
-        )
-        self.class_attention = ClassAttention(dim, text_dim, num_heads, mlp_ratio)
+        self.swin = swin_pair(dim, feature_dim if "qk" in guidance else 0, num_heads, window, mlp_ratio)
+        self.class_attention = ClassAttention(dim, text_dim, num_heads, mlp_ratio, class_pool)
         self.norm = nn.LayerNorm(dim)
         self.change = nn.Linear(dim, 1)
         # The first step leaves the correlation map as CLIP made it.
         nn.init.zeros_(self.change.weight)
         nn.init.zeros_(self.change.bias)
+        self.mixture = MixtureOfTwo(dim) if aggregation == "parallel" else None
 
     def forward(
         self,
@@ -88,61 +88,33 @@ class VisionLanguageFusion(nn.Module):
         Returns:
             The refined correlation (B, N, h, w) and the embedding (B, N, hw, d).
         """
-        grid = correlation.shape[-2:]
-        classes = correlation.shape[1]
         # The offset that CLIP gives to all similarities alike carries nothing, and would drown the rest.
         logits = (correlation - correlation.mean(dim=(1, 2, 3), keepdim=True)) * logit_scale
         logits = logits.flatten(2).unsqueeze(-1)
-        is_shared = features.dim() == 3
-        guidance = self._guide(features.unsqueeze(1)) if is_shared else None
+        shared = self._guide(features.unsqueeze(1)) if features.dim() == 3 else None
 
-        spatial, context = [], None
-        for s in class_chunks(classes, chunk):
-            carried = embedding[:, s] if embedding is not None else None
-            given = guidance if is_shared else self._guide(features[:, s])
-            x, part = run_chunk(
-                self._aggregate_space, logits[:, s], carried, given, text[:, s], grid, recompute=recompute
-            )
-            spatial.append(x)
-            context = part if context is None else context.plus(part)
+        def embed(classes: slice) -> tuple[Tensor, Guides]:
+            embedded, guides = shared if shared is not None else self._guide(features[:, classes])
+            x = self.embed(logits[:, classes])
+            for given in (embedding[:, classes] if embedding is not None else None, embedded):
+                if given is not None:
+                    x = x + given
+            return x, guides
 
-        embeddings, changes = [], []
-        for i, s in enumerate(class_chunks(classes, chunk)):
-            x, change = run_chunk(self._aggregate_classes, spatial[i], text[:, s], context, recompute=recompute)
-            spatial[i] = None
-            embeddings.append(x)
-            changes.append(change)
-        refined = correlation + torch.cat(changes, dim=1).view_as(correlation) / logit_scale
-        return refined, torch.cat(embeddings, dim=1)
+        aggregated, changes = aggregate(
+            embed,
+            self.swin,
+            self.class_attention,
+            text,
+            tuple(correlation.shape[-2:]),
+            mixture=self.mixture,
+            finish=lambda x: self.change(self.norm(x)),
+            chunk=chunk,
+            recompute=recompute,
+        )
+        return correlation + changes.view_as(correlation) / logit_scale, aggregated
 
-    def _guide(self, features: Tensor) -> Guidance:
+    def _guide(self, features: Tensor) -> tuple[Tensor | None, Guides]:
         """What (B, n, hw, C) features, n classes or 1, give to the embedding and to each Swin block."""
         embedded = self.embed_features(features) if self.embed_features is not None else None
-        return Guidance(embedded, [block.guide(features) for block in self.swin])
-
-    def _aggregate_space(
-        self, logits: Tensor, carried: Tensor | None, guidance: Guidance, text: Tensor, grid: tuple[int, int]
-    ) -> tuple[Tensor, ClassContext]:
-        x = self.embed(logits)
-        for given in (carried, guidance.embedded):
-            if given is not None:
-                x = x + given
-        for block, guide in zip(self.swin, guidance.queries_keys, strict=True):
-            x = block(x, guide, grid)
-        return x, self.class_attention.context(x, text)
-
-    def _aggregate_classes(self, x: Tensor, text: Tensor, context: ClassContext) -> tuple[Tensor, Tensor]:
-        x = self.class_attention(x, text, context)
-        return x, self.change(self.norm(x))
-
-
-class Guidance(NamedTuple):
-    """The image features' share, for n classes or, with n = 1, for all.
-
-    Attributes:
-        embedded: (B, n, hw, d) of the embedding, or None.
-        queries_keys: (B, n, hw, 2d) of the queries and keys of each Swin block, or None.
-    """
-
-    embedded: Tensor | None
-    queries_keys: list[Tensor | None]
+        return embedded, [block.guide(features) for block in self.swin]

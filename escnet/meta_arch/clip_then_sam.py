@@ -47,7 +47,7 @@ class ClipThenSam(DenseClip):
     There are no sliding windows: prompts, and the masks that answer them, are of whole objects.
 
     Args:
-        clip_image, clip_text, logit_scale, inference: as for `DenseClip`.
+        clip_image, clip_text, logit_scale, inference, smoothing: as for `DenseClip`.
         sam: segment_anything's complete model.
         generator: reads pseudo prompts off the correlation map.
         mask_logit: a mask prompt is +mask_logit inside and -mask_logit outside.
@@ -84,13 +84,20 @@ class ClipThenSam(DenseClip):
         generator: PseudoPromptGenerator,
         mask_logit: float = 8.0,
         mask_share: float = 0.8,
+        smoothing: int = 1,
         prompt_chunk: int = 16,
     ) -> None:
         if inference.sliding is not None:
             raise ValueError("ClipThenSam has no sliding windows; set TEST.SLIDING.ENABLED to False")
         if prompt_chunk < 1:
             raise ValueError(f"prompt_chunk must be at least 1, got {prompt_chunk}")
-        super().__init__(clip_image=clip_image, clip_text=clip_text, logit_scale=logit_scale, inference=inference)
+        super().__init__(
+            clip_image=clip_image,
+            clip_text=clip_text,
+            logit_scale=logit_scale,
+            inference=inference,
+            smoothing=smoothing,
+        )
         self.sam = sam.requires_grad_(False)
         use_striped_attention(sam.image_encoder)
         self.generator = generator

@@ -11,13 +11,14 @@ from torch import Tensor
 
 from escnet.layers.clip_image_encoder import ClipFeatures, ClipImageEncoder
 from escnet.layers.clip_text_encoder import ClipTextEncoder
+from escnet.layers.correlation import correlation_maps
 from escnet.layers.pixels import PixelNormalisation
 from escnet.meta_arch.interfaces import InferenceOptions, SegmentingModel
 from escnet.meta_arch.segmentation import Segmentation
 from escnet.pretrained.clip import build_clip
 from escnet.vocabulary import Vocabulary
 
-CLIP_KEYS = ("MODEL.CLIP.NAME", "MODEL.CLIP.IMAGE_SIZE", "MODEL.CLIP.DENSE", "MODEL.CLIP.DENSE_RESIDUAL")
+CLIP_KEYS = tuple(f"MODEL.CLIP.{key}" for key in ("NAME", "IMAGE_SIZE", "DENSE", "DENSE_RESIDUAL", "SMOOTHING"))
 CLIP_PARTS = {"CLIP image encoder": r"clip_image", "CLIP text encoder": r"clip_text"}
 
 
@@ -32,6 +33,7 @@ class DenseClip(SegmentingModel):
         clip_text: CLIP's text encoder.
         logit_scale: CLIP's temperature.
         inference: how images are run.
+        smoothing: side of the squares of cells over which its maps are averaged.
     """
 
     prediction_keys = CLIP_KEYS
@@ -47,12 +49,14 @@ class DenseClip(SegmentingModel):
         clip_text: ClipTextEncoder,
         logit_scale: float,
         inference: InferenceOptions,
+        smoothing: int = 1,
     ) -> None:
         super().__init__(inference)
         self.clip_image = clip_image
         self.clip_text = clip_text
         self.register_buffer("logit_scale", torch.tensor(float(logit_scale)))
         self.normalise = PixelNormalisation()
+        self.smoothing = smoothing
         self.requires_grad_(False)
 
     @classmethod
@@ -65,6 +69,7 @@ class DenseClip(SegmentingModel):
             "clip_text": ClipTextEncoder(clip, tokenizer),
             "logit_scale": clip.logit_scale.exp().item(),
             "inference": InferenceOptions.from_config(cfg, "MODEL.CLIP.IMAGE_SIZE", encoder.patch_size),
+            "smoothing": cfg.MODEL.CLIP.SMOOTHING,
         }
 
     def encode_pixels(self, pixels: Tensor) -> ClipFeatures:
@@ -73,5 +78,5 @@ class DenseClip(SegmentingModel):
 
     def segment_features(self, features: ClipFeatures, vocabulary: Vocabulary) -> Segmentation:
         """Logits (B, N, h, w), as coarse as CLIP's grid."""
-        correlation = torch.einsum("bdhw,nd->bnhw", features.dense, self.clip_text.encode(vocabulary)).float()
+        correlation = correlation_maps(features.dense, self.clip_text.encode(vocabulary), self.smoothing)
         return Segmentation(correlation * self.logit_scale, None, [correlation])

@@ -143,7 +143,15 @@ def _build_blocks(
             sam_block = SamBlock(transformer)
             _set_trainable_sam(sam_block, "all" if sam.INIT == "random" else sam.TRAIN)
         fusion = VisionLanguageFusion(
-            esc.DIM, sam_dim, clip_dim, esc.NUM_HEADS, esc.WINDOW, esc.MLP_RATIO, esc.GUIDANCE
+            esc.DIM,
+            sam_dim,
+            clip_dim,
+            esc.NUM_HEADS,
+            esc.WINDOW,
+            esc.MLP_RATIO,
+            esc.GUIDANCE,
+            esc.AGGREGATION,
+            esc.CLASS_POOL,
         )
         blocks.append(ESCBlock(_projection(cfg, clip_dim, is_merged), sam_dim, sam_block, fusion, esc.CLASS_MERGE))
     if encoder is None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from escnet.layers.clip_text_encoder import ClipTextEncoder
+from escnet.layers.correlation import correlation_maps
 from escnet.layers.merged_backbone import MergedBackbone
 from escnet.layers.merged_heads import ClipHead, Head, MergedFeatures, SamHead
 from escnet.layers.pixels import SAM_DEVIATION, SAM_MEAN, PixelNormalisation
@@ -63,6 +64,7 @@ class SamClip(SegmentingModel, PromptableModel, ClassifyingModel, RepresentingMo
         points: most points drawn for a word (1 to 3 in the paper).
         score: above which a cell can be drawn as a point.
         mask_share: of the SAM head's masks in a score, the rest is the CLIP head's own map.
+        smoothing: side of the squares of cells over which the CLIP head's maps are averaged.
         prompt_chunk: words in the mask decoder at a time; changes speed and memory, never the result.
 
     Raises:
@@ -71,6 +73,7 @@ class SamClip(SegmentingModel, PromptableModel, ClassifyingModel, RepresentingMo
 
     prediction_keys = (
         "MODEL.CLIP.NAME",
+        "MODEL.CLIP.SMOOTHING",
         "MODEL.SAM.NAME",
         "MODEL.MASK_SHARE",
         *(f"MODEL.SAM_CLIP.{key}" for key in ("IMAGE_SIZE", "POOLING", "LABEL_MAP", "POINTS", "SCORE")),
@@ -100,6 +103,7 @@ class SamClip(SegmentingModel, PromptableModel, ClassifyingModel, RepresentingMo
         points: int = 3,
         score: float = 0.5,
         mask_share: float = 0.8,
+        smoothing: int = 1,
         prompt_chunk: int = 16,
     ) -> None:
         if label_map not in LABEL_MAPS:
@@ -116,7 +120,8 @@ class SamClip(SegmentingModel, PromptableModel, ClassifyingModel, RepresentingMo
         self.clip_text = clip_text.requires_grad_(False)
         self.register_buffer("logit_scale", torch.tensor(float(logit_scale)))
         self.label_map = label_map
-        self.points, self.score, self.mask_share, self.prompt_chunk = points, score, mask_share, prompt_chunk
+        self.points, self.score, self.mask_share = points, score, mask_share
+        self.smoothing, self.prompt_chunk = smoothing, prompt_chunk
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
@@ -146,6 +151,7 @@ class SamClip(SegmentingModel, PromptableModel, ClassifyingModel, RepresentingMo
             "points": own.POINTS,
             "score": own.SCORE,
             "mask_share": cfg.MODEL.MASK_SHARE,
+            "smoothing": cfg.MODEL.CLIP.SMOOTHING,
         }
 
     @property
@@ -239,7 +245,7 @@ class SamClip(SegmentingModel, PromptableModel, ClassifyingModel, RepresentingMo
     def segment_features(self, features: MergedFeatures, vocabulary: Vocabulary) -> Segmentation:
         """Logits on the CLIP head's grid from that head alone, four times finer than the backbone's with both heads."""
         dense = F.normalize(features.of("clip").features, dim=1)
-        correlation = torch.einsum("bdhw,nd->bnhw", dense, self.clip_text.encode(vocabulary)).float()
+        correlation = correlation_maps(dense, self.clip_text.encode(vocabulary), self.smoothing)
         logits = correlation * self.logit_scale
         if self.label_map == "both":
             logits = self._refine(features.of("sam").features, logits)

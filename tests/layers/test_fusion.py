@@ -105,7 +105,51 @@ def test_class_attention_equals_the_quadratic_sum():
             out[0, :, p, c] = weights / weights.sum(1, keepdim=True) @ value[0, :, p, c]
     expected = x + attention.proj(out)
     expected = expected + attention.mlp(attention.norm2(expected))
-    torch.testing.assert_close(attention(x, text, attention.context(x, text)), expected, atol=1e-5, rtol=1e-5)
+    result = attention(x, text, attention.context(x, text, (1, 3)), (1, 3))
+    torch.testing.assert_close(result, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("grid", [(4, 6), (5, 3)])
+@torch.no_grad()
+def test_pooled_class_attention_changes_the_means_of_squares(grid):
+    torch.manual_seed(0)
+    attention, fine = (ClassAttention(DIM, TEXT, num_heads=2, pool=pool).eval() for pool in (2, 1))
+    fine.load_state_dict(attention.state_dict())
+    x, text = torch.randn(2, 5, grid[0] * grid[1], DIM), torch.randn(2, 5, TEXT)
+    rows, columns = (-(-side // 2) for side in grid)
+    maps = x.unflatten(2, grid)
+    pooled = torch.stack(
+        [
+            maps[:, :, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2].mean(dim=(2, 3))
+            for row in range(rows)
+            for column in range(columns)
+        ],
+        dim=2,
+    )
+    small = (rows, columns)
+    change = fine(pooled, text, fine.context(pooled, text, small), small) - pooled
+    up = F.interpolate(change.flatten(0, 1).transpose(1, 2).unflatten(2, small), grid, mode="bilinear")
+    expected = x + up.flatten(2).transpose(1, 2).unflatten(0, (2, 5))
+    result = attention(x, text, attention.context(x, text, grid), grid)
+    torch.testing.assert_close(result, expected, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_parallel_aggregation_sees_the_same_embedding_twice():
+    torch.manual_seed(0)
+    fusion = VisionLanguageFusion(DIM, FEATURES, TEXT, num_heads=2, window=4, aggregation="parallel").eval()
+    inputs = make_inputs()
+    grid, text = tuple(inputs["correlation"].shape[-2:]), inputs["text"]
+    logits = inputs["correlation"] - inputs["correlation"].mean(dim=(1, 2, 3), keepdim=True)
+    embedded, guides = fusion._guide(inputs["features"].unsqueeze(1))
+    x = fusion.embed((logits * inputs["logit_scale"]).flatten(2).unsqueeze(-1)) + inputs["embedding"] + embedded
+    attention = fusion.class_attention
+    over_classes, over_space = attention(x, text, attention.context(x, text, grid), grid), x
+    for block, guide in zip(fusion.swin, guides, strict=True):
+        over_space = block(over_space, guide, grid)
+    expected = fusion.mixture(over_space, over_classes)
+    torch.testing.assert_close(fusion(**inputs)[1], expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(fusion(**inputs, chunk=2)[1], expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("per_class", [False, True])
@@ -142,9 +186,9 @@ def test_shared_features_equal_the_same_features_for_each_class(guidance):
 @torch.no_grad()
 def test_features_enter_where_the_guidance_says(guidance):
     fusion, inputs = make_fusion(guidance), make_inputs()
-    given = fusion._guide(inputs["features"].unsqueeze(1))
-    assert (given.embedded is not None) == ("input" in guidance)
-    assert all((part is not None) == ("qk" in guidance) for part in given.queries_keys)
+    embedded, guides = fusion._guide(inputs["features"].unsqueeze(1))
+    assert (embedded is not None) == ("input" in guidance)
+    assert all((part is not None) == ("qk" in guidance) for part in guides)
     expected, _ = fusion(**inputs)
     inputs["features"] = inputs["features"].flip(1)
     assert not torch.allclose(fusion(**inputs)[0], expected, atol=1e-3)
@@ -157,12 +201,14 @@ def test_the_embedding_is_a_projection_of_correlation_and_features_side_by_side(
     norm, project = fusion.embed_features
     weight = torch.cat([fusion.embed.weight, project.weight], dim=1)
     expected = F.linear(torch.cat([logits, norm(features)], dim=-1), weight, fusion.embed.bias)
-    torch.testing.assert_close(fusion.embed(logits) + fusion._guide(features).embedded, expected)
+    torch.testing.assert_close(fusion.embed(logits) + fusion._guide(features)[0], expected)
 
 
 def test_an_unknown_guidance_is_refused():
     with pytest.raises(ValueError, match=r"guidance must be one of .*'kv'"):
         make_fusion("kv")
+    with pytest.raises(ValueError, match=r"aggregation must be one of .*'both'"):
+        VisionLanguageFusion(DIM, FEATURES, TEXT, aggregation="both")
 
 
 def test_recomputation_keeps_the_gradients():

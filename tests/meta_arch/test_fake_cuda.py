@@ -19,7 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from escnet.config import load_config
-from escnet.meta_arch import esc_net
+from escnet.meta_arch import correlation_model
 from escnet.meta_arch.interfaces import Prompts, SegmentingModel
 from escnet.vocabulary import Vocabulary
 
@@ -136,14 +136,14 @@ def test_both_heads_wait_for_the_number_of_words_alone(precision: str) -> None:
 def test_the_training_loss_does_not_wait(
     opts: tuple[str, ...], precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    count = esc_net.present_classes
+    count = correlation_model.present_classes
 
     def present_classes(given: Tensor, classes: int) -> tuple[Tensor, int]:
         assert given.device.type == "cpu"  # where nothing has to be waited for
         with unset_fake_temporarily():
             return count(torch.stack([targets, targets]), classes)
 
-    monkeypatch.setattr(esc_net, "present_classes", present_classes)
+    monkeypatch.setattr(correlation_model, "present_classes", present_classes)
     model = make_model("ESCNet", "MODEL.PRECISION", precision, *opts)
     targets = torch.arange(48 * 64).reshape(48, 64) % 6 - 1
     batch: list[dict[str, Any]] = [{"image": image()[:, :48, :64], "sem_seg": targets, "vocabulary": WORDS}] * 2

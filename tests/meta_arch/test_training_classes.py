@@ -10,8 +10,9 @@ from detectron2.modeling import build_model
 
 from escnet import Vocabulary
 from escnet.config import load_config
+from escnet.layers.class_choice import positions
 from escnet.losses.segmentation import segmentation_loss
-from escnet.meta_arch.esc_net import ESCNet, _positions
+from escnet.meta_arch.esc_net import ESCNet
 
 CONFIG = Path(__file__).parents[2] / "configs" / "camvid" / "escnet.yaml"
 WORDS = Vocabulary([f"thing {i}" for i in range(12)])
@@ -35,10 +36,10 @@ def make_targets() -> torch.Tensor:
 
 def test_present_classes_are_kept_and_others_drawn_at_random() -> None:
     model, targets = make_model("MODEL.ESC.TRAIN_CLASSES", 5), make_targets()
-    correlation, drawn = torch.zeros(2, 12, 6, 8), set()
+    drawn: set[int] = set()
     for seed in range(30):
         torch.manual_seed(seed)
-        rows = model._training_rows(correlation, targets)
+        rows = model.training_rows(targets, 12)
         assert rows.shape == (2, 5)
         assert {3, 7} <= set(rows[0].tolist()) and {0, 11} <= set(rows[1].tolist())
         for row in rows:
@@ -50,18 +51,18 @@ def test_present_classes_are_kept_and_others_drawn_at_random() -> None:
 def test_no_present_class_is_ever_left_out() -> None:
     model = make_model("MODEL.ESC.TRAIN_CLASSES", 2)
     targets = torch.arange(6).repeat_interleave(8)[None, :, None].expand(1, 48, 64)
-    assert model._training_rows(torch.zeros(1, 12, 6, 8), targets).tolist() == [[0, 1, 2, 3, 4, 5]]
+    assert model.training_rows(targets, 12).tolist() == [[0, 1, 2, 3, 4, 5]]
 
 
 @pytest.mark.parametrize("count", (0, 12, 40))
 def test_all_classes_are_kept_unless_fewer_are_asked_for(count: int) -> None:
-    assert make_model("MODEL.ESC.TRAIN_CLASSES", count)._training_rows(torch.zeros(2, 12, 6, 8), make_targets()) is None
+    assert make_model("MODEL.ESC.TRAIN_CLASSES", count).training_rows(make_targets(), 12) is None
 
 
 def test_positions_by_hand() -> None:
     targets = torch.tensor([[[3, 7, -1]], [[5, 5, 0]]])
     rows = torch.tensor([[1, 3, 7], [0, 2, 5]])
-    assert _positions(targets, rows, 8).tolist() == [[[1, 2, -1]], [[2, 2, 0]]]
+    assert positions(targets, rows, 8).tolist() == [[[1, 2, -1]], [[2, 2, 0]]]
 
 
 def test_the_loss_is_that_of_a_vocabulary_of_the_kept_classes() -> None:
@@ -71,12 +72,12 @@ def test_the_loss_is_that_of_a_vocabulary_of_the_kept_classes() -> None:
     torch.manual_seed(5)
     losses = model.losses(image, targets, WORDS)
     torch.manual_seed(5)
-    kept = model._training_rows(torch.zeros(1, 12, 6, 8), targets)[0].tolist()
+    kept = model.training_rows(targets, 12)[0].tolist()
     shorter = Vocabulary([WORDS.names[row] for row in kept])
     expected = (
         make_model("MODEL.ESC.AUX_LOSS", 0.5)
         .train()
-        .losses(image, _positions(targets, torch.tensor([kept]), 12), shorter)
+        .losses(image, positions(targets, torch.tensor([kept]), 12), shorter)
     )
     for name, loss in expected.items():
         torch.testing.assert_close(losses[name], loss)

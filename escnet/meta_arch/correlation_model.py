@@ -1,0 +1,177 @@
+"""Models that refine CLIP's correlation maps: which classes they look at, and what they are trained with."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from escnet.layers.class_choice import highest, positions, present_classes, regional_shares, take_classes
+from escnet.layers.clip_text_encoder import ClipTextEncoder
+from escnet.layers.correlation import correlation_maps
+from escnet.losses.segmentation import segmentation_loss
+from escnet.meta_arch.interfaces import InferenceOptions, SegmentingModel
+from escnet.meta_arch.segmentation import Segmentation
+from escnet.vocabulary import Vocabulary
+
+# Keys of MODEL.ESC that change which classes are looked at.
+CHOICE_KEYS = ("MAX_CLASSES", "KEEP", "KEEP_SHARE")
+
+
+@dataclass(frozen=True)
+class ClassChoice:
+    """Which classes of a vocabulary a model looks at.
+
+    Attributes:
+        most: those that CLIP's maps rank highest, so many (0: all).
+        keep: of these, after a first pass, those that it ranks highest, so many (0: there is no first pass).
+        keep_share: of these again, those alone whose share of some region is at least this.
+        train: while training, so many: those that an image holds and others drawn at random (0: all).
+    """
+
+    most: int = 0
+    keep: int = 0
+    keep_share: float = 0.0
+    train: int = 0
+
+    @classmethod
+    def from_config(cls, cfg: Any) -> ClassChoice:
+        """The choice that MODEL.ESC makes."""
+        esc = cfg.MODEL.ESC
+        return cls(esc.MAX_CLASSES, esc.KEEP, esc.KEEP_SHARE, esc.TRAIN_CLASSES)
+
+
+class Candidates(NamedTuple):
+    """Words that an image may show.
+
+    Attributes:
+        correlation: (B, M, h, w) CLIP's maps.
+        text: (B, M, D) their features.
+        rows: (B, M) of the vocabulary.
+    """
+
+    correlation: Tensor
+    text: Tensor
+    rows: Tensor
+
+    @property
+    def number(self) -> int:
+        """M."""
+        return self.rows.shape[1]
+
+    def take(self, index: Tensor) -> Candidates:
+        """Those at the positions (B, M')."""
+        return Candidates(*(take_classes(x, index) for x in self))
+
+
+class CorrelationModel(SegmentingModel):
+    """A model whose input is CLIP's correlation map of each class, and whose cost grows with their number.
+
+    So it looks at as few as it may: at those that CLIP's maps rank highest; then, after a cheap first pass over these,
+    at those that this ranks highest. What a pass is, a system says.
+
+    Args:
+        inference: how images are run.
+        clip_text: CLIP's text encoder.
+        logit_scale: CLIP's temperature, kept fixed.
+        smoothing: side of the squares of cells over which CLIP's maps are averaged.
+        choice: which classes are looked at.
+        loss: `ce`, `bce` or `ce_dice`.
+        aux_loss: weight of the same loss on each refined correlation map.
+    """
+
+    text_encoder = "clip_text"
+
+    def __init__(
+        self,
+        inference: InferenceOptions,
+        clip_text: ClipTextEncoder,
+        logit_scale: float,
+        smoothing: int,
+        choice: ClassChoice,
+        loss: str,
+        aux_loss: float,
+    ) -> None:
+        super().__init__(inference)
+        self.clip_text = clip_text
+        self.register_buffer("logit_scale", torch.tensor(float(logit_scale)))
+        self.smoothing = smoothing
+        self.choice = choice
+        self.loss = loss
+        self.aux_loss = aux_loss
+
+    @abstractmethod
+    def refine(self, features: Any, words: Candidates) -> Segmentation:
+        """Segment by some words: logits and, for drawing and the loss on them, maps; without `rows`.
+
+        Args:
+            features: from `encode_pixels`.
+            words: those that compete.
+        """
+
+    @abstractmethod
+    def early_logits(self, features: Any, words: Candidates) -> Tensor:
+        """(B, M, H', W') what a first pass says, a whole number of times as fine as CLIP's grid."""
+
+    def segment_features(self, features: Any, vocabulary: Vocabulary) -> Segmentation:
+        """Logits of the classes that are kept."""
+        words, cuts = self.candidates(features, vocabulary), []
+        if 0 < self.choice.most < words.number:
+            words = words.take(highest(regional_shares(self.map_logits(words.correlation)), self.choice.most))
+            cuts.append(words.rows)
+        if 0 < self.choice.keep < words.number:
+            early = self.early_logits(features, words)
+            shares = regional_shares(early, early.shape[-1] // words.correlation.shape[-1])
+            words = words.take(highest(shares, self.choice.keep))
+            cuts.append(words.rows)
+        return replace(self.refine(features, words), rows=words.rows if cuts else None, cuts=cuts)
+
+    def candidates(self, features: Any, vocabulary: Vocabulary) -> Candidates:
+        """All the words of a vocabulary."""
+        text = self._embed_text(vocabulary)
+        correlation = correlation_maps(features.dense, text, self.smoothing)
+        rows = torch.arange(len(text), device=text.device)
+        return Candidates(correlation, *(x.expand(len(correlation), *x.shape) for x in (text, rows)))
+
+    def map_logits(self, correlation: Tensor) -> Tensor:
+        """Correlation at the scale of logits, without the offset that CLIP gives to all similarities alike."""
+        return (correlation - correlation.mean(dim=(1, 2, 3), keepdim=True)) * self.logit_scale
+
+    def losses(self, images: Tensor, targets: Tensor, vocabulary: Vocabulary) -> dict[str, Tensor]:
+        """`loss_sem_seg` and, if configured, `loss_aux`, the mean over the refined correlation maps."""
+        features = self.encode(images)
+        words = self.candidates(features, vocabulary)
+        classes, rows = words.number, self.training_rows(targets, words.number)
+        targets = targets.to(self.device)
+        if rows is not None:
+            words = words.take(rows)
+            targets = positions(targets, words.rows, classes)
+        result = self.refine(features, words)
+        losses = {"loss_sem_seg": segmentation_loss(result.logits, targets, self.loss)}
+        if self.aux_loss > 0:
+            coarse = F.interpolate(targets[:, None].float(), result.logits.shape[-2:], mode="nearest")[:, 0].long()
+            maps = [self.map_logits(correlation) for correlation in result.correlations[1:]]
+            total = sum(segmentation_loss(m, coarse, self.loss) for m in maps)
+            losses["loss_aux"] = self.aux_loss * total / len(maps)
+        return losses
+
+    def training_rows(self, targets: Tensor, classes: int) -> Tensor | None:
+        """(B, M) the classes that each image holds and others drawn at random; None for all.
+
+        M is `choice.train`, or the most that an image of the batch holds if that is more.
+        """
+        if not 0 < self.choice.train < classes:
+            return None
+        present, most = present_classes(targets, classes)
+        present = present.to(self.device)
+        return highest(present + torch.rand_like(present), min(classes, max(self.choice.train, most)))
+
+    def _embed_text(self, vocabulary: Vocabulary) -> Tensor:
+        """(N, D); computed again at each step only while it is trained."""
+        if self.training and any(p.requires_grad for p in self.clip_text.parameters()):
+            return self.clip_text(vocabulary)
+        return self.clip_text.encode(vocabulary)
