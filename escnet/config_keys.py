@@ -17,7 +17,8 @@ def add_escnet_config(cfg: CN) -> None:
 
 def _add_model(cfg: CN) -> None:
     cfg.MODEL.META_ARCHITECTURE = "ESCNet"
-    # Arithmetic of the forward pass: fp32, bf16 or fp16 (autocast; parameters stay fp32).
+    # Arithmetic of the forward pass: fp32, bf16 or fp16 (autocast; parameters stay fp32), or auto, which takes what the
+    # device has instructions for: bf16, on older GPUs fp16, else fp32.
     cfg.MODEL.PRECISION = "fp32"
 
     cfg.MODEL.CLIP = CN()

@@ -134,7 +134,7 @@ def encoder(visual: nn.Module, device: str, precision: str) -> Callable[[Tensor]
 
     from escnet.layers.clip_image_encoder import ClipImageEncoder
     from escnet.layers.pixels import PixelNormalisation
-    from escnet.meta_arch.interfaces import PRECISIONS as TYPES
+    from escnet.precision import PRECISIONS as TYPES
 
     normalise = PixelNormalisation(visual.image_mean, visual.image_std).to(device)
     tower = ClipImageEncoder(visual).eval().to(device)

@@ -9,7 +9,6 @@ from escnet.meta_arch.classifying import ClassifyingModel
 from escnet.meta_arch.image_size import resize
 from escnet.meta_arch.promptable import MaskPrediction, PromptableModel, Prompts
 from escnet.meta_arch.segmenting import (
-    PRECISIONS,
     InferenceOptions,
     LearningPart,
     SegmentingModel,
@@ -17,7 +16,6 @@ from escnet.meta_arch.segmenting import (
 )
 
 __all__ = [
-    "PRECISIONS",
     "ClassifyingModel",
     "InferenceOptions",
     "LearningPart",

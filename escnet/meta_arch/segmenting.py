@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from escnet.meta_arch.image_size import fitting_size, resize
 from escnet.meta_arch.segmentation import Segmentation
 from escnet.meta_arch.sliding_window import SlidingWindow, WindowedFeatures, average_windows
+from escnet.precision import PRECISIONS, precision_of
 from escnet.vocabulary import Vocabulary
-
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class InferenceOptions:
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
-            raise ValueError(f"MODEL.PRECISION must be one of {tuple(PRECISIONS)}, got {self.precision!r}")
+            raise ValueError(f"the precision must be one of {tuple(PRECISIONS)}, got {self.precision!r}")
 
     @classmethod
     def from_config(cls, cfg: Any, size_key: str, patch_size: int) -> InferenceOptions:
@@ -56,7 +55,7 @@ class InferenceOptions:
             window = fitting_size("TEST.SLIDING.WINDOW", sliding.WINDOW, patch_size)
             windows = SlidingWindow(tuple(sliding.SIZE), window, sliding.OVERLAP)
         image_size = fitting_size(size_key, _config_value(cfg, size_key), patch_size)
-        return cls(image_size, windows, cfg.MODEL.PRECISION, cfg.TEST.FULL_SCORES)
+        return cls(image_size, windows, precision_of(cfg), cfg.TEST.FULL_SCORES)
 
 
 class LearningPart(NamedTuple):
@@ -139,7 +138,8 @@ class SegmentingModel(nn.Module, ABC):
     def prediction_settings(cls, cfg: Any) -> dict[str, Any]:
         """All configuration that a prediction of this system depends on, by key; where weights come from is no part."""
         sliding = [f"TEST.SLIDING.{key}" for key in cfg.TEST.SLIDING] if cfg.TEST.SLIDING.ENABLED else []
-        return {key: _config_value(cfg, key) for key in ("MODEL.PRECISION", *cls.prediction_keys, *sliding)}
+        own = {key: _config_value(cfg, key) for key in (*cls.prediction_keys, *sliding)}
+        return {"MODEL.PRECISION": precision_of(cfg)} | own
 
     def encode(self, images: Tensor | Sequence[Tensor]) -> Any:
         """The features of images, with which they can be segmented by any words.

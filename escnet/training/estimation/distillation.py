@@ -17,8 +17,9 @@ from escnet.data.shards.accounting import SampleCount
 from escnet.layers.clip_image_encoder import ClipImageEncoder
 from escnet.losses.distillation import mask_distillation_loss
 from escnet.meta_arch.clip import ClassifyingClip
-from escnet.meta_arch.interfaces import PRECISIONS, MaskPrediction, Prompts, resize
+from escnet.meta_arch.interfaces import MaskPrediction, Prompts, resize
 from escnet.meta_arch.sam import PromptableSam, predict_masks
+from escnet.precision import AUTO, PRECISIONS
 from escnet.pretrained.clip import build_clip
 from escnet.pretrained.random_weights import random_weights
 from escnet.pretrained.sam import build_sam
@@ -127,7 +128,7 @@ def count_clip(cfg: CfgNode, student: nn.Module, clip: ClassifyingClip | None) -
     with on_fake_device(CPU, *modules):
         taught = 0 if clip is None else forward_flops(lambda: teacher(CPU).embed(_images(CPU, own.TEACHER_SIZE), None))
         flops = {size: training_flops(partial(loss, CPU, size, 1)) for size in own.SIZES}
-    with on_fake_device(GPU, *modules, dtype=PRECISIONS[cfg.MODEL.PRECISION]):
+    with on_fake_device(GPU, *modules, dtype=_dtype(cfg)):
         memory = {size: _memory(modules, partial(loss, GPU, size)) for size in own.SIZES}
     for size, (forward, backward) in flops.items():
         yield ImageCost("CLIP", size, taught, forward - taught, backward, *memory[size])
@@ -175,7 +176,7 @@ def count_sam(cfg: CfgNode, student: nn.Module, sam: PromptableSam) -> Iterator[
         flops = {
             size: [training_flops(partial(loss, CPU, size, rounds, 1)) for rounds in numbers] for size in own.SIZES
         }
-    with on_fake_device(GPU, student, sam, dtype=PRECISIONS[cfg.MODEL.PRECISION]):
+    with on_fake_device(GPU, student, sam, dtype=_dtype(cfg)):
         memory = {size: _memory([student, sam], partial(loss, GPU, size, own.ROUNDS)) for size in own.SIZES}
     for size, passes in flops.items():
         forward, backward = (mean(values) for values in zip(*passes, strict=True))
@@ -200,6 +201,11 @@ def sam_teacher(cfg: CfgNode) -> PromptableSam:
 
 def _frozen(model: nn.Module) -> nn.Module:
     return model.to("meta").eval().requires_grad_(False)
+
+
+def _dtype(cfg: CfgNode) -> torch.dtype | None:
+    """Of autocast on the GPUs that are estimated, whatever device MODEL.DEVICE is; None for fp32."""
+    return PRECISIONS["bf16" if cfg.MODEL.PRECISION == AUTO else cfg.MODEL.PRECISION]
 
 
 def _images(device: str, size: int, images: int = 1) -> Tensor:

@@ -13,6 +13,7 @@ from escnet.config_ranges import check_ranges
 from escnet.data.errors import DatasetError
 from escnet.data.registration import dataset_records
 from escnet.evaluation.loop import evaluate_datasets
+from escnet.precision import precision_of
 from escnet.training.optimizer import build_optimizer, group_table, parameter_groups
 from escnet.training.tasks.interface import Results, TrainingTask
 from escnet.training.trainer import TrainingSettings
@@ -62,7 +63,7 @@ def training_settings(cfg: CfgNode) -> TrainingSettings:
         weights=cfg.MODEL.WEIGHTS,
         gradient_limit=clipping.CLIP_VALUE if clipping.ENABLED else float("inf"),
         norm_type=clipping.NORM_TYPE,
-        scales_gradients=cfg.MODEL.PRECISION == "fp16",
+        scales_gradients=precision_of(cfg) == "fp16",
     )
 
 
