@@ -15,7 +15,7 @@ from escnet.layers.clip_text_encoder import ClipTextEncoder
 from escnet.layers.correlation import correlation_maps
 from escnet.losses.segmentation import segmentation_loss
 from escnet.meta_arch.interfaces import InferenceOptions, SegmentingModel
-from escnet.meta_arch.segmentation import Segmentation
+from escnet.meta_arch.segmentation import Segmentation, join_images
 from escnet.vocabulary import Vocabulary
 
 # Keys of MODEL.ESC that change which classes are looked at.
@@ -66,6 +66,10 @@ class Candidates(NamedTuple):
     def take(self, index: Tensor) -> Candidates:
         """Those at the positions (B, M')."""
         return Candidates(*(take_classes(x, index) for x in self))
+
+    def of_images(self, index: Tensor) -> Candidates:
+        """Those of some of the images (B',)."""
+        return Candidates(*(x[index] for x in self))
 
 
 class CorrelationModel(SegmentingModel):
@@ -119,16 +123,29 @@ class CorrelationModel(SegmentingModel):
 
     def segment_features(self, features: Any, vocabulary: Vocabulary) -> Segmentation:
         """Logits of the classes that are kept."""
-        words, cuts = self.candidates(features, vocabulary), []
+        words = self.candidates(features, vocabulary)
+        everything = words.number
         if 0 < self.choice.most < words.number:
             words = words.take(highest(regional_shares(self.map_logits(words.correlation)), self.choice.most))
-            cuts.append(words.rows)
         if 0 < self.choice.keep < words.number:
-            early = self.early_logits(features, words)
-            shares = regional_shares(early, early.shape[-1] // words.correlation.shape[-1])
-            words = words.take(highest(shares, self.choice.keep))
-            cuts.append(words.rows)
-        return replace(self.refine(features, words), rows=words.rows if cuts else None, cuts=cuts)
+            return self._refine_again(features, words)
+        return replace(self.refine(features, words), rows=words.rows if words.number < everything else None)
+
+    def _refine_again(self, features: Any, words: Candidates) -> Segmentation:
+        """Segment by those words that a first pass ranks highest, as many of each image as it shows."""
+        early = self.early_logits(features, words)
+        shares = regional_shares(early, early.shape[-1] // words.correlation.shape[-1])
+        # The one thing for which a GPU has to be waited for.
+        counts = (shares >= self.choice.keep_share).sum(dim=1).clamp(1, self.choice.keep).tolist()
+        # Images with as many words share a pass, so that nothing has to be left out within it.
+        images: dict[int, Segmentation] = {}
+        for count in set(counts):
+            group = [i for i, own in enumerate(counts) if own == count]
+            index = torch.tensor(group, device=shares.device)
+            kept = words.of_images(index).take(highest(shares[index], count))
+            result = replace(self.refine(_of_images(features, index), kept), rows=kept.rows)
+            images |= {i: result.of_image(place) for place, i in enumerate(group)}
+        return replace(join_images([images[i] for i in range(len(counts))]), first_rows=words.rows)
 
     def candidates(self, features: Any, vocabulary: Vocabulary) -> Candidates:
         """All the words of a vocabulary."""
@@ -175,3 +192,13 @@ class CorrelationModel(SegmentingModel):
         if self.training and any(p.requires_grad for p in self.clip_text.parameters()):
             return self.clip_text(vocabulary)
         return self.clip_text.encode(vocabulary)
+
+
+def _of_images(features: tuple[Tensor | list[Tensor] | None, ...], index: Tensor) -> Any:
+    """Some of the images (B',) of the features of a batch, a NamedTuple of tensors and lists of them."""
+    return type(features)(
+        *(
+            part if part is None else part[index] if isinstance(part, Tensor) else [level[index] for level in part]
+            for part in features
+        )
+    )

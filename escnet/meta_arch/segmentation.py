@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -26,7 +27,7 @@ class Segmentation:
         rows: (B, M) those rows, or None when all were considered in order.
         correlations: for drawing: (B, M, h, w) each, CLIP's correlation maps, then those after each block.
         prompts: for drawing: the pseudo prompts of each block.
-        cuts: (B, M_k) each, the rows left after each cut, in order; of padding in them nothing is known.
+        first_rows: (B, M1) the rows that a first pass looked at, which chose `rows` among them; None without one.
         kept: (B,) how many of an image's M rows are real, the first ones; None for all M.
         map_rows: (B, M') the rows that correlations and prompts belong to, -1 in the padding, where these are not
             `rows`, as with sliding windows; else None.
@@ -39,7 +40,7 @@ class Segmentation:
     rows: Tensor | None = None
     correlations: list[Tensor] = field(default_factory=list)
     prompts: list[PseudoPrompts] = field(default_factory=list)
-    cuts: list[Tensor] = field(default_factory=list)
+    first_rows: Tensor | None = None
     kept: Tensor | None = None
     map_rows: Tensor | None = None
 
@@ -71,7 +72,7 @@ class Segmentation:
             rows=None if self.rows is None else self.rows[image, real],
             correlations=[maps[image, drawn] for maps in self.correlations],
             prompts=[PseudoPrompts(*(getattr(p, f.name)[image, drawn] for f in fields(p))) for p in self.prompts],
-            cuts=[cut[image] for cut in self.cuts],
+            first_rows=None if self.first_rows is None else self.first_rows[image],
             map_rows=None if self.map_rows is None else self.map_rows[image, drawn],
         )
 
@@ -119,3 +120,27 @@ class Segmentation:
             index = to_class[:, None, None].expand_as(probability)
             result["sem_seg"] = full.scatter_reduce_(0, index, probability, "amax")
         return result
+
+
+def join_images(images: Sequence[Segmentation]) -> Segmentation:
+    """A batch of single images, in their order; those with fewer rows, or with maps of fewer, are padded."""
+    first, counts = images[0], [image.logits.shape[1] for image in images]
+    return Segmentation(
+        logits=_padded([image.logits for image in images]),
+        rows=None if first.rows is None else _padded([image.rows for image in images]),
+        correlations=[_padded(maps) for maps in zip(*(image.correlations for image in images), strict=True)],
+        prompts=[
+            PseudoPrompts(*(_padded([getattr(p, f.name) for p in block]) for f in fields(PseudoPrompts)))
+            for block in zip(*(image.prompts for image in images), strict=True)
+        ],
+        first_rows=None if first.first_rows is None else _padded([image.first_rows for image in images]),
+        kept=torch.tensor(counts) if len(set(counts)) > 1 else None,
+        map_rows=None if first.map_rows is None else _padded([image.map_rows for image in images], -1),
+    )
+
+
+def _padded(images: Sequence[Tensor], value: int = 0) -> Tensor:
+    """(1, M_i, ...) of each image to (B, M, ...), M being the largest."""
+    most = max(image.shape[1] for image in images)
+    missing = [(0, 0) * (image.dim() - 2) + (0, most - image.shape[1]) for image in images]
+    return torch.cat([F.pad(image, pad, value=value) for image, pad in zip(images, missing, strict=True)])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from escnet.meta_arch.segmentation import Segmentation
+from escnet.meta_arch.segmentation import Segmentation, join_images
 
 # What a probability of 0 counts as, so that it has a logarithm.
 LEAST_PROBABILITY = torch.finfo(torch.float).tiny
@@ -92,14 +92,18 @@ def average_windows(
     """
     whole = segment(features.whole)
     # Nothing of a window is drawn.
-    windows = [replace(segment(window), correlations=[], prompts=[], cuts=[]) for window in features.windows]
-    averages = []
+    windows = [replace(segment(window), correlations=[], prompts=[]) for window in features.windows]
+    images = []
     for i in range(len(whole.logits)):
         parts = [part.of_image(i) for part in (whole, *windows)]
         rows = _kept_somewhere(parts)
         probabilities = (_probabilities(part, rows) for part in parts)
-        averages.append((_average(next(probabilities), probabilities, sliding).log(), rows))
-    return _joined(averages, whole)
+        logits = _average(next(probabilities), probabilities, sliding).log()
+        if rows is None:
+            images.append(replace(parts[0], logits=logits))
+        else:
+            images.append(replace(parts[0], logits=logits, rows=rows[None], map_rows=_rows(parts[0])))
+    return join_images(images)
 
 
 def _kept_somewhere(parts: Sequence[Segmentation]) -> Tensor | None:
@@ -139,26 +143,3 @@ def _average(whole: Tensor, windows: Iterable[Tensor], sliding: SlidingWindow) -
     average = total / count
     resized = F.interpolate(whole, average.shape[-2:], mode="bilinear")
     return ((average + resized) / 2).clamp(min=LEAST_PROBABILITY)
-
-
-def _joined(images: Sequence[tuple[Tensor, Tensor | None]], whole: Segmentation) -> Segmentation:
-    """A batch from the logits (1, R, H', W') and the rows (R,) of each image; None for all rows, which all have then.
-
-    Maps and prompts are those of `whole`.
-    """
-    if images[0][1] is None:
-        return replace(whole, logits=torch.cat([logits for logits, _ in images]))
-    counts = [len(rows) for _, rows in images]
-    missing = [max(counts) - count for count in counts]
-    logits = [F.pad(logits, (0, 0, 0, 0, 0, n)) for (logits, _), n in zip(images, missing, strict=True)]
-    rows = [F.pad(rows, (0, n)) for (_, rows), n in zip(images, missing, strict=True)]
-    map_rows = _rows(whole) if whole.padding is None else _rows(whole).masked_fill(whole.padding, -1)
-    return Segmentation(
-        torch.cat(logits),
-        torch.stack(rows),
-        whole.correlations,
-        whole.prompts,
-        whole.cuts,
-        torch.tensor(counts) if any(missing) else None,
-        map_rows,
-    )

@@ -18,6 +18,8 @@ WORDS = Vocabulary([f"thing {i}" for i in range(7)], background=["wall", "sky", 
 SIZES = ((40, 56), (60, 35), (48, 64), (1, 9), (90, 90))
 COMMON = ("MODEL.DEVICE", "cpu", "MODEL.CLIP.IMAGE_SIZE", "(48, 64)", "MODEL.ESC.WINDOW", "4")
 WINDOWS = ("TEST.SLIDING.ENABLED", "True", "TEST.SLIDING.SIZE", "(48, 96)", "TEST.SLIDING.WINDOW", "(48, 64)")
+# Some images keep more classes than others.
+AGAIN = ("MODEL.ESC.MAX_CLASSES", "8", "MODEL.ESC.KEEP", "5", "MODEL.ESC.KEEP_SHARE", "0.12")
 FEW = ("MODEL.ESC.MAX_CLASSES", "3")
 SAM_CLIP = ("MODEL.SAM_CLIP.IMAGE_SIZE", "(128, 128)", "MODEL.SAM_CLIP.SCORE", "0.15", "MODEL.SAM_CLIP.LABEL_MAP")
 SYSTEMS = {
@@ -26,6 +28,10 @@ SYSTEMS = {
     "ESCNet": ("ESCNet",),
     "ESCNet of few classes": ("ESCNet", *FEW),
     "ESCNet of two passes": ("ESCNet", "MODEL.ESC.PASSES", "2"),
+    "ESCNet of the classes of a first pass": ("ESCNet", *AGAIN),
+    "CostAggregation": ("CostAggregation", "MODEL.ESC.AUX_LOSS", "0.0"),
+    "CostAggregation of the classes of a first pass": ("CostAggregation", "MODEL.ESC.AUX_LOSS", "0.0", *AGAIN),
+    "ESCNet of the classes of a first pass with windows": ("ESCNet", *AGAIN, *WINDOWS),
     "ESCNet with windows": ("ESCNet", *WINDOWS),
     "ESCNet of few classes with windows": ("ESCNet", *WINDOWS, *FEW),
     "ClipThenSam": ("ClipThenSam", "MODEL.ESC.ALPHA", "0.3"),
@@ -42,6 +48,8 @@ def make_model(architecture: str, *options: str) -> SegmentingModel:
     model = build_model(cfg).eval()
     for block in getattr(model, "blocks", ()):  # as after some training: the refined maps differ from the given ones
         torch.nn.init.normal_(block.fusion.change.weight, std=0.5)
+    if architecture == "CostAggregation":  # likewise: the classes differ by more than rounding
+        torch.nn.init.normal_(model.aggregator.embed.weight, std=2.0)
     return model
 
 
@@ -62,10 +70,9 @@ def test_an_image_of_a_batch_is_segmented_as_by_itself(model: SegmentingModel) -
     for index, image in enumerate(images):
         ours, alone = together.of_image(index), model.segment(model.encode(image), WORDS)
         torch.testing.assert_close(ours.logits.softmax(dim=1), alone.logits.softmax(dim=1), atol=1e-5, rtol=1e-4)
-        for name in ("rows", "map_rows"):
+        for name in ("rows", "map_rows", "first_rows"):
             one, other = getattr(ours, name), getattr(alone, name)
             assert one is other is None or torch.equal(one, other)
-        assert all(map(torch.equal, ours.cuts, alone.cuts))
         assert len(ours.correlations) == len(alone.correlations) and len(ours.prompts) == len(alone.prompts)
         torch.testing.assert_close(ours.correlations, alone.correlations, atol=1e-5, rtol=1e-4)
         for one, other in zip(ours.prompts, alone.prompts, strict=True):

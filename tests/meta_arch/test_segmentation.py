@@ -26,7 +26,7 @@ def random_logits() -> Tensor:
 def padded() -> Segmentation:
     maps = torch.randn(3, 4, 5, 6, generator=torch.Generator().manual_seed(1))
     prompts = PseudoPromptGenerator(num_prompts=2)(maps, 10.0)
-    return Segmentation(random_logits(), ROWS, [maps, 2 * maps], [prompts], [torch.arange(18).view(3, 6), ROWS], KEPT)
+    return Segmentation(random_logits(), ROWS, [maps, 2 * maps], [prompts], torch.arange(18).view(3, 6), KEPT)
 
 
 @pytest.mark.parametrize("index", range(3))
@@ -38,7 +38,7 @@ def test_an_image_has_its_real_rows_alone(index: int) -> None:
     assert torch.equal(image.correlations[1], batch.correlations[1][index : index + 1, :count])
     assert torch.equal(image.prompts[0].points, batch.prompts[0].points[index : index + 1, :count])
     assert image.prompts[0].masks.shape == (1, count, 2, 5, 6)
-    assert torch.equal(image.cuts[0], batch.cuts[0][index : index + 1])
+    assert torch.equal(image.first_rows, batch.first_rows[index : index + 1])
 
 
 def test_without_padding_an_image_has_all_rows() -> None:
