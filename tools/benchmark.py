@@ -1,9 +1,13 @@
 #!/usr/bin/env python3
 """Time and memory of a model against its own CLIP image encoder, for several vocabulary sizes.
 
-Each row is measured in a process of its own, so that its peak memory is its own; the times of the CLIP image encoder
-and of the whole model alternate in that process, so that their ratio does not depend on what else the machine does.
-The text embeddings are computed once for a vocabulary, as in use, and are timed apart.
+    python tools/benchmark.py --config-file configs/escnet/vitb16.yaml
+    python tools/benchmark.py --classes 171 --profile MODEL.ESC.MAX_CLASSES 0 MODEL.ESC.KEEP 0
+
+How many classes are kept is the configuration's; where that depends on the picture (MODEL.ESC.KEEP_SHARE), it is the
+most that may be. Each row is measured in a process of its own, so that its peak memory is its own; the times of the
+CLIP image encoder and of the whole model alternate in that process, so that their ratio does not depend on what else
+the machine does. The text embeddings are computed once for a vocabulary, as in use, and are timed apart.
 """
 
 from __future__ import annotations
@@ -28,7 +32,10 @@ if TYPE_CHECKING:
 
 # What is imported in functions takes seconds, and --help and mistyped options should not.
 MIB = 1 << 20
+SYSTEMS = ("ESCNet", "CostAggregation")
 STAGES = ("CLIP image", "prompts", "SAM block", "fusion", "decoder", "other")
+# Of the table of --profile.
+OPERATORS = 15
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -36,7 +43,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", default="configs/escnet/vitb16.yaml", help="an ESC-Net configuration")
     parser.add_argument("--classes", type=at_least_one, nargs="+", default=[21, 150, 171, 847], help="vocabulary sizes")
-    parser.add_argument("--max-classes", type=int, default=256, help="MODEL.ESC.MAX_CLASSES of an extra last row")
+    parser.add_argument("--profile", action="store_true", help="also say which operators take the time")
     parser.add_argument("--repeats", type=at_least_one, default=5, help="timed runs; the median is printed")
     parser.add_argument("--threads", type=at_least_one, help="of PyTorch (default: as it chooses)")
     parser.add_argument("--training", action="store_true", help="measure training steps instead of inference")
@@ -65,8 +72,8 @@ def benchmark(arguments: argparse.Namespace) -> None:
 
     arguments.threads = arguments.threads or torch.get_num_threads()
     cfg = load_config(arguments.config_file, arguments.opts)
-    if cfg.MODEL.META_ARCHITECTURE != "ESCNet" or cfg.MODEL.ESC.BACKBONE != "clip":
-        raise ValueError("measures an ESC-Net on CLIP; tools/compare_systems.py measures the others")
+    if cfg.MODEL.META_ARCHITECTURE not in SYSTEMS or cfg.MODEL.ESC.BACKBONE != "clip":
+        raise ValueError(f"measures {' and '.join(SYSTEMS)} on CLIP; tools/compare_systems.py measures the others")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     print(f"{arguments.config_file} on {device}, {arguments.threads} threads, torch {torch.__version__}")
     if arguments.training:
@@ -76,20 +83,19 @@ def benchmark(arguments: argparse.Namespace) -> None:
 
 
 def print_inference(arguments: argparse.Namespace) -> None:
-    largest = max(arguments.classes)
-    jobs = [(n, 0) for n in arguments.classes]
-    if 0 < arguments.max_classes < largest:
-        jobs.append((largest, arguments.max_classes))
-    rows = []
-    for classes, kept in jobs:
-        result = in_own_process(measure_inference, arguments, classes, kept)
+    rows, operators = [], {}
+    for classes in arguments.classes:
+        result = in_own_process(measure_inference, arguments, classes)
         shares = [f"{100 * result['stages'][stage] / result['stages']['whole']:.1f}" for stage in STAGES]
-        name = f"{classes} (MAX_CLASSES {kept})" if kept else str(classes)
-        row = [name, f"{result['text']:.2f}", f"{result['clip']:.2f}", f"{result['whole']:.2f}"]
+        row = [classes, result["kept"], f"{result['text']:.2f}", f"{result['clip']:.2f}", f"{result['whole']:.2f}"]
         rows.append([*row, f"{result['ratio']:.2f}", *shares, f"{result['memory']:.0f}"])
-        print(f"  {name} classes: {result['ratio']:.2f} × CLIP", flush=True)
-    header = ["classes", "text, once s", "CLIP s", "whole s", "whole / CLIP"]
+        operators[classes] = result["operators"]
+        print(f"  {classes} classes: {result['ratio']:.2f} × CLIP", flush=True)
+    header = ["classes", "first pass > kept", "text, once s", "CLIP s", "whole s", "whole / CLIP"]
     print(tabulate(rows, [*header, *(f"{stage} %" for stage in STAGES), "peak MiB"], tablefmt="github"))
+    for classes, table in operators.items() if arguments.profile else ():
+        print(f"\n{classes} classes, by operator\n")
+        print(tabulate(table, ["operator", "calls", "% of the time"], tablefmt="github", floatfmt=".1f"))
 
 
 def print_training(arguments: argparse.Namespace) -> None:
@@ -125,10 +131,11 @@ def vocabulary(classes: int) -> Vocabulary:
     return Vocabulary([f"thing number {i}" for i in range(classes)])
 
 
-def measure_inference(arguments: argparse.Namespace, classes: int, max_classes: int) -> dict[str, Any]:
+def measure_inference(arguments: argparse.Namespace, classes: int) -> dict[str, Any]:
     import torch
 
-    cfg, model = build(arguments, ["MODEL.ESC.MAX_CLASSES", max_classes])
+    # Random weights find nothing anywhere.
+    cfg, model = build(arguments, ["MODEL.ESC.KEEP_SHARE", 0.0])
     model.eval()
     words = vocabulary(classes)
     pixels = torch.rand(1, 3, *cfg.MODEL.CLIP.IMAGE_SIZE, device=model.device) * 255
@@ -136,12 +143,16 @@ def measure_inference(arguments: argparse.Namespace, classes: int, max_classes: 
     with torch.inference_mode(), model.autocast():
         text = elapsed(lambda: model.clip_text.encode(words))
         clip_times, whole_times = [], []
-        model.segment(model.encode(pixels), words)
+        result = model.segment(model.encode(pixels), words)
         with StageTimer(model) as timer:
             for _ in range(arguments.repeats):
                 clip_times.append(elapsed(lambda: model.clip_image(image, pooled=False)))
                 whole_times.append(timer.time(lambda: model.segment(model.encode(pixels), words)))
+        operators = profile(lambda: model.segment(model.encode(pixels), words)) if arguments.profile else []
+    first = [] if result.first_rows is None else [result.first_rows.shape[1]]
     return {
+        "kept": " > ".join(map(str, [*first, result.logits.shape[1]])),
+        "operators": operators,
         "text": text,
         "clip": statistics.median(clip_times),
         "whole": statistics.median(whole_times),
@@ -189,13 +200,20 @@ class StageTimer:
     def __init__(self, model: nn.Module) -> None:
         self.total: dict[str, float] = defaultdict(float)
         self.started: dict[str, float] = {}
-        parts = {
+        if hasattr(model, "aggregator"):
+            blocks, fusion, decoder, prompts = [], [model.aggregator], model.aggregator.decoder, []
+        else:
+            blocks, decoder, prompts = list(model.blocks), model.decoder, [model.generator, model.prompt_encoder]
+            fusion = [block.fusion for block in blocks]
+        self.parts = {
             "CLIP image": [model.clip_image],
-            "prompts": [model.generator, model.prompt_encoder],
-            "decoder": [model.decoder],
+            "prompts": [module for module in prompts if module is not None],
+            "decoder": [decoder],
+            "blocks": blocks,
+            "fusion": fusion,
         }
-        parts |= {"blocks": list(model.blocks), "fusion": [block.fusion for block in model.blocks]}
-        self.parts = parts
+        # CAT-Seg's aggregation has the decoder in it, ESC-Net's blocks have the fusion.
+        self.holds_decoder = not blocks
         self.handles: list[Any] = []
         self.is_timing = False
 
@@ -219,8 +237,11 @@ class StageTimer:
 
     def stages(self) -> dict[str, float]:
         """Seconds of each stage, and of the whole."""
-        total = dict(self.total)
-        total["SAM block"] = total.pop("blocks") - total["fusion"]
+        total = defaultdict(float, self.total)
+        if self.holds_decoder:
+            total["fusion"] -= total["decoder"]
+        else:
+            total["SAM block"] = total.pop("blocks") - total["fusion"]
         total["other"] = 2 * total["whole"] - sum(total.values())
         return total
 
@@ -230,6 +251,22 @@ class StageTimer:
     def _stop(self, name: str) -> None:
         if self.is_timing:
             self.total[name] += now() - self.started[name]
+
+
+def profile(function: Callable[[], Any]) -> list[tuple[str, int, float]]:
+    """The operators in which most of the time is spent: name, calls, percent of the whole."""
+    import torch
+    from torch.profiler import ProfilerActivity
+
+    is_cuda = torch.cuda.is_available()
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if is_cuda else [])]
+    with torch.profiler.profile(activities=activities) as profiler:
+        function()
+    events = profiler.key_averages()
+    time_of = {e.key: e.self_device_time_total if is_cuda else e.self_cpu_time_total for e in events}
+    order = sorted(events, key=lambda event: -time_of[event.key])[:OPERATORS]
+    whole = sum(time_of.values())
+    return [(event.key.removeprefix("aten::"), event.count, 100 * time_of[event.key] / whole) for event in order]
 
 
 def elapsed(function: Callable[[], Any]) -> float:

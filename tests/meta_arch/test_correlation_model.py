@@ -128,3 +128,18 @@ def test_squares_without_a_middle_are_refused() -> None:
 def test_a_first_pass_of_more_blocks_than_there_are_is_refused() -> None:
     with pytest.raises(ValueError, match=r"MODEL.ESC.FIRST_BLOCKS is 9, but there are 2 blocks"):
         make_model("ESCNet", "MODEL.ESC.FIRST_BLOCKS", 9)
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize("options", [(), ("MODEL.ESC.TRAIN_CLASSES", 4, "MODEL.ESC.CHECKPOINT", True)])
+def test_gradients_reach_what_is_trained(system: str, options: tuple[object, ...]) -> None:
+    model = make_model(system, "MODEL.CLIP.TRAIN", "attention", "MODEL.ESC.KEEP", 2, *options).train()
+    if system == "ESCNet":
+        model.blocks[0].sam_block.layers[0].norm1.requires_grad_(False)
+    generator = torch.Generator().manual_seed(2)
+    images = torch.randint(0, 256, (2, 3, 48, 64), generator=generator)
+    targets = torch.randint(-1, 3, (2, 48, 64), generator=generator)
+    sum(model.losses(images, targets, WORDS).values()).backward()
+    for name, parameter in model.named_parameters():
+        is_moved = parameter.grad is not None and bool(parameter.grad.abs().max() > 0)
+        assert is_moved == parameter.requires_grad, name

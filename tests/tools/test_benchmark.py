@@ -24,14 +24,28 @@ def cells(line: str) -> list[str]:
 
 @pytest.mark.slow
 def test_inference_table():
-    done = run("--classes", "3", "--max-classes", "2", "--repeats", "1", "--threads", "1")
+    narrow = ("MODEL.ESC.MAX_CLASSES", "4", "MODEL.ESC.KEEP", "2", "MODEL.ESC.KEEP_SHARE", "0.9")
+    done = run("--classes", "2", "9", "--repeats", "1", "--threads", "1", "--profile", *narrow)
     assert done.returncode == 0, done.stderr
-    header, _, plain, pruned = [line for line in done.stdout.splitlines() if line.startswith("|")]
-    assert cells(header)[:5] == ["classes", "text, once s", "CLIP s", "whole s", "whole / CLIP"]
-    assert cells(plain)[0] == "3" and cells(pruned)[0] == "3 (MAX_CLASSES 2)"
-    shares = [float(cell) for cell in cells(plain)[5:11]]
-    assert sum(shares) == pytest.approx(100, abs=0.5)
-    assert all(share > 0 for share in shares)
+    header, _, few, many, *operators = [line for line in done.stdout.splitlines() if line.startswith("|")]
+    assert cells(header)[:6] == ["classes", "first pass > kept", "text, once s", "CLIP s", "whole s", "whole / CLIP"]
+    assert cells(few)[:2] == ["2", "2"] and cells(many)[:2] == ["9", "4 > 2"]
+    for row in (few, many):
+        shares = [float(cell) for cell in cells(row)[6:12]]
+        assert sum(shares) == pytest.approx(100, abs=0.5)
+        assert all(share > 0 for share in shares)
+    assert cells(operators[0]) == ["operator", "calls", "% of the time"] and len(operators) == 2 * 17
+    assert 50 < sum(float(cells(line)[2]) for line in operators[2:17]) <= 100
+
+
+@pytest.mark.slow
+def test_inference_table_of_cost_aggregation():
+    done = run(
+        "--classes", "3", "--repeats", "1", "MODEL.META_ARCHITECTURE", "CostAggregation", "MODEL.ESC.AUX_LOSS", "0.0"
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    shares = [float(cell) for cell in cells(done.stdout.splitlines()[-1])[6:12]]
+    assert sum(shares) == pytest.approx(100, abs=0.5) and shares[1] == shares[2] == 0
 
 
 @pytest.mark.slow
