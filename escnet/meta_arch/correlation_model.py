@@ -132,20 +132,29 @@ class CorrelationModel(SegmentingModel):
         return replace(self.refine(features, words), rows=words.rows if words.number < everything else None)
 
     def _refine_again(self, features: Any, words: Candidates) -> Segmentation:
-        """Segment by those words that a first pass ranks highest, as many of each image as it shows."""
+        """Segment by those words that a first pass ranks highest, as many of each image as have the share."""
         early = self.early_logits(features, words)
         shares = regional_shares(early, early.shape[-1] // words.correlation.shape[-1])
-        # The one thing for which a GPU has to be waited for.
-        counts = (shares >= self.choice.keep_share).sum(dim=1).clamp(1, self.choice.keep).tolist()
-        # Images with as many words share a pass, so that nothing has to be left out within it.
+        numbers = self._numbers(shares)
+        if len(set(numbers)) == 1:
+            kept = words.take(highest(shares, numbers[0]))
+            return replace(self.refine(features, kept), rows=kept.rows, first_rows=words.rows)
+        # Images with as many words share a pass, so that none has to be left out within it.
         images: dict[int, Segmentation] = {}
-        for count in set(counts):
-            group = [i for i, own in enumerate(counts) if own == count]
+        for number in set(numbers):
+            group = [i for i, own in enumerate(numbers) if own == number]
             index = torch.tensor(group, device=shares.device)
-            kept = words.of_images(index).take(highest(shares[index], count))
+            kept = words.of_images(index).take(highest(shares[index], number))
             result = replace(self.refine(_of_images(features, index), kept), rows=kept.rows)
             images |= {i: result.of_image(place) for place, i in enumerate(group)}
-        return replace(join_images([images[i] for i in range(len(counts))]), first_rows=words.rows)
+        return replace(join_images([images[i] for i in range(len(numbers))]), first_rows=words.rows)
+
+    def _numbers(self, shares: Tensor) -> list[int]:
+        """How many words of each image are kept, by their shares (B, M) of some region."""
+        if self.choice.keep_share == 0:
+            return [self.choice.keep] * len(shares)
+        # The one thing in a forward pass for which a GPU has to be waited for.
+        return (shares >= self.choice.keep_share).sum(dim=1).clamp(1, self.choice.keep).tolist()
 
     def candidates(self, features: Any, vocabulary: Vocabulary) -> Candidates:
         """All the words of a vocabulary."""

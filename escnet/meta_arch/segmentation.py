@@ -28,7 +28,7 @@ class Segmentation:
         correlations: for drawing: (B, M, h, w) each, CLIP's correlation maps, then those after each block.
         prompts: for drawing: the pseudo prompts of each block.
         first_rows: (B, M1) the rows that a first pass looked at, which chose `rows` among them; None without one.
-        kept: (B,) how many of an image's M rows are real, the first ones; None for all M.
+        kept: of B images how many of the M rows are real, the first ones; None for all M.
         map_rows: (B, M') the rows that correlations and prompts belong to, -1 in the padding, where these are not
             `rows`, as with sliding windows; else None.
 
@@ -41,7 +41,7 @@ class Segmentation:
     correlations: list[Tensor] = field(default_factory=list)
     prompts: list[PseudoPrompts] = field(default_factory=list)
     first_rows: Tensor | None = None
-    kept: Tensor | None = None
+    kept: tuple[int, ...] | None = None
     map_rows: Tensor | None = None
 
     def __post_init__(self) -> None:
@@ -54,7 +54,7 @@ class Segmentation:
         if self.kept is None:
             return None
         places = torch.arange(self.logits.shape[1], device=self.logits.device)
-        return places >= self.kept.to(places.device)[:, None]
+        return places >= torch.tensor(self.kept, device=places.device)[:, None]
 
     def of_image(self, index: int) -> Segmentation:
         """One image of the batch with its real rows alone: what it would be without the others.
@@ -65,7 +65,7 @@ class Segmentation:
         if not 0 <= index < len(self.logits):
             raise IndexError(f"there is no image {index} in a batch of {len(self.logits)}")
         image = slice(index, index + 1)
-        real = slice(None if self.kept is None else int(self.kept[index]))
+        real = slice(None if self.kept is None else self.kept[index])
         drawn = real if self.map_rows is None else slice(int((self.map_rows[index] >= 0).sum()))
         return Segmentation(
             logits=self.logits[image, real],
@@ -134,7 +134,7 @@ def join_images(images: Sequence[Segmentation]) -> Segmentation:
             for block in zip(*(image.prompts for image in images), strict=True)
         ],
         first_rows=None if first.first_rows is None else _padded([image.first_rows for image in images]),
-        kept=torch.tensor(counts) if len(set(counts)) > 1 else None,
+        kept=tuple(counts) if len(set(counts)) > 1 else None,
         map_rows=None if first.map_rows is None else _padded([image.map_rows for image in images], -1),
     )
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode, unset_fake_temporarily
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from escnet.config import load_config
@@ -79,7 +79,10 @@ def image() -> Tensor:
         ("ESCNet", ("MODEL.ESC.MAX_CLASSES", "3", "MODEL.ESC.PASSES", "2", "MODEL.ESC.CLASS_CHUNK", "2")),
         ("ESCNet", ("MODEL.ESC.PROMPTS", "box", "MODEL.ESC.CLASS_MERGE", "per_class")),
         ("ESCNet", ("MODEL.ESC.SOFTMAX_AXIS", "space", "MODEL.SAM.INIT", "none", "MODEL.CLIP.DENSE", "value")),
+        ("ESCNet", ("MODEL.ESC.MAX_CLASSES", "5", "MODEL.ESC.KEEP", "3", "MODEL.ESC.CLASS_POOL", "2")),
+        ("ESCNet", ("MODEL.ESC.KEEP", "3", "MODEL.ESC.AGGREGATION", "parallel", "MODEL.CLIP.SMOOTHING", "3")),
         ("ESCNet", WINDOWS),
+        ("CostAggregation", ("MODEL.ESC.AUX_LOSS", "0.0", "MODEL.ESC.KEEP", "3")),
         ("DenseClip", ()),
     ],
 )  # fmt: skip
@@ -89,6 +92,17 @@ def test_an_image_is_segmented_without_a_wait(architecture: str, opts: tuple[str
         (output,) = model([{"image": image(), "vocabulary": WORDS, "height": 60, "width": 80}])
     assert output["labels"].device.type == output["sem_seg"].device.type == "cuda"
     assert output["labels"].shape == (60, 80) and output["sem_seg"].shape == (6, 60, 80)
+
+
+def test_the_number_of_kept_classes_alone_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model("ESCNet", "MODEL.ESC.KEEP", "4", "MODEL.ESC.KEEP_SHARE", "0.1")
+    inputs = [{"image": image(), "vocabulary": WORDS}] * 3
+    with on_fake_cuda(model):
+        with pytest.raises(DataDependentOutputException):
+            model(inputs)
+        monkeypatch.setattr(model, "_numbers", lambda shares: [2, 4, 2])
+        outputs = model(inputs)
+    assert [output["labels"].device.type for output in outputs] == ["cuda"] * 3
 
 
 def test_clip_then_sam_waits_for_its_prompts_alone(precision: str) -> None:

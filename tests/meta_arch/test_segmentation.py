@@ -13,7 +13,7 @@ from escnet.vocabulary import Vocabulary
 WORDS = Vocabulary([f"thing {i}" for i in range(6)], background=["wall", "sky"])
 # Two rows of the first image, four of the second and three of the third; the padding says what it likes.
 ROWS = torch.tensor([[1, 6, 1, 0], [0, 2, 3, 7], [4, 5, 6, -1]])
-KEPT = torch.tensor([2, 4, 3])
+KEPT = (2, 4, 3)
 
 
 def random_logits() -> Tensor:
@@ -31,7 +31,7 @@ def padded() -> Segmentation:
 
 @pytest.mark.parametrize("index", range(3))
 def test_an_image_has_its_real_rows_alone(index: int) -> None:
-    batch, count = padded(), int(KEPT[index])
+    batch, count = padded(), KEPT[index]
     image = batch.of_image(index)
     assert torch.equal(image.logits, batch.logits[index : index + 1, :count])
     assert image.rows.tolist() == [ROWS[index, :count].tolist()] and image.kept is None
@@ -66,7 +66,7 @@ def test_what_is_not_considered_and_padding_have_no_probability() -> None:
     probability = batch.row_probabilities(8)
     assert probability.shape == (3, 8, 5, 6)
     torch.testing.assert_close(probability.sum(dim=1), torch.ones(3, 5, 6))
-    for index, count in enumerate(KEPT.tolist()):
+    for index, count in enumerate(KEPT):
         rows = ROWS[index, :count]
         expected = torch.zeros(8, 5, 6)
         expected[rows] = batch.logits[index, :count].softmax(dim=0)
@@ -76,7 +76,7 @@ def test_what_is_not_considered_and_padding_have_no_probability() -> None:
 
 def test_labels_are_those_of_the_real_rows() -> None:
     batch = padded()
-    for index, count in enumerate(KEPT.tolist()):
+    for index, count in enumerate(KEPT):
         out = batch.of_image(index).at_image_size(WORDS, (5, 6), full_scores=True)
         best = ROWS[index][batch.logits[index, :count].argmax(dim=0)]
         assert torch.equal(out["labels"], best.clamp(max=6))

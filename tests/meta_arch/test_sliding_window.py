@@ -45,7 +45,7 @@ def narrowed(segmentations: list[Segmentation], kept: list[list[list[int]]]) -> 
         for image, own in enumerate(rows_of_images):
             rows[image, : len(own)] = torch.tensor(own)
             logits[image, : len(own)] = part.logits[image, own]
-        result.append(Segmentation(logits, rows, [logits.clone()], kept=torch.tensor(counts)))
+        result.append(Segmentation(logits, rows, [logits.clone()], kept=tuple(counts)))
     return result
 
 
@@ -77,7 +77,7 @@ def test_images_with_different_numbers_of_rows_are_padded() -> None:
     kept = [[part[0], [2]] for part in KEPT]
     segmentations = narrowed(parts(2, 10), kept)
     result = average(segmentations)
-    assert result.kept.tolist() == [4, 1] and result.logits.shape[1] == 4
+    assert result.kept == (4, 1) and result.logits.shape[1] == 4
     torch.testing.assert_close(result.row_probabilities(10), of_all_rows(segmentations, 10))
     assert result.of_image(1).rows.tolist() == [[2]]
     for image in range(2):
