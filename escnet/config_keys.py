@@ -20,6 +20,8 @@ def _add_model(cfg: CN) -> None:
     # Arithmetic of the forward pass: fp32, bf16 or fp16 (autocast; parameters stay fp32), or auto, which takes what the
     # device has instructions for: bf16, on older GPUs fp16, else fp32.
     cfg.MODEL.PRECISION = "fp32"
+    # Backend of torch.compile for what is run for each class, such as inductor; "" compiles nothing. Changes speed.
+    cfg.MODEL.COMPILE = ""
 
     cfg.MODEL.CLIP = CN()
     # A ViT of open_clip, or one of escnet/pretrained/model_configs/clip.

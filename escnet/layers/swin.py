@@ -90,6 +90,7 @@ class WindowPlan(NamedTuple):
     is_masked: bool
 
 
+@torch.compiler.disable
 @lru_cache(maxsize=64)
 def window_plan(grid: tuple[int, int], window: int, shift: int) -> WindowPlan:
     """Cut a grid, padded to whole windows and rolled by `shift` cells, into windows (Swin Transformer, sec. 3.2).

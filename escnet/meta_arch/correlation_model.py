@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from escnet.layers.class_attention import ClassAttention
 from escnet.layers.class_choice import highest, positions, present_classes, regional_shares, take_classes
 from escnet.layers.clip_text_encoder import ClipTextEncoder
 from escnet.layers.correlation import correlation_maps
+from escnet.layers.sam_block import SamBlock
+from escnet.layers.swin import GuidedSwinBlock
+from escnet.layers.unet_decoder import UpsamplingStage
 from escnet.losses.segmentation import segmentation_loss
 from escnet.meta_arch.interfaces import InferenceOptions, SegmentingModel
 from escnet.meta_arch.segmentation import Segmentation, join_images
@@ -89,6 +93,7 @@ class CorrelationModel(SegmentingModel):
     """
 
     text_encoder = "clip_text"
+    compilable: ClassVar[tuple[type[nn.Module], ...]] = (GuidedSwinBlock, ClassAttention, UpsamplingStage, SamBlock)
 
     def __init__(
         self,
@@ -155,6 +160,24 @@ class CorrelationModel(SegmentingModel):
             return [self.choice.keep] * len(shares)
         # The one thing in a forward pass for which a GPU has to be waited for.
         return (shares >= self.choice.keep_share).sum(dim=1).clamp(1, self.choice.keep).tolist()
+
+    def compile_parts(self, backend: str) -> None:
+        """Compile what is run for each class, for any number of classes, at the first image that comes.
+
+        Args:
+            backend: of torch.compile, such as inductor; "" leaves all as it is.
+
+        Raises:
+            ValueError: PyTorch has no such backend.
+        """
+        if not backend:
+            return
+        if backend not in torch.compiler.list_backends(exclude_tags=()):
+            known = ", ".join(torch.compiler.list_backends())
+            raise ValueError(f'MODEL.COMPILE is "{backend}", but PyTorch has {known}; "" compiles nothing')
+        for module in self.modules():
+            if isinstance(module, self.compilable):
+                module.compile(dynamic=True, backend=backend)
 
     def candidates(self, features: Any, vocabulary: Vocabulary) -> Candidates:
         """All the words of a vocabulary."""

@@ -33,6 +33,7 @@ class CostAggregation(CorrelationModel):
         aggregator: from its maps to logits.
         class_chunk: classes at a time (0: all).
         recompute: checkpoint activations of class chunks while training.
+        compile_backend: see `compile_parts`.
         clip_text, logit_scale, inference, smoothing, choice, loss: see `CorrelationModel`.
     """
 
@@ -60,6 +61,7 @@ class CostAggregation(CorrelationModel):
         class_chunk: int = 8,
         recompute: bool = True,
         loss: str = "bce",
+        compile_backend: str = "",
     ) -> None:
         super().__init__(inference, clip_text, logit_scale, smoothing, choice, loss, aux_loss=0.0)
         self.normalise = PixelNormalisation()
@@ -67,6 +69,7 @@ class CostAggregation(CorrelationModel):
         self.aggregator = aggregator
         self.class_chunk = class_chunk
         self.recompute = recompute
+        self.compile_parts(compile_backend)
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
@@ -97,6 +100,7 @@ class CostAggregation(CorrelationModel):
             "class_chunk": esc.CLASS_CHUNK,
             "recompute": esc.CHECKPOINT,
             "loss": esc.LOSS,
+            "compile_backend": cfg.MODEL.COMPILE,
         }
 
     def encode_pixels(self, pixels: Tensor) -> ClipFeatures:

@@ -52,6 +52,7 @@ class ESCNet(CorrelationModel):
         passes: of blocks and decoder over an image at inference; from the second on, the prompts of all blocks are read
             from the prediction of the pass before (1 in the paper).
         recompute: checkpoint activations of class chunks while training.
+        compile_backend: see `compile_parts`.
     """
 
     prediction_keys = (
@@ -92,6 +93,7 @@ class ESCNet(CorrelationModel):
         recompute: bool = True,
         loss: str = "ce",
         aux_loss: float = 0.0,
+        compile_backend: str = "",
     ) -> None:
         if passes < 1:
             raise ValueError(f"MODEL.ESC.PASSES must be at least 1, got {passes}")
@@ -114,6 +116,7 @@ class ESCNet(CorrelationModel):
         self.first_blocks = first_blocks
         self.passes = passes
         self.recompute = recompute
+        self.compile_parts(compile_backend)
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
@@ -137,6 +140,7 @@ class ESCNet(CorrelationModel):
             "recompute": esc.CHECKPOINT,
             "loss": esc.LOSS,
             "aux_loss": esc.AUX_LOSS,
+            "compile_backend": cfg.MODEL.COMPILE,
         }
 
     def encode_pixels(self, pixels: Tensor) -> ClipFeatures | MergedImageFeatures:

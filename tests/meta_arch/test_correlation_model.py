@@ -143,3 +143,22 @@ def test_gradients_reach_what_is_trained(system: str, options: tuple[object, ...
     for name, parameter in model.named_parameters():
         is_moved = parameter.grad is not None and bool(parameter.grad.abs().max() > 0)
         assert is_moved == parameter.requires_grad, name
+
+
+def test_compiled_parts_answer_alike_and_no_further_vocabulary_is_compiled_for() -> None:
+    torch._dynamo.reset()
+    options = ("MODEL.ESC.CLASS_CHUNK", 0, "MODEL.ESC.NUM_BLOCKS", 1)
+    plain, compiled = (make_model("CostAggregation", *options, "MODEL.COMPILE", own) for own in ("", "eager"))
+    graphs = []
+    for count in (4, 7, 10, 5):
+        words = Vocabulary(WORDS.names[:count])
+        torch.testing.assert_close(segment(compiled, words).logits, segment(plain, words).logits, atol=1e-5, rtol=1e-4)
+        graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    # The second size may show what does not depend on it.
+    assert graphs[0] > 0 and graphs[1:] == [graphs[1]] * 3
+    assert compiled.state_dict().keys() == plain.state_dict().keys()
+
+
+def test_an_unknown_compiler_is_refused() -> None:
+    with pytest.raises(ValueError, match=r'MODEL.COMPILE is "gcc", but PyTorch has .*inductor'):
+        make_model("ESCNet", "MODEL.COMPILE", "gcc")
