@@ -11,15 +11,26 @@ def _rows(key: str, values: Iterable[object], **common: object) -> tuple[Variant
     return tuple(Variant(str(value), (key, str(value)), **common) for value in values)
 
 
+_NOVEL_BASE_200 = ("mojiscenes_val_novel", "mojiscenes_val_base")
+_ALL_CLASSES = ("MODEL.ESC.MAX_CLASSES", "0", "MODEL.ESC.KEEP", "0")
 HEADLINE = Table(
     "headline",
-    "ESC-Net against the training-free baselines, on its own CLIP and SAM.",
+    "ESC-Net against the training-free baselines and against CAT-Seg's structure, on the same CLIP and SAM.",
     (
         Variant("DenseClip", test=("MODEL.META_ARCHITECTURE", "DenseClip"), is_trained=False),
         Variant("ClipThenSam", test=("MODEL.META_ARCHITECTURE", "ClipThenSam"), is_trained=False),
+        Variant(
+            "CostAggregation",
+            (
+                *("MODEL.META_ARCHITECTURE", "CostAggregation", "MODEL.ESC.AUX_LOSS", "0.0"),
+                *("MODEL.ESC.NUM_BLOCKS", "2", "MODEL.ESC.CLASS_POOL", "2"),
+            ),
+            _ALL_CLASSES,
+        ),
+        Variant("ESC-Net, all classes", test=_ALL_CLASSES),
         Variant("ESC-Net"),
     ),
-    ("mojiscenes_val_novel", "mojiscenes_val_base", "mojiscenes_val_all", "mojiscenes_val_847[:50]"),
+    (*_NOVEL_BASE_200, "mojiscenes_val_all", "mojiscenes_val_847[:50]"),
 )
 
 SAM_BLOCK = Table(
@@ -30,6 +41,58 @@ SAM_BLOCK = Table(
         Variant("random", ("MODEL.SAM.INIT", "random")),
         Variant("pretrained"),
     ),
+    _NOVEL_BASE_200,
+)
+TRAIN_CLASSES = Table(
+    "train_classes",
+    "How many classes are looked at while training?",
+    _rows("MODEL.ESC.TRAIN_CLASSES", (12, 24, 48, 0)),
+    _NOVEL_BASE_200,
+)
+AUGMENTATION = Table(
+    "augmentation",
+    "Do training pictures vary in colour and size?",
+    (
+        Variant("neither"),
+        Variant("colour", ("INPUT.COLOR_AUG_SSD", "True")),
+        Variant("size", ("INPUT.MIN_SIZE_TRAIN", "(128, 144, 160)")),
+        Variant("both", ("INPUT.COLOR_AUG_SSD", "True", "INPUT.MIN_SIZE_TRAIN", "(128, 144, 160)")),
+    ),
+    _NOVEL_BASE_200,
+)
+AGGREGATION = Table(
+    "aggregation",
+    "How does the fusion aggregate over space and classes?",
+    (
+        Variant("serial"),
+        Variant("serial, classes on 2x2 cells", ("MODEL.ESC.CLASS_POOL", "2")),
+        Variant("parallel", ("MODEL.ESC.AGGREGATION", "parallel")),
+    ),
+    _NOVEL_BASE_200,
+)
+SMOOTHING = Table(
+    "smoothing",
+    "Over how many cells are CLIP's correlation maps averaged (side of the square)?",
+    (
+        *(
+            Variant(
+                f"DenseClip, {side}",
+                test=("MODEL.META_ARCHITECTURE", "DenseClip", "MODEL.CLIP.SMOOTHING", str(side)),
+                is_trained=False,
+            )
+            for side in (1, 3, 5)
+        ),
+        *(
+            Variant(
+                f"ClipThenSam, {side}",
+                test=("MODEL.META_ARCHITECTURE", "ClipThenSam", "MODEL.CLIP.SMOOTHING", str(side)),
+                is_trained=False,
+            )
+            for side in (1, 3)
+        ),
+        *(Variant(f"ESC-Net, {side}", ("MODEL.CLIP.SMOOTHING", str(side))) for side in (1, 3)),
+    ),
+    (*_NOVEL_BASE_200, "mojiscenes_val_847[:50]"),
 )
 PASSES = Table(
     "passes",
@@ -197,6 +260,7 @@ TABLES = {
     table.name: table
     for table in (
         HEADLINE, SAM_BLOCK, SAM_BLOCK_WIDE, PASSES, MERGED, SAM_TRAIN, PROMPTS, OBJECTS, BLOCKS, MERGE, GUIDANCE,
-        REGION, LOSS, AUX_LOSS, CLIP_TRAIN, TEMPLATES, SLIDING, MAX_CLASSES, MASK_SHARE, DENSE,
+        TRAIN_CLASSES, AUGMENTATION, AGGREGATION, SMOOTHING, REGION, LOSS, AUX_LOSS, CLIP_TRAIN, TEMPLATES, SLIDING,
+        MAX_CLASSES, MASK_SHARE, DENSE,
     )
 }  # fmt: skip
