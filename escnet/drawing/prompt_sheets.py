@@ -138,8 +138,8 @@ class Example:
         truth, labels: (H, W) true and predicted ids.
         class_id: the class whose maps and prompts are shown.
         name: of the class.
-        maps: (1, N, h, w) CLIP's maps, then those after each block; all classes in order.
-        prompts: the pseudo prompts of each block.
+        maps: (1, 1, h, w) CLIP's map of it, then those after each block.
+        prompts: the pseudo prompts of each block for it.
     """
 
     image: np.ndarray
@@ -175,12 +175,12 @@ def draw_examples(examples: Sequence[Example], num_classes: int, tile: int = 150
         sheet.heading(line, example.name)
         column = sheet.add(line, 0, "image", photo)
         column = sheet.add(line, column, "truth", coloured(example.truth))
-        maps = [of_all[0, example.class_id].float().cpu().numpy() for of_all in example.maps]
+        maps = [of_class[0, 0].float().cpu().numpy() for of_class in example.maps]
         column = sheet.add(line, column, "CLIP's map", *_map_tile(maps[0], size))
         for block, after in enumerate(maps[1:]):
             if block < len(example.prompts):
-                found = example.prompts[block].classes(slice(example.class_id, example.class_id + 1))
-                column = sheet.add(line, column, f"prompts of block {block + 1}", *_prompt_tile(photo, found))
+                tile_of_prompts = _prompt_tile(photo, example.prompts[block])
+                column = sheet.add(line, column, f"prompts of block {block + 1}", *tile_of_prompts)
             column = sheet.add(line, column, f"after block {block + 1}", *_map_tile(after, size))
         is_class = example.labels == example.class_id
         union = (is_class | (example.truth == example.class_id)).sum()

@@ -101,9 +101,10 @@ def run_demo(task: DemoTask, say: Callable[[str], None]) -> Path:
 
 
 def collect_examples(cfg: CfgNode, dataset: str, count: int) -> tuple[list[Example], int]:
-    """The first pictures of a dataset with what the model makes of them, each seen from its largest scored class.
+    """The first pictures of a dataset with what the model makes of them, each seen from the largest class it looks at.
 
-    The maps are probabilities, softmax over the classes: that is what the pseudo prompts are read from.
+    Of the scored classes that the picture shows; where none of them is looked at, from the first that is. The maps
+    are probabilities, softmax over the classes: that is what the pseudo prompts are read from.
     """
     segmenter, data = Segmenter.from_config(cfg), EvaluationData.load(dataset, cfg)
     first, end = data.scored or (0, len(data.class_names))
@@ -111,14 +112,14 @@ def collect_examples(cfg: CfgNode, dataset: str, count: int) -> tuple[list[Examp
     for record in data.records[:count]:
         truth = read_training_labels(record["sem_seg_file_name"], data.space)
         areas = np.bincount(truth[truth >= 0], minlength=len(data.class_names))
-        class_id = first + int(areas[first:end].argmax())
         result = segmenter(read_image(record["file_name"]), data.space.vocabulary)
-        examples.append(
-            Example(
-                result.image, truth, result.labels, class_id, data.class_names[class_id],
-                [(correlation * scale).softmax(dim=1) for correlation in result.correlations], result.prompts,
-            )
-        )  # fmt: skip
+        rows = list(range(len(areas))) if result.rows is None else result.rows[0].tolist()
+        class_id = max(rows, key=lambda row: (first <= row < end) * areas[row])
+        own = slice(rows.index(class_id), rows.index(class_id) + 1)
+        maps = [(correlation * scale).softmax(dim=1)[:, own] for correlation in result.correlations]
+        prompts = [of_block.classes(own) for of_block in result.prompts]
+        name = data.class_names[class_id]
+        examples.append(Example(result.image, truth, result.labels, class_id, name, maps, prompts))
     return examples, len(data.class_names)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from detectron2.config import CfgNode
 from sklearn.metrics import average_precision_score
 
+from escnet.config import load_config
 from escnet.data.images import read_image
 from escnet.data.label_spaces import read_training_labels
 from escnet.evaluation.runs.evaluation_data import EvaluationData
@@ -36,7 +37,7 @@ class MapQuality:
 
 
 def measure_maps(cfg: CfgNode, dataset: str) -> list[MapQuality]:
-    """The quality of CLIP's maps, then of those after each block.
+    """The quality of CLIP's maps, then of those after each block, where all classes are looked at.
 
     Args:
         cfg: of a system that keeps its maps, with weights.
@@ -45,6 +46,7 @@ def measure_maps(cfg: CfgNode, dataset: str) -> list[MapQuality]:
     Raises:
         ValueError: the pictures show none of the classes.
     """
+    cfg = load_config(cfg, ["MODEL.ESC.MAX_CLASSES", 0, "MODEL.ESC.KEEP", 0])
     segmenter, data = Segmenter.from_config(cfg), EvaluationData.load(dataset, cfg)
     first, end = data.scored or (0, len(data.class_names))
     stages: list[list[tuple[float, ...]]] = []

@@ -143,7 +143,8 @@ def test_examples_are_drawn_in_the_order_of_the_model() -> None:
     correlation[0, 1, 0] = 1.0
     prompts = PseudoPromptGenerator(2)(correlation, 10.0)
     image = np.full((32, 32, 3), 128, np.uint8)
-    example = Example(image, truth, labels, 1, "pear", [correlation, correlation + 1], [prompts])
+    maps, own = [correlation[:, 1:], correlation[:, 1:] + 1], prompts.classes(slice(1, 2))
+    example = Example(image, truth, labels, 1, "pear", maps, [own])
     sheet = draw_examples([example, example], 2, tile=150)
     # image, truth, CLIP's map, prompts, map after the block, prediction
     assert sheet.width == 2 * 20 + 6 * 160 - 10
