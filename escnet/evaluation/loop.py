@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,24 @@ Sample = dict[str, Any]
 Results = dict[str, dict[str, dict[str, float]]]
 
 
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of one image.
+
+    Attributes:
+        labels: (H, W) class ids.
+        words_considered: how many rows of the vocabulary competed for the pixels in the end; None of a model that does
+            not say it.
+    """
+
+    labels: np.ndarray
+    words_considered: int | None = None
+
+
+# Is given each sample, what the model says of it, and the seconds that the model took.
+Consumer = Callable[[Sample, Prediction, float], None]
+
+
 def evaluate_datasets(cfg: CfgNode, model: nn.Module) -> Results:
     """Evaluate a model on each of DATASETS.TEST; writes OUTPUT_DIR/inference/<dataset>/semantic_metrics.json.
 
@@ -56,8 +75,8 @@ def _evaluate_dataset(cfg: CfgNode, model: nn.Module, mapper: EvaluationMapper, 
     folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_folder_name(name))
     evaluator = SemanticEvaluator(name, output_dir=folder)
 
-    def count(sample: Sample, labels: np.ndarray, _: float) -> None:
-        evaluator.process([sample], [{"labels": labels}])
+    def count(sample: Sample, prediction: Prediction, _: float) -> None:
+        evaluator.process([sample], [{"labels": prediction.labels}])
 
     pass_images(model, records, mapper, count, title=name, num_workers=cfg.DATALOADER.NUM_WORKERS)
     results = evaluator.evaluate() or {}
@@ -70,7 +89,7 @@ def pass_images(
     model: nn.Module,
     records: Sequence[Record],
     mapper: EvaluationMapper,
-    consume: Callable[[Sample, np.ndarray, float], None],
+    consume: Consumer,
     *,
     title: str,
     num_workers: int = 0,
@@ -82,8 +101,8 @@ def pass_images(
         model: on its device.
         records: in Detectron2's format, at least one.
         mapper: reads an image and its truth.
-        consume: is given each sample, its (H, W) class ids, and the seconds that the model took for them: of a batch,
-            the same for all of its images.
+        consume: is given each sample, what the model says of it, and the seconds that the model took for it: of a
+            batch, the same for all of its images.
         title: what the bar of progress is called.
         num_workers: processes that read ahead.
         batch_size: images that share a pass of the model, which changes time and memory alone.
@@ -103,9 +122,7 @@ def pass_images(
             bar.update(len(batch))
 
 
-def _pass_batch(
-    model: nn.Module, batch: Sequence[Sample | Exception], consume: Callable[[Sample, np.ndarray, float], None]
-) -> None:
+def _pass_batch(model: nn.Module, batch: Sequence[Sample | Exception], consume: Consumer) -> None:
     """Predict what could be read of a batch and pass it on; the first error is raised when all others are done."""
     samples = [sample for sample in batch if not isinstance(sample, Exception)]
     start = time.perf_counter()
@@ -157,11 +174,11 @@ def predict_labels(model: nn.Module, sample: Sample) -> np.ndarray:
         ValueError: the model gives neither label maps nor scores of the classes; names the image.
     """
     (output,) = model([sample])
-    return _class_ids(output, sample)
+    return _prediction(output, sample).labels
 
 
-def _predict_batch(model: nn.Module, samples: Sequence[Sample]) -> list[np.ndarray | Exception]:
-    """(H, W) class ids of each sample, or what is wrong with it; one by one where there is no room for all at once."""
+def _predict_batch(model: nn.Module, samples: Sequence[Sample]) -> list[Prediction | Exception]:
+    """What the model says of each sample, or what is wrong with it; one by one where all at once have no room."""
     try:
         return _predict_together(model, samples)
     except Exception as error:
@@ -169,7 +186,7 @@ def _predict_batch(model: nn.Module, samples: Sequence[Sample]) -> list[np.ndarr
             raise
         shortage = one_line(error)
     logger.warning("no room for %d images in one pass (%s): they are passed one by one", len(samples), shortage)
-    predictions: list[np.ndarray | Exception] = []
+    predictions: list[Prediction | Exception] = []
     for sample in samples:
         try:
             predictions += _predict_together(model, [sample])
@@ -182,26 +199,27 @@ def _predict_batch(model: nn.Module, samples: Sequence[Sample]) -> list[np.ndarr
 
 
 @torch.no_grad()
-def _predict_together(model: nn.Module, samples: Sequence[Sample]) -> list[np.ndarray | Exception]:
+def _predict_together(model: nn.Module, samples: Sequence[Sample]) -> list[Prediction | Exception]:
     outputs = model(list(samples))
     if len(outputs) != len(samples):
         raise ValueError(
             f"{type(model).__name__} gives {len(outputs)} outputs for {len(samples)} images; let it have one at a "
             f"time, with a batch size of 1"
         )
-    predictions: list[np.ndarray | Exception] = []
+    predictions: list[Prediction | Exception] = []
     for output, sample in zip(outputs, samples, strict=True):
         try:
-            predictions.append(_class_ids(output, sample))
+            predictions.append(_prediction(output, sample))
         except ValueError as error:
             predictions.append(error)
     return predictions
 
 
-def _class_ids(output: Mapping[str, Any], sample: Sample) -> np.ndarray:
-    """(H, W) class ids of what a model gave for a sample; an error names the image."""
+def _prediction(output: Mapping[str, Any], sample: Sample) -> Prediction:
+    """What a model gave for a sample, as label map; an error names the image."""
     try:
         labels = predicted_labels(output, sample["vocabulary"].num_classes)
     except ValueError as error:
         raise ValueError(f"{sample['file_name']}: {error}") from error
-    return torch.as_tensor(labels).cpu().numpy()
+    considered = output.get("words_considered")
+    return Prediction(torch.as_tensor(labels).cpu().numpy(), None if considered is None else int(considered))

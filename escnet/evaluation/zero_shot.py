@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
@@ -15,7 +14,7 @@ from torch import nn
 
 from escnet.data.mappers import EvaluationMapper
 from escnet.evaluation.confusion import SemanticMetrics
-from escnet.evaluation.loop import Record, Sample, pass_images
+from escnet.evaluation.loop import Prediction, Record, Sample, pass_images
 from escnet.evaluation.report.html_report import write_report
 from escnet.evaluation.report.published import PUBLISHED
 from escnet.evaluation.report.result_table import measured_row, write_table
@@ -192,10 +191,16 @@ def _count_images(
     """Evaluate this process's share of the records, and add the results to the folder."""
     classes, ignore_label = run.data.space.vocabulary.num_classes, run.data.space.ignore_label
 
-    def count(sample: Sample, labels: np.ndarray, seconds: float) -> None:
+    def count(sample: Sample, prediction: Prediction, seconds: float) -> None:
         try:
             result = ImageResult.count(
-                sample["image_id"], labels, sample["sem_seg_truth"], classes, ignore_label, seconds
+                sample["image_id"],
+                prediction.labels,
+                sample["sem_seg_truth"],
+                classes,
+                ignore_label,
+                seconds,
+                prediction.words_considered,
             )
         except ValueError as error:
             raise ValueError(f"{sample['file_name']}, {sample['sem_seg_file_name']}: {error}") from error

@@ -98,7 +98,8 @@ class Segmentation:
             full_scores: also give the probability of every class.
 
         Returns:
-            `labels` (H, W) int64 index into `vocabulary.class_names`, `scores` (H, W) its probability and, with
+            `labels` (H, W) int64 index into `vocabulary.class_names`, `scores` (H, W) its probability,
+            `words_considered`, how many rows of the vocabulary competed for the pixels in the end, and, with
             `full_scores`, `sem_seg` (N, H, W) probabilities.
 
         Raises:
@@ -112,7 +113,7 @@ class Segmentation:
         row_to_class = torch.tensor(vocabulary.row_to_class, device=logits.device)
         to_class = row_to_class if self.rows is None else row_to_class[self.rows[0]]
         labels, scores = label_map(logits, size)
-        result = {"labels": to_class[labels], "scores": scores}
+        result = {"labels": to_class[labels], "scores": scores, "words_considered": len(logits)}
         if full_scores:
             probability = F.interpolate(logits[None].softmax(dim=1), size, mode="bilinear", align_corners=False)[0]
             full = probability.new_zeros(vocabulary.num_classes, *size)

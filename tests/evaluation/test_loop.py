@@ -20,7 +20,7 @@ from escnet.data.images import ImageError
 from escnet.data.mappers import EvaluationMapper
 from escnet.data.registration import dataset_records
 from escnet.data.stream import build_evaluation_loader
-from escnet.evaluation.loop import evaluate_datasets, pass_images
+from escnet.evaluation.loop import Prediction, evaluate_datasets, pass_images
 from escnet.evaluation.semantic import SemanticEvaluator
 
 ROOT = Path(__file__).parents[2]
@@ -78,10 +78,12 @@ def test_a_consumer_is_given_each_image_with_its_truth_labels_and_time(cfg: CfgN
     records = dataset_records("camvid_val")
     pass_images(Scores(), records, EvaluationMapper(cfg, with_truth=True), lambda *given: seen.append(given), title="x")
     assert [sample["image_id"] for sample, _, _ in seen] == [record["image_id"] for record in records]
-    for sample, labels, seconds in seen:
-        expected = Scores()([sample])[0]["sem_seg"].argmax(dim=0).numpy()
+    for sample, prediction, seconds in seen:
+        labels, expected = prediction.labels, Scores()([sample])[0]["sem_seg"].argmax(dim=0).numpy()
         assert isinstance(labels, np.ndarray) and np.array_equal(labels, expected) and seconds > 0
         assert sample["sem_seg_truth"].shape == labels.shape
+        # Detectron2's models do not say it.
+        assert prediction.words_considered is None
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -110,8 +112,8 @@ def pass_three(
 ) -> None:
     """Pass the images of `cfg`, and add the name of each to `done` when it is consumed."""
 
-    def note(sample: dict, labels: np.ndarray, seconds: float) -> None:
-        consume(sample, labels, seconds)
+    def note(sample: dict, prediction: Prediction, seconds: float) -> None:
+        consume(sample, prediction, seconds)
         done.append(Path(sample["file_name"]).name)
 
     records = dataset_records("camvid_val")
@@ -123,9 +125,25 @@ def test_a_batch_gives_each_image_its_labels_and_its_share_of_the_time(cfg: CfgN
     seen, done, model = [], [], Scores()
     pass_three(cfg, model, done, lambda *given: seen.append(given), batch_size=2, num_workers=num_workers)
     assert done == ["0.png", "1.png", "2.png"] and len(model.modes) == 2
-    for sample, labels, _ in seen:
-        assert np.array_equal(labels, model.scores(sample["image"]).argmax(dim=0).numpy())
+    for sample, prediction, _ in seen:
+        assert np.array_equal(prediction.labels, model.scores(sample["image"]).argmax(dim=0).numpy())
     assert seen[0][2] == seen[1][2] > 0 and seen[2][2] != seen[1][2]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_a_consumer_is_told_how_many_words_a_model_looked_at(cfg: CfgNode, batch_size: int) -> None:
+    class Few(Scores):
+        def forward(self, batch):
+            # A number and a tensor of one number are both numbers.
+            counts = (2, torch.tensor(3), 4)
+            named = [counts[int(Path(sample["file_name"]).stem)] for sample in batch]
+            return [out | {"words_considered": n} for out, n in zip(super().forward(batch), named, strict=True)]
+
+    seen = []
+    pass_three(
+        cfg, Few(), [], lambda _, prediction, __: seen.append(prediction.words_considered), batch_size=batch_size
+    )
+    assert seen == [2, 3, 4] and all(type(count) is int for count in seen)
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])

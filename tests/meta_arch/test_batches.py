@@ -87,6 +87,7 @@ def test_outputs_of_a_batch_have_the_sizes_of_their_images_and_the_labels_of_eac
     for out, given in zip(outputs, inputs, strict=True):
         (alone,) = model([given])
         assert torch.equal(out["labels"], alone["labels"])
+        assert out["words_considered"] == alone["words_considered"]
         torch.testing.assert_close(out["scores"], alone["scores"], atol=1e-5, rtol=1e-4)
 
 

@@ -80,10 +80,19 @@ def test_labels_are_those_of_the_real_rows() -> None:
         out = batch.of_image(index).at_image_size(WORDS, (5, 6), full_scores=True)
         best = ROWS[index][batch.logits[index, :count].argmax(dim=0)]
         assert torch.equal(out["labels"], best.clamp(max=6))
+        assert out["words_considered"] == count
         assert out["sem_seg"].shape == (7, 5, 6) and out["sem_seg"].isfinite().all()
     alone = Segmentation(random_logits()[:1], ROWS[:1], kept=KEPT[:1])
     first = batch.of_image(0).at_image_size(WORDS, (9, 9))
     assert torch.equal(alone.at_image_size(WORDS, (9, 9))["scores"], first["scores"])
+
+
+def test_words_considered_are_all_where_none_is_left_out() -> None:
+    logits = torch.randn(1, 8, 5, 6, generator=torch.Generator().manual_seed(2))
+    assert Segmentation(logits).at_image_size(WORDS, (9, 9))["words_considered"] == len(WORDS.rows) == 8
+    # Maps of fewer rows than the logits, as with sliding windows, change nothing.
+    few = Segmentation(logits[:, :4], ROWS[1:2], [logits[:, :2]], map_rows=ROWS[1:2, :2])
+    assert few.at_image_size(WORDS, (9, 9))["words_considered"] == 4
 
 
 def test_a_batch_has_no_single_size() -> None:

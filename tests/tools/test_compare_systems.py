@@ -24,6 +24,7 @@ from escnet.evaluation.systems import costs as costs_module
 
 ROOT = Path(__file__).parents[2]
 FREE = {"MODEL.META_ARCHITECTURE": "DenseClip"}
+FEW = {"MODEL.ESC.MAX_CLASSES": 12, "MODEL.ESC.KEEP": 0, "MODEL.ESC.KEEP_SHARE": 0.0}
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,7 @@ def plan(tmp_path: Path, tiny_config: str) -> Path:
         "costs": {"repeats": 1, "pictures": 1, "words": 4, "picture_size": [64, 64]},
         "systems": [
             {"name": "free", "config": tiny_config, "options": FREE},
-            {"name": "trained, tiny", "config": tiny_config, "weights": str(tmp_path / "model.pth")},
+            {"name": "trained, tiny", "config": tiny_config, "weights": str(tmp_path / "model.pth"), "options": FEW},
         ],
     }
     path = tmp_path / "plan.yaml"
@@ -79,6 +80,8 @@ def test_all_files_and_going_on(
     assert (output / "runs/report.html").is_file()
     printed = capsys.readouterr().out
     assert "Moji-base (seen)" in printed and "Moji-novel (unseen)" in printed and "trained, tiny" in printed
+    few = "trained, tiny looked at a part of the words in an image: on average 12.0 of 92 (Moji-base), 12.0 of 52"
+    assert few in printed and few in (output / "table.md").read_text()
 
     contents = json.loads((output / "systems.json").read_text())
     with open(output / "table.csv") as file:

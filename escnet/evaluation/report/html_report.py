@@ -11,6 +11,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from escnet.evaluation.report.result_table import words_looked_at
 from escnet.evaluation.runs.conditions import flatten
 from escnet.evaluation.runs.image_results import ResultsError
 from escnet.evaluation.runs.run_folder import RunDescription, read_json, read_run
@@ -136,6 +137,7 @@ def _run(output: Path, column: Mapping[str, Any], row: Mapping[str, Any]) -> dic
         "conditions": flatten(run.conditions),
         "metrics": metrics,
         "scored": None if run.scored is None else scored_words(run.scored, len(run.class_names)),
+        "words": words_looked_at(metrics),
         "present": sum(entry["truth_pixels"] > 0 for entry in metrics["classes"]),
         "plot": data_uri(plot) if plot.is_file() else None,
         "confusions": _read_confusions(folder / "confusions.csv"),
@@ -148,6 +150,7 @@ def _read_metrics(path: Path, run: RunDescription) -> dict[str, Any]:
     try:
         for name in (*SCORES, "images", "ignored", "seconds_per_image"):
             _percent(metrics[name])
+        words_looked_at(metrics)
         for entry in metrics["classes"]:
             _percent(entry["iou"]), _percent(entry["accuracy"])
             _thousands(entry["truth_pixels"]), _thousands(entry["predicted_pixels"])

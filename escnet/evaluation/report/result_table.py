@@ -25,6 +25,8 @@ from escnet.safe_files import replacing
 
 # Of a model that cannot say which of its settings matter, all are known, more than a line can hold.
 _LISTED_SETTINGS = 30
+# How many words there are, and how many of them were looked at in an image, on average.
+_WORDS = ("words", "words_considered")
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,8 @@ def measured_row(model: str, runs: Sequence[Run]) -> Row:
         if "scored_classes" in metrics:
             words = scored_words(metrics["scored_classes"], len(metrics["classes"]))
             scores[run.data.dataset]["scored"] = words
+        if "words_considered" in metrics:
+            scores[run.data.dataset] |= {key: metrics[key] for key in _WORDS}
     return Row(model, "measured", _how([read_run(run.folder).conditions for run in runs]), scores)
 
 
@@ -95,13 +99,32 @@ def write_table(output: Path, datasets: Sequence[str], rows: Sequence[Row]) -> s
     return "\n".join([_grid(datasets, titles, shown, "simple"), *notes])
 
 
+def words_looked_at(scores: Mapping[str, Any]) -> str | None:
+    """``15.2 of 847``, the mean over the images; None where no word was left out, or nobody knows.
+
+    Args:
+        scores: of a run, from its metrics or its row.
+    """
+    if "words_considered" not in scores:
+        return None
+    words, considered = (scores[key] for key in _WORDS)
+    return f"{considered:.1f} of {words}" if considered < words else None
+
+
+def words_note(row: Row, datasets: Sequence[str], titles: Sequence[str]) -> str | None:
+    """What has to be said of a row whose model left out words; None where it did not, or nobody knows."""
+    looked_at = [words_looked_at(row.scores.get(dataset, {})) for dataset in datasets]
+    found = [f"{words} ({title})" for words, title in zip(looked_at, titles, strict=True) if words]
+    return f"{row.model} looked at a part of the words in an image: on average {', '.join(found)}." if found else None
+
+
 def _notes(datasets: Sequence[str], titles: Sequence[str], rows: Sequence[Row]) -> list[str]:
-    """What has to be said of the columns whose mIoU is not the mean over all classes."""
+    """What has to be said of the columns whose mIoU is not the mean over all classes, and of words left out."""
     found = []
     for dataset, title in zip(datasets, titles, strict=True):
         scored = {row.scores[dataset]["scored"] for row in rows if "scored" in row.scores.get(dataset, {})}
         found += [f"{title}: mIoU and mean accuracy are over {words}." for words in sorted(scored)]
-    return found
+    return found + [note for row in rows if (note := words_note(row, datasets, titles))]
 
 
 def _markdown(datasets: Sequence[str], titles: Sequence[str], rows: Sequence[Row], notes: Sequence[str]) -> str:
@@ -142,12 +165,12 @@ def _csv(datasets: Sequence[str], rows: Sequence[Row]) -> str:
     """One line for each model and dataset; fractions, not percent."""
     stream = io.StringIO()
     writer = csv.writer(stream)
-    writer.writerow(["model", "source", "dataset", *SCORES, "images", "of", "how"])
+    writer.writerow(["model", "source", "dataset", *SCORES, "images", "of", *_WORDS, "how"])
     for row in rows:
         for dataset in datasets:
             if dataset in row.scores:
                 scores = row.scores[dataset]
-                values = [scores.get(name) for name in (*SCORES, "images", "of")]
+                values = [scores.get(name) for name in (*SCORES, "images", "of", *_WORDS)]
                 writer.writerow([row.model, row.source, dataset, *values, row.how])
     return stream.getvalue()
 

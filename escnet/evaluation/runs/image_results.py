@@ -15,6 +15,8 @@ from escnet.evaluation.confusion import ConfusionMatrix
 from escnet.evaluation.runs.line_file import LineFile
 from escnet.evaluation.scored_classes import ScoredClasses, is_scored
 
+_CONSIDERED = "words_considered"
+
 
 class ResultsError(ValueError):
     """Results on disk that cannot be used; the message names the file and the remedy."""
@@ -30,6 +32,7 @@ class ImageResult:
         seconds: the model took.
         entries: (M, 3) int64 rows of true class, predicted class, pixels; see `ConfusionMatrix.entries`.
         truth: CRC-32 of the label map, by which two evaluations can tell whether they had the same.
+        words_considered: how many rows of the vocabulary competed for the pixels in the end; None where nobody knows.
     """
 
     image: str
@@ -38,6 +41,7 @@ class ImageResult:
     seconds: float
     entries: np.ndarray
     truth: int
+    words_considered: int | None = None
 
     @classmethod
     def count(
@@ -48,6 +52,7 @@ class ImageResult:
         num_classes: int,
         ignore_label: int,
         seconds: float = 0.0,
+        words_considered: int | None = None,
     ) -> ImageResult:
         """Count the pixels of a prediction.
 
@@ -62,7 +67,7 @@ class ImageResult:
         confusion = ConfusionMatrix(num_classes, ignore_label)
         confusion.update(prediction, truth)
         checksum = zlib.crc32(np.ascontiguousarray(truth.astype("<u2")))
-        return cls(image, *truth.shape, seconds, confusion.entries(), checksum)
+        return cls(image, *truth.shape, seconds, confusion.entries(), checksum, words_considered)
 
     def miou(self, scored: ScoredClasses = None) -> float:
         """Mean IoU over the scored classes in this image's truth; NaN if there are none."""
@@ -121,7 +126,7 @@ class ImageResults:
             "seconds": round(result.seconds, 4),
             "truth": result.truth,
             "entries": result.entries.tolist(),
-        }
+        } | ({} if result.words_considered is None else {_CONSIDERED: result.words_considered})
         self._file.add(line, result.image)
 
     def close(self) -> None:
@@ -182,6 +187,8 @@ def _parse(line: str, place: str) -> ImageResult:
         fields = json.loads(line)
         entries = np.array(fields["entries"], dtype=np.int64).reshape(-1, 3)
         values = [fields[key] for key in ("image", "height", "width", "seconds")]
-        return ImageResult(*values, entries, fields["truth"])
+        # Evaluations of before it was noted do not say it, nor do all models.
+        considered = fields.get(_CONSIDERED)
+        return ImageResult(*values, entries, fields["truth"], None if considered is None else int(considered))
     except (ValueError, KeyError, TypeError) as error:
         raise ResultsError(f"{place}: is damaged ({error}); delete it, and its image is evaluated again") from None

@@ -47,7 +47,9 @@ def summarise(run: Run, model: nn.Module, mapper: EvaluationMapper) -> SemanticM
     _draw_worst(run, model, mapper, summary.scores)
     write_json(
         run.folder / METRICS,
-        {"dataset": run.data.dataset, "of": run.data.of} | summary.to_dict() | metrics.to_dict(),
+        {"dataset": run.data.dataset, "of": run.data.of, "words": len(run.data.space.vocabulary.rows)}
+        | summary.to_dict()
+        | metrics.to_dict(),
     )
     return metrics
 
@@ -65,6 +67,7 @@ class _Summary:
         self._pixels, self._counted = 0, 0
         self._seconds: list[float] = []
         self._truths: list[str] = []
+        self._considered: list[int] = []
 
     def add(self, result: ImageResult) -> None:
         self.scores[result.image] = (result.miou(self._scored), result.pixel_accuracy())
@@ -72,16 +75,20 @@ class _Summary:
         self._counted += int(result.entries[:, 2].sum())
         self._seconds.append(result.seconds)
         self._truths.append(f"{result.image} {result.truth}")
+        if result.words_considered is not None:
+            self._considered.append(result.words_considered)
 
     def to_dict(self) -> dict[str, Any]:
         truths = "\n".join(sorted(self._truths)).encode()
+        # The mean over the images of which it is known.
+        considered = {"words_considered": sum(self._considered) / len(self._considered)} if self._considered else {}
         return {
             "images": len(self._seconds),
             "ignored": 1 - self._counted / self._pixels,
             "truth_crc32": zlib.crc32(truths),
             # The median, as the first image pays for the embeddings of all words.
             "seconds_per_image": round(float(np.median(self._seconds)), 4),
-        }
+        } | considered
 
 
 def _check_complete(run: Run, confusion: ConfusionMatrix, images: Set[str]) -> None:

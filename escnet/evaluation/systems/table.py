@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from tabulate import tabulate
 
+from escnet.evaluation.report.result_table import words_note
 from escnet.evaluation.runs.comparison import Comparison
 from escnet.evaluation.runs.conditions import versions
 from escnet.evaluation.runs.evaluation_data import dataset_title
@@ -144,13 +145,14 @@ def _costs_note(found: ComparedSystems) -> str:
 
 
 def _scores_notes(found: ComparedSystems) -> list[str]:
-    """The columns whose mIoU is not the mean over all classes."""
-    notes = []
-    for data in found.task.plan.data:
+    """The columns whose mIoU is not the mean over all classes, and the systems that left out words."""
+    notes, columns = [], found.task.plan.data
+    for data in columns:
         of_dataset = (system.row.scores[data.name] for system in found.systems)
         scored = {scores["scored"] for scores in of_dataset if "scored" in scores}
         notes += [f"{column_title(data)}: mIoU is over {words}." for words in sorted(scored)]
-    return notes
+    datasets, titles = [data.name for data in columns], [dataset_title(data.name) for data in columns]
+    return notes + [note for system in found.systems if (note := words_note(system.row, datasets, titles))]
 
 
 def _markdown(found: ComparedSystems) -> str:

@@ -196,6 +196,20 @@ def test_what_is_scored_is_said_where_not_all_is(tmp_path: Path) -> None:
     assert f"data.{SCORED}|1, 3|" in page.rows
 
 
+def test_words_that_were_left_out_are_said(tmp_path: Path) -> None:
+    output = write_output(tmp_path)
+    assert "looked at" not in page_of(output).text
+    path = output / "ESCNet" / "a150" / "metrics.json"
+    metrics = json.loads(path.read_text())
+    for considered, rows in ((3.0, 0), (1.625, 1)):
+        path.write_text(json.dumps(metrics | {"words": 3, "words_considered": considered}))
+        assert page_of(output).rows.count("mean of words looked at per image|1.6 of 3|") == rows
+    for damaged in ({"words_considered": 1.5}, {"words": 3, "words_considered": "few"}):
+        path.write_text(json.dumps(metrics | damaged))
+        with pytest.raises(ResultsError, match=r"a150/metrics\.json: is not the metrics of a run"):
+            write_report(output)
+
+
 def test_the_file_needs_no_other_and_runs_nothing(tmp_path: Path) -> None:
     page = page_of(write_output(tmp_path))
     assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in page.tags}

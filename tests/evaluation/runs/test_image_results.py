@@ -53,6 +53,21 @@ def test_written_and_read_back(tmp_path):
     assert confusion.counts.tolist() == [[0, 6, 0], [0, 14, 0], [0, 0, 20]]
 
 
+def test_words_that_were_looked_at_are_read_back_and_older_lines_do_not_say_it(tmp_path):
+    counted = ImageResult.count("a", np.zeros((2, 3), int), np.zeros((2, 3), int), 3, 255, 0.5, words_considered=2)
+    assert counted.words_considered == 2
+    results = ImageResults(tmp_path)
+    for one in (counted, result("b", [[0, 0, 20]])):
+        results.add(one)
+    results.close()
+    file = tmp_path / "images.0.jsonl"
+    assert [json.loads(line).get("words_considered", "-") for line in file.read_text().splitlines()] == [2, "-"]
+    assert [one.words_considered for one in ImageResults(tmp_path)] == [2, None]
+    file.write_text(file.read_text().replace('"words_considered":2', '"words_considered":"few"'))
+    with pytest.raises(ResultsError, match=r"images\.0\.jsonl, line 1: is damaged"):
+        list(ImageResults(tmp_path))
+
+
 def test_every_result_is_on_disk_at_once(tmp_path):
     results = ImageResults(tmp_path)
     for number in range(3):
