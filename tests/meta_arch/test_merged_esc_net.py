@@ -48,7 +48,7 @@ def make(checkpoint: Path | str, *options: str) -> ESCNet:
 
 @torch.no_grad()
 def test_its_blocks_are_given_sams_embedding_and_its_maps_are_the_clip_heads(checkpoint: Path, merged: SamClip) -> None:
-    model = make(checkpoint).eval()
+    model = make(checkpoint, "MODEL.CLIP.SMOOTHING", "1").eval()
     given: list[Tensor] = []
     for block in model.blocks:
         block.project.register_forward_hook(lambda _, __, output: given.append(output))

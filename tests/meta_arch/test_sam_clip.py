@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from escnet.config import load_config
+from escnet.layers.correlation import correlation_maps
 from escnet.meta_arch.interfaces import Prompts
 from escnet.meta_arch.mask_scores import MaskScores
 from escnet.meta_arch.sam import PromptableSam
@@ -70,9 +71,8 @@ def test_one_pass_of_the_backbone_answers_four_questions(both: SamClip, picture:
     assert torch.allclose(probability.sum(dim=1), torch.ones(2))
     assert masks.logits.shape == (3, 1, 64, 64)
     assert refined.logits.shape == (2, 5, 64, 64) and refined.correlations[0].shape == (2, 5, 16, 16)
-    torch.testing.assert_close(
-        refined.correlations[0], torch.einsum("bdhw,nd->bnhw", coarse, both.text_features(WORDS))
-    )
+    expected = correlation_maps(coarse, both.text_features(WORDS), both.smoothing)
+    torch.testing.assert_close(refined.correlations[0], expected)
 
 
 @torch.no_grad()
