@@ -1,4 +1,4 @@
-"""Values of a command line, and how a command ends that cannot go on: one line on standard error, and a code."""
+"""Values of a command line, tables in answer, and how a command ends that cannot go on: one line, and a code."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import math
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 # What PyTorch puts before the traceback of an error in a loader's process, raised again with both as its message.
@@ -61,6 +62,14 @@ def safetensors_path(text: str) -> Path:
     if path.suffix != ".safetensors":
         raise argparse.ArgumentTypeError(f"has to end in .safetensors, got {text}")
     return path
+
+
+def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """A table in Markdown below its title; nothing where it has no rows."""
+    from tabulate import tabulate
+
+    if rows:
+        print(f"\n{title}\n\n{tabulate(rows, header, tablefmt='github', disable_numparse=True)}", flush=True)
 
 
 def one_line(error: BaseException) -> str:

@@ -18,13 +18,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from escnet.command_line import at_least_one, positive_number, refuse
+from escnet.command_line import at_least_one, positive_number, print_table, refuse
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
 
-    from escnet.training.estimation.cluster import Cluster, Collection, Plan
+    from escnet.training.estimation.cluster import Collection, Plan
     from escnet.training.estimation.distillation import StageCost
+    from escnet.training.estimation.gpus import Cluster
 
 PROGRAM = "estimate_distillation.py"
 STAGES = tuple(f"configs/sam_clip/stage{number}.yaml" for number in (1, 2, 3))
@@ -100,7 +101,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def print_estimate(stages: Sequence[Stage], args: argparse.Namespace) -> int:
     """Print all tables; returns the exit code."""
-    from escnet.training.estimation.cluster import Cluster
+    from escnet.training.estimation.gpus import Cluster
 
     collections = read_collections(args)
     clusters = [Cluster(gpus, args.tflops * 1e12, args.bandwidth * GIGA, args.gpu_memory * GIGA) for gpus in args.gpus]
@@ -266,14 +267,6 @@ def plan_alone(stage: Stage, cluster: Cluster) -> Plan:
     from escnet.training.estimation.cluster import plan_stage
 
     return plan_stage(stage.cfg, stage.cost, replace(cluster, gpus=1))
-
-
-def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A table in Markdown below its title; nothing where it has no rows."""
-    from tabulate import tabulate
-
-    if rows:
-        print(f"\n{title}\n\n{tabulate(rows, header, tablefmt='github', disable_numparse=True)}", flush=True)
 
 
 def _several(kind: Callable[[str], Value]) -> Callable[[str], tuple[Value, ...]]:

@@ -11,29 +11,7 @@ from detectron2.config import CfgNode
 from escnet.data.shards.schedule import BatchSchedule
 from escnet.data.shards.stream import Sharing
 from escnet.training.estimation.distillation import ImageCost, StageCost
-
-# Gradients and parameters are in single precision; AdamW keeps two moments of each.
-BYTES = 4
-MOMENTS = 2
-# Of a GPU's memory, left for what lives for a moment, for the gaps of the allocator and for the network's buffers.
-RESERVE = 0.1
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """GPUs that train together.
-
-    Attributes:
-        gpus: how many.
-        rate: FLOP/s that each sustains.
-        bandwidth: bytes/s that each sends and receives while gradients are averaged.
-        memory: bytes of each.
-    """
-
-    gpus: int
-    rate: float
-    bandwidth: float
-    memory: float
+from escnet.training.estimation.gpus import BYTES, MOMENTS, RESERVE, Cluster
 
 
 @dataclass(frozen=True)
@@ -115,9 +93,8 @@ class Plan:
 
     @property
     def sent(self) -> float:
-        """Bytes that a GPU sends in a step, in a ring: 2 (n - 1) / n times the gradients."""
-        gpus = self.cluster.gpus
-        return 2 * (gpus - 1) / gpus * BYTES * self.trained
+        """Bytes that a GPU sends in a step."""
+        return self.cluster.sent(self.trained)
 
     @property
     def averaging(self) -> float:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 
@@ -72,6 +76,33 @@ def graph_bytes(loss: Callable[[], Tensor], own: Iterable[Tensor]) -> int:
     return sum(sizes.values())
 
 
+@dataclass(frozen=True)
+class Footprint:
+    """What a call needs beside its work.
+
+    Attributes:
+        memory: bytes of the tensors that it has made and that are alive at once, at most.
+        operators: calls of PyTorch's operators that compute something, which views do not; each is a kernel or more.
+    """
+
+    memory: int
+    operators: int
+
+
+def footprint(run: Callable[[], object], own: Iterable[Tensor]) -> Footprint:
+    """Memory and operators of a call, of a backward pass in it too, with what is alive for a moment alone.
+
+    What an operator takes for itself while it runs is not seen.
+
+    Args:
+        run: the call.
+        own: tensors that are there anyway, as parameters and buffers are.
+    """
+    with _Watch(own) as watch:
+        run()
+    return Footprint(watch.most, watch.operators)
+
+
 @contextmanager
 def on_fake_device(device: str, *modules: nn.Module, dtype: torch.dtype | None = None) -> Iterator[None]:
     """Within, modules and new tensors have shapes and types alone, as they would be on a device that need not be there.
@@ -103,6 +134,38 @@ class _Saved:
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor
+
+
+class _Watch(TorchDispatchMode):
+    """Sees every operator, and the memory that comes and goes."""
+
+    def __init__(self, own: Iterable[Tensor]) -> None:
+        super().__init__()
+        self.operators = self.most = self._now = 0
+        self._sizes = {_storage(tensor): 0 for tensor in own}
+
+    def __torch_dispatch__(
+        self,
+        func: torch._ops.OpOverload,
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.operators += func.namespace == "aten" and not func.is_view
+        for value in tree_leaves(result):
+            if isinstance(value, Tensor) and _storage(value) not in self._sizes:
+                self._begin(value.untyped_storage())
+        return result
+
+    def _begin(self, storage: torch.UntypedStorage) -> None:
+        self._sizes[storage._cdata] = storage.nbytes()
+        self._now += storage.nbytes()
+        self.most = max(self.most, self._now)
+        weakref.finalize(storage, self._end, storage._cdata)
+
+    def _end(self, key: int) -> None:
+        self._now -= self._sizes.pop(key)
 
 
 def _storage(tensor: Tensor) -> int:

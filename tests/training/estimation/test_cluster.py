@@ -6,15 +6,9 @@ import pytest
 from detectron2.config import CfgNode
 
 from escnet.config import add_escnet_config
-from escnet.training.estimation.cluster import (
-    Cluster,
-    Collection,
-    check_memory,
-    check_readers,
-    plan_stage,
-    readers_memory,
-)
+from escnet.training.estimation.cluster import Collection, check_memory, check_readers, plan_stage, readers_memory
 from escnet.training.estimation.distillation import ImageCost, StageCost
+from escnet.training.estimation.gpus import Cluster
 
 COST = StageCost(
     images=(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from escnet.training.estimation.counting import forward_flops, graph_bytes, on_fake_device, training_flops
+from escnet.training.estimation.counting import footprint, forward_flops, graph_bytes, on_fake_device, training_flops
 
 BATCH, WIDTH = 5, 7
 PRODUCT = 2 * BATCH * WIDTH * WIDTH
@@ -54,6 +54,34 @@ def test_what_a_loss_does_not_depend_on_is_not_held() -> None:
         return hidden.sum()
 
     assert graph_bytes(loss, [*model.parameters(), *further.parameters()]) == 4 * BATCH * WIDTH
+
+
+def test_the_most_memory_at_once_and_what_computes() -> None:
+    x = inputs()
+
+    def run() -> None:
+        doubled = x * 2
+        tripled = x.view(-1) * 3  # beside it; a view takes nothing
+        del doubled
+        (tripled + 1).sum()  # two of a size again, then a scalar
+
+    counted = footprint(run, [x])
+    assert counted.operators == 4 and counted.memory == 4 * (2 * BATCH * WIDTH + 1)
+
+
+def test_a_backward_pass_takes_memory_too() -> None:
+    model = layers(True, True)
+    own = list(model.parameters())
+
+    def step() -> None:
+        model(inputs()).square().sum().backward()
+
+    with on_fake_device("cpu", model):
+        fake = footprint(step, list(model.parameters()))
+    real = footprint(step, own)
+    assert fake == real
+    # At least the gradients, and the activations that they need.
+    assert real.memory >= 4 * (WIDTH * WIDTH + 2 * BATCH * WIDTH) and real.operators > 8
 
 
 def test_a_fake_device_holds_what_a_real_one_holds_and_gives_parameters_back() -> None:
