@@ -76,7 +76,7 @@ def _evaluate_dataset(cfg: CfgNode, model: nn.Module, mapper: EvaluationMapper, 
     evaluator = SemanticEvaluator(name, output_dir=folder)
 
     def count(sample: Sample, prediction: Prediction, _: float) -> None:
-        evaluator.process([sample], [{"labels": prediction.labels}])
+        evaluator.process([sample], [{"labels": prediction.labels, "words_considered": prediction.words_considered}])
 
     pass_images(model, records, mapper, count, title=name, num_workers=cfg.DATALOADER.NUM_WORKERS)
     results = evaluator.evaluate() or {}

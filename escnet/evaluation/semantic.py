@@ -7,7 +7,9 @@ import logging
 import os
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -87,15 +89,15 @@ class SemanticEvaluator(DatasetEvaluator):
 
     def reset(self) -> None:
         """Forget everything counted so far."""
-        self._confusion = ConfusionMatrix(len(self._class_names), self._ignore_label)
-        self._num_images = 0
+        self._counts = _Counts(ConfusionMatrix(len(self._class_names), self._ignore_label))
 
     def process(self, inputs: Iterable[Mapping[str, Any]], outputs: Iterable[Mapping[str, Any]]) -> None:
         """Count the images of one batch.
 
         Args:
             inputs: per image, `sem_seg_truth` (H, W) integer class ids, or else `sem_seg_file_name` to read them from.
-            outputs: per image, `labels` (H, W) integer class ids, or else detectron2's `sem_seg` (N, H, W) scores.
+            outputs: per image, `labels` (H, W) integer class ids, or else detectron2's `sem_seg` (N, H, W) scores; and
+                `words_considered`, how many words competed for the pixels in the end, of a model that says it.
 
         Raises:
             ValueError: a record lacks both keys, sizes differ, ids are out of range, or a label file has not the bits
@@ -103,13 +105,18 @@ class SemanticEvaluator(DatasetEvaluator):
         """
         for record, output in zip(inputs, outputs, strict=True):
             try:
-                self._confusion.update(predicted_labels(output, len(self._class_names)), self._true_labels(record))
+                labels = predicted_labels(output, len(self._class_names))
+                self._counts.confusion.update(labels, self._true_labels(record))
             except ValueError as error:
-                raise ValueError(f"{_image_name(record, self._num_images)}: {error}") from error
-            self._num_images += 1
+                raise ValueError(f"{_image_name(record, self._counts.images)}: {error}") from error
+            self._counts.images += 1
+            if output.get("words_considered") is not None:
+                self._counts.considered.append(int(output["words_considered"]))
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
         """Compute the scores of all images, log them, and write `semantic_metrics.json` (scores as fractions).
+
+        File and log also have the mean of `words_considered`, where the model says it.
 
         Returns:
             {"sem_seg": {"mIoU", "mIoU_d2_2021", "pACC", "mACC", "fwIoU", "IoU-<class>", ...}} in percent; None in
@@ -118,18 +125,25 @@ class SemanticEvaluator(DatasetEvaluator):
         Raises:
             ValueError: not a single pixel was counted.
         """
-        confusion, num_images = self._gather() if self._distributed else (self._confusion, self._num_images)
-        if confusion is None:
+        counts = self._gather() if self._distributed else self._counts
+        if counts is None:
             return None
-        if not confusion.counts.any():
+        if not counts.confusion.counts.any():
             raise ValueError(
-                f"dataset {self._dataset_name!r}: no pixel to score in {num_images} images (all have the ignore label "
-                f"{self._ignore_label}, or there are no images); check the dataset's files and its ignore label"
+                f"dataset {self._dataset_name!r}: no pixel to score in {counts.images} images (all have the ignore "
+                f"label {self._ignore_label}, or there are no images); check the dataset's files and its ignore label"
             )
-        metrics = semantic_metrics(confusion, self._class_names, self._scored)
-        logger.info("%s, %d images\n%s", self._dataset_name, num_images, metrics.table())
+        metrics = semantic_metrics(counts.confusion, self._class_names, self._scored)
+        words = {"words_considered": fmean(counts.considered)} if counts.considered else {}
+        looked_at = f", {words['words_considered']:.1f} words looked at in one, on average" if words else ""
+        logger.info("%s, %d images%s\n%s", self._dataset_name, counts.images, looked_at, metrics.table())
         if self._output_dir is not None:
-            report = {"dataset": self._dataset_name, "images": num_images, "ignore_label": self._ignore_label}
+            report = {
+                "dataset": self._dataset_name,
+                "images": counts.images,
+                "ignore_label": self._ignore_label,
+                **words,
+            }
             with replacing(self._output_dir / "semantic_metrics.json") as temporary:
                 temporary.write_text(json.dumps(report | metrics.to_dict(), indent=1, allow_nan=False) + "\n")
         return OrderedDict(sem_seg=metrics.percentages())
@@ -142,17 +156,28 @@ class SemanticEvaluator(DatasetEvaluator):
             raise ValueError(f"the input has neither 'sem_seg_truth' nor 'sem_seg_file_name', only {sorted(record)}")
         return read_labels(record["sem_seg_file_name"], self._label_bits)
 
-    def _gather(self) -> tuple[ConfusionMatrix | None, int]:
-        """Sum over the processes; (None, 0) in all but the first."""
+    def _gather(self) -> _Counts | None:
+        """Sum over the processes; None in all but the first."""
         comm.synchronize()
-        gathered = comm.gather((self._confusion, self._num_images))
+        gathered = comm.gather(self._counts)
         if not comm.is_main_process():
-            return None, 0
-        # A fresh matrix, so that evaluating twice does not count the other processes twice.
-        total = ConfusionMatrix(len(self._class_names), self._ignore_label)
-        for confusion, _ in gathered:
-            total.merge(confusion)
-        return total, sum(num_images for _, num_images in gathered)
+            return None
+        # Fresh counts, so that evaluating twice does not count the other processes twice.
+        total = _Counts(ConfusionMatrix(len(self._class_names), self._ignore_label))
+        for counts in gathered:
+            total.confusion.merge(counts.confusion)
+            total.images += counts.images
+            total.considered += counts.considered
+        return total
+
+
+@dataclass
+class _Counts:
+    """What a process has seen: of each image that says it, how many words were looked at."""
+
+    confusion: ConfusionMatrix
+    images: int = 0
+    considered: list[int] = field(default_factory=list)
 
 
 def predicted_labels(output: Mapping[str, Any], num_classes: int) -> np.ndarray | torch.Tensor:

@@ -131,6 +131,7 @@ def test_report_is_written_whole(tmp_path):
     report = json.loads((tmp_path / "out" / "semantic_metrics.json").read_text())
     assert (report["images"], report["ignore_label"], report["miou"]) == (1, 255, 1.0)
     assert [(c["name"], c["iou"]) for c in report["classes"]] == [("sky", 1.0), ("grass", None)]
+    assert "words_considered" not in report
 
 
 def test_failed_write_keeps_the_old_report(tmp_path, monkeypatch):
@@ -232,9 +233,9 @@ def evaluate_share(rank: int, rendezvous: Path, pairs, result: Path) -> None:
     """One of two processes: the first scores one image, the second the others."""
     torch.set_num_threads(1)  # a forked process must not touch the thread pool of its parent
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
-    evaluator = SemanticEvaluator(class_names=names_of(7), ignore_label=255)
-    for prediction, truth in pairs[:1] if rank == 0 else pairs[1:]:
-        evaluator.process([{"sem_seg_truth": truth}], [{"labels": prediction}])
+    evaluator = SemanticEvaluator(class_names=names_of(7), ignore_label=255, output_dir=result.parent)
+    for words, (prediction, truth) in enumerate(pairs[:1] if rank == 0 else pairs[1:], start=2 + rank):
+        evaluator.process([{"sem_seg_truth": truth}], [{"labels": prediction, "words_considered": words}])
     evaluator.evaluate()
     result.write_text(json.dumps(evaluator.evaluate()))
     dist.destroy_process_group()
@@ -263,3 +264,5 @@ def test_two_processes_equal_one(tmp_path, random_maps):
     first, second = (json.loads(result.read_text()) for result in results)
     assert second is None
     assert first["sem_seg"] == pytest.approx(alone.evaluate()["sem_seg"], rel=0, abs=0, nan_ok=True)
+    # 2 words in the first image, 3 and 4 in the others.
+    assert json.loads((tmp_path / "semantic_metrics.json").read_text())["words_considered"] == 3

@@ -13,6 +13,7 @@ from torch import nn
 
 from escnet.config import load_config
 from escnet.data.mappers import EvaluationMapper
+from escnet.evaluation.loop import evaluate_datasets
 from escnet.evaluation.report.html_report import write_report
 from escnet.evaluation.report.result_table import Row, measured_row, words_looked_at, words_note, write_table
 from escnet.evaluation.runs.conditions import model_identity
@@ -65,6 +66,15 @@ def test_the_mean_of_a_pruned_model_is_told(tiny_config: str, tmp_path: Path, op
     assert text.splitlines().count(note) == 2 and f'<p class="faint">{note}</p>' in text
     assert f"mean of words looked at per image</th><td>{mean:.1f} of {words}</td>" in text
     assert json.loads((tmp_path / "out/table.json").read_text())["notes"][-1] == note
+
+
+def test_an_evaluation_of_a_training_tells_it_too(tiny_config: str, tmp_path: Path) -> None:
+    cfg = load_config(tiny_config, [*PRUNED, "DATASETS.TEST", str((DATASET,)), "OUTPUT_DIR", str(tmp_path)])
+    expected = rows_of_each_image(cfg)
+    torch.manual_seed(cfg.SEED)
+    evaluate_datasets(cfg, Segmenter.from_config(cfg).model)
+    (report,) = tmp_path.glob("inference/*/semantic_metrics.json")
+    assert json.loads(report.read_text())["words_considered"] == sum(expected) / len(expected)
 
 
 def test_batches_stops_and_processes_change_nothing(tiny_config: str, tmp_path: Path) -> None:

@@ -30,9 +30,11 @@ WORDS = Vocabulary(["sky", "road, street", "traffic light", "a very tall pole"])
 
 def config(*options: str) -> CfgNode:
     sizes = ("MODEL.CLIP.IMAGE_SIZE", str(SIZE), "INPUT.CROP.SIZE", str(SIZE), "MODEL.ESC.WINDOW", "4")
-    chunks = ("MODEL.ESC.NUM_BLOCKS", "1", "MODEL.ESC.CLASS_CHUNK", "3", "MODEL.ESC.CHECKPOINT", "True", "MODEL.ESC.AUX_LOSS", "0.4")
+    small = ("MODEL.ESC.NUM_BLOCKS", "1", "MODEL.ESC.CLASS_CHUNK", "3", "MODEL.ESC.CHECKPOINT", "True")
     windows = ("TEST.SLIDING.SIZE", "(48, 96)", "TEST.SLIDING.WINDOW", "(48, 64)")
-    return load_config(CONFIG, ["MODEL.DEVICE", "cpu", *sizes, *chunks, *windows, *ALL_WORDS, *options])
+    return load_config(
+        CONFIG, ["MODEL.DEVICE", "cpu", *sizes, *small, *windows, *ALL_WORDS, "MODEL.ESC.AUX_LOSS", "0.4", *options]
+    )
 
 
 def built(cfg: CfgNode) -> CorrelationModel:
