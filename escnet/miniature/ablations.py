@@ -70,6 +70,12 @@ AGGREGATION = Table(
     ),
     _NOVEL_BASE_200,
 )
+MLP_RATIO = Table(
+    "mlp_ratio",
+    "How wide are the MLPs of the fusion (times its channels)?",
+    _rows("MODEL.ESC.MLP_RATIO", (1.0, 2.0, 4.0)),
+    _NOVEL_BASE_200,
+)
 SMOOTHING = Table(
     "smoothing",
     "Over how many cells are CLIP's correlation maps averaged (side of the square)?",
@@ -102,6 +108,7 @@ PASSES = Table(
         for init in ("random", "pretrained")
         for count in (1, 2)
     ),
+    _NOVEL_BASE_200,
 )
 _TWO_PASSES = ("MODEL.ESC.PASSES", "2")
 
@@ -221,14 +228,6 @@ SLIDING = Table(
         ),
     ),
 )
-MAX_CLASSES = Table(
-    "max_classes",
-    "How many classes are kept of 847?",
-    tuple(
-        Variant(str(count or "all"), test=("MODEL.ESC.MAX_CLASSES", str(count))) for count in (32, 64, 128, 256, 512, 0)
-    ),
-    ("mojiscenes_val_847[:50]",),
-)
 MASK_SHARE = Table(
     "mask_share",
     "ClipThenSam: what share do SAM's masks have in a score?",
@@ -260,7 +259,7 @@ TABLES = {
     table.name: table
     for table in (
         HEADLINE, SAM_BLOCK, SAM_BLOCK_WIDE, PASSES, MERGED, SAM_TRAIN, PROMPTS, OBJECTS, BLOCKS, MERGE, GUIDANCE,
-        TRAIN_CLASSES, AUGMENTATION, AGGREGATION, SMOOTHING, REGION, LOSS, AUX_LOSS, CLIP_TRAIN, TEMPLATES, SLIDING,
-        MAX_CLASSES, MASK_SHARE, DENSE,
+        TRAIN_CLASSES, AUGMENTATION, AGGREGATION, MLP_RATIO, SMOOTHING, REGION, LOSS, AUX_LOSS, CLIP_TRAIN, TEMPLATES,
+        SLIDING, MASK_SHARE, DENSE,
     )
 }  # fmt: skip

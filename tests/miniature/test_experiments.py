@@ -141,6 +141,6 @@ def test_the_script_runs_a_table(
     assert "Does it help?" in output.out and "| none" in output.out
     assert "1/1 after" in output.err
     assert script.main(["--list"]) == 0
-    assert "max_classes" in capsys.readouterr().out
+    assert "train_classes" in capsys.readouterr().out
     assert script.main([*arguments, "--set", "MODEL.NO_SUCH_KEY", "1"]) == 1
     assert "NO_SUCH_KEY" in capsys.readouterr().err
