@@ -54,20 +54,21 @@ class GuidedSwinBlock(nn.Module):
         plan = window_plan(grid, self.window, self.shift)
         index = plan.cells.to(qkv.device)
         windows = qkv.index_select(1, index.clamp(min=0).flatten())
-        # Windows stand beside the heads, where one mask serves every class.
+        # Windows of different masks stand beside the heads, where one copy serves every class; others need no copy.
+        order = "m (v x) p c" if plan.is_masked else "(m v) x p c"
         query, key, value = rearrange(
-            windows, "m (v p) (three x c) -> three m (v x) p c", v=len(index), three=3, x=self.num_heads
+            windows, f"m (v p) (three x c) -> three {order}", v=len(index), three=3, x=self.num_heads
         )
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=self._mask(plan).to(query.dtype))
-        attended = rearrange(attended, "m (v x) p c -> m (v p) (x c)", v=len(index))
+        attended = rearrange(attended, f"{order} -> m (v p) (x c)", v=len(index), x=self.num_heads)
         return attended.index_select(1, plan.place.to(qkv.device))
 
     def _mask(self, plan: WindowPlan) -> Tensor:
-        """(1, windows·heads, p, p) relative position bias, -inf between cells that may not see each other."""
+        """(1, heads, p, p) relative position bias, or (1, windows·heads, p, p), -inf where cells may not see others."""
         device = self.position_bias.device
         bias = self.position_bias[:, plan.offset.to(device)]
         if not plan.is_masked:
-            return bias.repeat(len(plan.cells), 1, 1).unsqueeze(0)
+            return bias.unsqueeze(0)
         blocked = ~plan.visible.to(device).unsqueeze(1)
         return bias.unsqueeze(0).masked_fill(blocked, float("-inf")).flatten(0, 1).unsqueeze(0)
 

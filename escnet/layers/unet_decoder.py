@@ -90,6 +90,7 @@ class UpsamplingStage(nn.Module):
     def forward(self, x: Tensor, skip: Tensor, classes: int) -> Tensor:
         """(B·n, in, h, w) and the convolved skip (B, dim, 2h, 2w) to (B·n, dim, 2h, 2w)."""
         x = F.interpolate(self.reduce(x), scale_factor=2, mode="bilinear", align_corners=False)
-        x = self.conv1(x).unflatten(0, (-1, classes)) + skip.unsqueeze(1)
-        x = F.relu(self.norm1(x.flatten(0, 1)))
-        return F.relu(self.norm2(self.conv2(x)))
+        x = self.conv1(x).unflatten(0, (-1, classes))
+        x += skip.unsqueeze(1)
+        x = F.relu(self.norm1(x.flatten(0, 1)), inplace=True)
+        return F.relu(self.norm2(self.conv2(x)), inplace=True)
