@@ -13,20 +13,18 @@ def _rows(key: str, values: Iterable[object], **common: object) -> tuple[Variant
 
 _NOVEL_BASE_200 = ("mojiscenes_val_novel", "mojiscenes_val_base")
 _ALL_CLASSES = ("MODEL.ESC.MAX_CLASSES", "0", "MODEL.ESC.KEEP", "0")
+_COST_AGGREGATION = (
+    *("MODEL.META_ARCHITECTURE", "CostAggregation", "MODEL.ESC.AUX_LOSS", "0.0"),
+    *("MODEL.ESC.NUM_BLOCKS", "2", "MODEL.ESC.CLASS_POOL", "2"),
+)
 HEADLINE = Table(
     "headline",
     "ESC-Net against the training-free baselines and against CAT-Seg's structure, on the same CLIP and SAM.",
     (
         Variant("DenseClip", test=("MODEL.META_ARCHITECTURE", "DenseClip"), is_trained=False),
         Variant("ClipThenSam", test=("MODEL.META_ARCHITECTURE", "ClipThenSam"), is_trained=False),
-        Variant(
-            "CostAggregation",
-            (
-                *("MODEL.META_ARCHITECTURE", "CostAggregation", "MODEL.ESC.AUX_LOSS", "0.0"),
-                *("MODEL.ESC.NUM_BLOCKS", "2", "MODEL.ESC.CLASS_POOL", "2"),
-            ),
-            _ALL_CLASSES,
-        ),
+        Variant("CostAggregation, all classes", _COST_AGGREGATION, _ALL_CLASSES),
+        Variant("CostAggregation", _COST_AGGREGATION),
         Variant("ESC-Net, all classes", test=_ALL_CLASSES),
         Variant("ESC-Net"),
     ),
