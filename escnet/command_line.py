@@ -64,6 +64,17 @@ def safetensors_path(text: str) -> Path:
     return path
 
 
+def add_batch_size(parser: argparse.ArgumentParser) -> None:
+    """Let a command say how many images share a pass of the model."""
+    parser.add_argument(
+        "--batch-size",
+        type=at_least_one,
+        default=1,
+        metavar="B",
+        help="images of any sizes that share a pass (default: 1); it changes time and memory, no result",
+    )
+
+
 def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """A table in Markdown below its title; nothing where it has no rows."""
     from tabulate import tabulate

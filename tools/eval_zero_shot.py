@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from escnet.command_line import at_least_one, refuse
+from escnet.command_line import add_batch_size, refuse
 from escnet.data.benchmarks import BENCHMARKS, full_dataset_name, split_dataset_name
 
 if TYPE_CHECKING:
@@ -47,13 +47,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output", default="output/zero_shot", type=Path, metavar="DIR", help="folder for the results")
     parser.add_argument("--name", metavar="NAME", help="of the model in the table (default: its architecture)")
     parser.add_argument("--restart", action="store_true", help="delete the results that are in the output folder")
-    parser.add_argument(
-        "--batch-size",
-        type=at_least_one,
-        default=1,
-        metavar="B",
-        help="images of any sizes that share a pass (default: 1); it changes time and memory, no result",
-    )
+    add_batch_size(parser)
     parser.add_argument("--num-gpus", type=int, default=1, metavar="N", help="processes; on a CPU too")
     parser.add_argument("--num-machines", type=int, default=1, metavar="N")
     parser.add_argument("--machine-rank", type=int, default=0, metavar="N")

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from escnet.command_line import at_least_one, refuse
+from escnet.command_line import add_batch_size, refuse
 from escnet.own_process import peak_memory
 
 if TYPE_CHECKING:
@@ -115,13 +115,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--max-pixels", type=int, metavar="N", help="of an image that is read (default: 179 million; 0: no limit)"
     )
-    parser.add_argument(
-        "--batch-size",
-        type=at_least_one,
-        default=1,
-        metavar="B",
-        help="images of any sizes that share a pass (default: 1); it changes time and memory, no result",
-    )
+    add_batch_size(parser)
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps ... (else a GPU if there is one)")
     parser.add_argument(
         "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="configuration keys to set, after all options"

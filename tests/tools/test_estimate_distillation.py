@@ -28,17 +28,7 @@ COST = StageCost(
 )
 
 
-def cells(output: str, title: str) -> list[list[str]]:
-    """The rows of the table below a title."""
-    rows: list[list[str]] = []
-    for line in output[output.index(title) :].strip().splitlines()[4:]:
-        if not line.startswith("|"):
-            break
-        rows.append([cell.strip() for cell in line.strip("|").split("|")])
-    return rows
-
-
-def test_tables_follow_from_the_options(load_script, capsys, monkeypatch):
+def test_tables_follow_from_the_options(load_script, cells, capsys, monkeypatch):
     monkeypatch.setattr(distillation, "count_stage", lambda cfg: COST)
     options = ["--gpus", "1,2,4", "--tflops", "0.001", "--bandwidth", "10", "--images", "1", "--image-kb", "100"]
     options += ["--decode-ms", "5", "--mask-images", "1", "--mask-decode-ms", "50", "--gpu-memory", "20"]
@@ -76,7 +66,7 @@ def test_tables_follow_from_the_options(load_script, capsys, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_configuration_is_counted(load_script, capsys):
+def test_a_configuration_is_counted(load_script, cells, capsys):
     tool = load_script("tools/estimate_distillation.py")
     options = [*SMALL, "DISTILL.SAM.SHARDS", "()", "MODEL.PRECISION", "bf16"]
     assert tool.main(["--config-files", CONFIG, "--gpus", "2", *options]) == 0

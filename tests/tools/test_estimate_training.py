@@ -31,17 +31,7 @@ class Counted:
         return ImageWork(10**10 * (5 if windows else 1), len(words.rows))
 
 
-def cells(output: str, title: str) -> list[list[str]]:
-    """The rows of the table below a title."""
-    rows: list[list[str]] = []
-    for line in output[output.index(title) :].strip().splitlines()[4:]:
-        if not line.startswith("|"):
-            break
-        rows.append([cell.strip() for cell in line.strip("|").split("|")])
-    return rows
-
-
-def test_tables_follow_from_the_options(load_script, capsys, monkeypatch):
+def test_tables_follow_from_the_options(load_script, cells, capsys, monkeypatch):
     monkeypatch.setattr(segmentation, "SegmentationCounter", Counted)
     options = ["--benchmarks", "pas20", "a847", "--gpus", "1", "2", "3", "--tflops", "0.01", "--launch-us", "1000"]
     options += ["--bandwidth", "4", "--gpu-memory", "20"]
@@ -67,7 +57,7 @@ def test_tables_follow_from_the_options(load_script, capsys, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_configuration_is_counted(load_script, capsys):
+def test_a_configuration_is_counted(load_script, cells, capsys):
     options = ["--benchmarks", "pas20", "--gpus", "2", "--classes", "3", "MODEL.META_ARCHITECTURE", "CostAggregation"]
     windows = ("TEST.SLIDING.SIZE", "(96, 96)", "TEST.SLIDING.WINDOW", "(64, 64)")
     assert load_script("tools/estimate_training.py").main(["--config-file", CONFIG, *options, *SMALL, *windows]) == 0
