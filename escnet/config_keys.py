@@ -113,6 +113,9 @@ def _add_model(cfg: CN) -> None:
     cfg.MODEL.ESC.FIRST_BLOCKS = 1
     # While training, look only for the classes that an image holds and random others, so many in all (0: all). Free.
     cfg.MODEL.ESC.TRAIN_CLASSES = 0
+    # At each step so many at least, and at most TRAIN_CLASSES, drawn evenly: a model that has seen any number of them
+    # does not depend on how many are kept in use (0: always TRAIN_CLASSES). Free.
+    cfg.MODEL.ESC.TRAIN_LEAST = 0
     # While training, compute the activations of each class chunk again in the backward pass instead of keeping them.
     cfg.MODEL.ESC.CHECKPOINT = True
     # ce: cross entropy over classes (paper); bce: binary, one-hot (CAT-Seg); ce_dice: ce plus Dice, for small classes.

@@ -51,6 +51,7 @@ RANGES = {
     "MODEL.ESC.FIRST_BLOCKS": COUNT,
     "MODEL.ESC.CLASS_POOL": POSITIVE,
     "MODEL.ESC.TRAIN_CLASSES": COUNT,
+    "MODEL.ESC.TRAIN_LEAST": COUNT,
     "MODEL.ESC.AUX_LOSS": COUNT,
     "MODEL.SAM_CLIP.HEAD_BLOCKS": POSITIVE,
     "MODEL.SAM_CLIP.HIDDEN_DIM": COUNT,
@@ -98,6 +99,7 @@ REMEDIES = {
     "MODEL.ESC.MAX_CLASSES": "; 0 keeps all classes",
     "MODEL.ESC.KEEP": "; 0 is no first pass, all others are numbers of classes",
     "MODEL.ESC.TRAIN_CLASSES": "; 0 takes all classes",
+    "MODEL.ESC.TRAIN_LEAST": "; 0 takes MODEL.ESC.TRAIN_CLASSES at each step",
     "MODEL.SAM.ALIGN_IMAGES": "; 0 is off, any more are images",
     "TEST.SLIDING.OVERLAP": "; windows that overlap by the whole never move on",
     "SOLVER.CHECKPOINT_PERIOD": " (iterations); a period beyond SOLVER.MAX_ITER writes the last checkpoint alone",
@@ -142,6 +144,11 @@ def _check_fit(cfg: CfgNode) -> None:
         raise ValueError(
             f"MODEL.ESC.DIM is {esc.DIM}, which MODEL.ESC.NUM_HEADS, {esc.NUM_HEADS}, does not divide; "
             "each attention head takes as many channels"
+        )
+    if 0 < esc.TRAIN_CLASSES < esc.TRAIN_LEAST:
+        raise ValueError(
+            f"MODEL.ESC.TRAIN_LEAST is {esc.TRAIN_LEAST}, more than MODEL.ESC.TRAIN_CLASSES, {esc.TRAIN_CLASSES}; "
+            "the number of classes is drawn from the one to the other"
         )
     if cfg.MODEL.CLIP.SMOOTHING % 2 == 0:
         raise ValueError(f"MODEL.CLIP.SMOOTHING is {cfg.MODEL.CLIP.SMOOTHING}; it has to be odd, 1 for none")

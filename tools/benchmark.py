@@ -165,14 +165,17 @@ def measure_inference(arguments: argparse.Namespace, classes: int) -> dict[str, 
 
 
 def measure_training(arguments: argparse.Namespace, classes: int, recompute: bool) -> dict[str, float] | None:
-    """Seconds and peak memory of a training step of one image, the optimizer included; None beyond the limit."""
+    """Seconds and peak memory of a training step of one image, the optimizer included; None beyond the limit.
+
+    Where the number of classes is drawn, it is of the most.
+    """
     import torch
 
     from escnet.training.optimizer import build_optimizer
 
     limit = int(arguments.memory_limit * 1024 * MIB)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-    cfg, model = build(arguments, ["MODEL.ESC.CHECKPOINT", recompute])
+    cfg, model = build(arguments, ["MODEL.ESC.CHECKPOINT", recompute, "MODEL.ESC.TRAIN_LEAST", 0])
     model.train()
     optimizer = build_optimizer(cfg, model)
     size = cfg.INPUT.CROP.SIZE

@@ -35,18 +35,27 @@ class ClassChoice:
         keep: of these, after a first pass, those that it ranks highest, so many (0: there is no first pass).
         keep_share: of these again, those alone whose share of some region is at least this.
         train: while training, so many: those that an image holds and others drawn at random (0: all).
+        train_least: if it is not 0, at each step a number from this to `train`, drawn evenly.
     """
 
     most: int = 0
     keep: int = 0
     keep_share: float = 0.0
     train: int = 0
+    train_least: int = 0
 
     @classmethod
     def from_config(cls, cfg: Any) -> ClassChoice:
         """The choice that MODEL.ESC makes."""
         esc = cfg.MODEL.ESC
-        return cls(esc.MAX_CLASSES, esc.KEEP, esc.KEEP_SHARE, esc.TRAIN_CLASSES)
+        return cls(esc.MAX_CLASSES, esc.KEEP, esc.KEEP_SHARE, esc.TRAIN_CLASSES, esc.TRAIN_LEAST)
+
+    def training_number(self, classes: int) -> int:
+        """How many of so many classes a training step looks at, save that none is left out that an image holds."""
+        most = min(self.train or classes, classes)
+        if not 0 < self.train_least < most:
+            return most
+        return int(torch.randint(self.train_least, most + 1, ()))
 
 
 class Candidates(NamedTuple):
@@ -211,13 +220,14 @@ class CorrelationModel(SegmentingModel):
     def training_rows(self, targets: Tensor, classes: int) -> Tensor | None:
         """(B, M) the classes that each image holds and others drawn at random; None for all.
 
-        M is `choice.train`, or the most that an image of the batch holds if that is more.
+        M is `choice.training_number`, or the most that an image of the batch holds if that is more.
         """
-        if not 0 < self.choice.train < classes:
+        number = self.choice.training_number(classes)
+        if number == classes:
             return None
         present, most = present_classes(targets, classes)
         present = present.to(self.device)
-        return highest(present + torch.rand_like(present), min(classes, max(self.choice.train, most)))
+        return highest(present + torch.rand_like(present), max(number, most))
 
     def _embed_text(self, vocabulary: Vocabulary) -> Tensor:
         """(N, D); computed again at each step only while it is trained."""

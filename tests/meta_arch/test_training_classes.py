@@ -54,6 +54,18 @@ def test_no_present_class_is_ever_left_out() -> None:
     assert model.training_rows(targets, 12).tolist() == [[0, 1, 2, 3, 4, 5]]
 
 
+def test_a_number_is_drawn_for_each_step() -> None:
+    model = make_model("MODEL.ESC.TRAIN_CLASSES", 5, "MODEL.ESC.TRAIN_LEAST", 3)
+    torch.manual_seed(0)
+    rows = [model.training_rows(make_targets(), 12) for _ in range(60)]
+    assert {row.shape[1] for row in rows} == {3, 4, 5}
+    assert all({3, 7} <= set(row[0].tolist()) for row in rows)
+    # Without TRAIN_CLASSES, up to all of them.
+    free = make_model("MODEL.ESC.TRAIN_LEAST", 10)
+    rows = [free.training_rows(make_targets(), 12) for _ in range(60)]
+    assert {12 if row is None else row.shape[1] for row in rows} == {10, 11, 12}
+
+
 @pytest.mark.parametrize("count", (0, 12, 40))
 def test_all_classes_are_kept_unless_fewer_are_asked_for(count: int) -> None:
     assert make_model("MODEL.ESC.TRAIN_CLASSES", count).training_rows(make_targets(), 12) is None

@@ -138,7 +138,8 @@ class SegmentationCounter:
     """Counts on a configured model without numbers; no weights, no images and no GPU are needed.
 
     Of words the most are counted that may be looked at: MODEL.ESC.KEEP of them, where MODEL.ESC.KEEP_SHARE may keep
-    fewer. A training image holds `PRESENT` classes.
+    fewer. A training image holds `PRESENT` classes; where a step draws how many it looks at, its work is that of their
+    mean number, and memory and operators are those of the most.
 
     Args:
         cfg: of a training on pixels.
@@ -159,7 +160,9 @@ class SegmentationCounter:
         precision = "bf16" if cfg.MODEL.PRECISION == AUTO else cfg.MODEL.PRECISION
         self.model.inference: InferenceOptions = replace(self.model.inference, precision=precision)
         self.size = self.model.inference.image_size
-        self.model.training_rows = partial(_training_rows, self.model.choice.train)
+        choice = self.model.choice
+        self.most_rows = partial(_training_rows, choice.train, choice.train)
+        self.mean_rows = partial(_training_rows, choice.train_least or choice.train, choice.train)
         self.texts: dict[Vocabulary, list[tuple[Tensor, Tensor]]] = {}
         encoder = self.encoder
         encoder.tokenize = lambda vocabulary: vocabulary
@@ -178,6 +181,7 @@ class SegmentationCounter:
         trained = [parameter.numel() for parameter in parameters if parameter.requires_grad]
         text = (0, 0)
         with self._counting(vocabulary, self.size, trains=True), self._all_classes_at_once():
+            self.model.training_rows = self.mean_rows
             if any(parameter.requires_grad for parameter in self.encoder.parameters()):
                 text = training_flops(lambda: self.encoder(vocabulary).sum())
             forward, backward = training_flops(partial(self._loss, vocabulary, 1))
@@ -190,6 +194,7 @@ class SegmentationCounter:
     def step(self, vocabulary: Vocabulary, images: int) -> Footprint:
         """Operators of a process with so many images, and memory beside parameters and moments, gradients included."""
         with self._counting(vocabulary, self.size, trains=True):
+            self.model.training_rows = self.most_rows
             own = [*self.model.parameters(), *self.model.buffers()]
             return footprint(lambda: self._loss(vocabulary, images).backward(), own)
 
@@ -255,11 +260,10 @@ def _countable(cfg: CfgNode) -> CfgNode:
     return cfg
 
 
-def _training_rows(most: int, targets: Tensor, classes: int) -> Tensor | None:
-    """What `CorrelationModel.training_rows` gives for images that hold `PRESENT` classes."""
-    if not 0 < most < classes:
-        return None
-    return torch.arange(min(classes, max(most, PRESENT))).expand(len(targets), -1)
+def _training_rows(least: int, most: int, targets: Tensor, classes: int) -> Tensor | None:
+    """What `CorrelationModel.training_rows` gives in the middle for images that hold `PRESENT` classes."""
+    number = (min(least or classes, classes) + min(most or classes, classes)) // 2
+    return None if number == classes else torch.arange(min(classes, max(number, PRESENT))).expand(len(targets), -1)
 
 
 def _text_chunks(encoder: ClipTextEncoder, vocabulary: Vocabulary) -> list[tuple[Tensor, Tensor]]:

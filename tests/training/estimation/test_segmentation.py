@@ -100,8 +100,9 @@ def test_a_real_step_takes_the_memory_that_was_counted() -> None:
 
 def test_a_part_of_the_words_in_training_and_in_use() -> None:
     many = Vocabulary([f"thing {i}" for i in range(20)])
-    cfg = config("MODEL.ESC.TRAIN_CLASSES", "12", "MODEL.ESC.MAX_CLASSES", "9", "MODEL.ESC.KEEP", "4")
-    counter, model = SegmentationCounter(cfg), built(cfg)
+    kept = ("MODEL.ESC.MAX_CLASSES", "9", "MODEL.ESC.KEEP", "4")
+    counter = SegmentationCounter(config("MODEL.ESC.TRAIN_LEAST", "10", "MODEL.ESC.TRAIN_CLASSES", "14", *kept))
+    model = built(config("MODEL.ESC.TRAIN_CLASSES", "12", *kept))  # the mean
     cost = counter.training(many)
     assert training_flops(lambda: loss(model, many))[1] == cost.text_backward + cost.backward
     model.eval()
