@@ -44,7 +44,10 @@ SAM_BLOCK = Table(
 TRAIN_CLASSES = Table(
     "train_classes",
     "How many classes are looked at while training?",
-    _rows("MODEL.ESC.TRAIN_CLASSES", (12, 24, 48, 0)),
+    (
+        *_rows("MODEL.ESC.TRAIN_CLASSES", (12, 24, 48, 0)),
+        Variant("6 to 36", ("MODEL.ESC.TRAIN_CLASSES", "36", "MODEL.ESC.TRAIN_LEAST", "6")),
+    ),
     _NOVEL_BASE_200,
 )
 AUGMENTATION = Table(
