@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from escnet.command_line import at_least_one, positive_number, print_table, refuse
+from escnet.command_line import add_gpu_assumptions, at_least_one, positive_number, print_table, refuse
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
@@ -72,21 +72,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="N,...",
         help="clusters (default: 8,32,128)",
     )
-    add(
-        "--tflops",
-        type=positive_number,
-        default=400.0,
-        metavar="T",
-        help="that a GPU sustains, in TFLOP/s (default: 400)",
-    )
-    add(
-        "--bandwidth",
-        type=positive_number,
-        default=12.5,
-        metavar="B",
-        help="of a GPU's network, in GB/s (default: 12.5)",
-    )
-    add("--gpu-memory", type=positive_number, default=80.0, metavar="M", help="in GB (default: 80)")
+    add_gpu_assumptions(parser, 400.0, "", 80.0)
     add("--images", type=positive_number, default=40.2, metavar="N", help="CLIP's, in millions (default: 40.2)")
     add("--image-kb", type=positive_number, default=120.0, metavar="S", help="of one of them, in kB (default: 120)")
     add("--decode-ms", type=positive_number, default=3.77, metavar="T", help="of a CPU core for one (default: 3.77)")

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from escnet.command_line import at_least_one, positive_number, print_table, refuse
+from escnet.command_line import add_gpu_assumptions, at_least_one, positive_number, print_table, refuse
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
@@ -60,13 +60,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--classes", type=at_least_one, metavar="N", help="of a training (default: the words of DATASETS.TRAIN)")
     add("--gpus", type=at_least_one, nargs="+", default=[1, 4], metavar="N", help="clusters (default: 1 4)")
     add("--benchmarks", nargs="+", default=BENCHMARKS, metavar="NAME", help=f"(default: {' '.join(BENCHMARKS)})")
-    add(
-        "--tflops",
-        type=positive_number,
-        default=8.0,
-        metavar="T",
-        help="that a GPU sustains, in TFLOP/s (default: 8, two fifths of an A100's peak in fp32)",
-    )
+    add_gpu_assumptions(parser, 8.0, "two fifths of an A100's peak in fp32", 40.0)
     add(
         "--launch-us",
         type=positive_number,
@@ -74,14 +68,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="T",
         help="from one operator to the next of which a GPU is asked, in microseconds (default: 10)",
     )
-    add(
-        "--bandwidth",
-        type=positive_number,
-        default=12.5,
-        metavar="B",
-        help="of a GPU's network, in GB/s (default: 12.5)",
-    )
-    add("--gpu-memory", type=positive_number, default=40.0, metavar="M", help="in GB (default: 40)")
     add("overrides", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="changes to the configuration, at the end")
     return parser.parse_args(arguments)
 

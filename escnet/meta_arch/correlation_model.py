@@ -50,12 +50,18 @@ class ClassChoice:
         esc = cfg.MODEL.ESC
         return cls(esc.MAX_CLASSES, esc.KEEP, esc.KEEP_SHARE, esc.TRAIN_CLASSES, esc.TRAIN_LEAST)
 
-    def training_number(self, classes: int) -> int:
-        """How many of so many classes a training step looks at, save that none is left out that an image holds."""
+    def training_range(self, classes: int) -> tuple[int, int]:
+        """The fewest and the most of so many classes that a training step looks at.
+
+        None is left out that an image holds, even if there are more of these.
+        """
         most = min(self.train or classes, classes)
-        if not 0 < self.train_least < most:
-            return most
-        return int(torch.randint(self.train_least, most + 1, ()))
+        return min(self.train_least or most, most), most
+
+    def training_number(self, classes: int) -> int:
+        """A number in `training_range`, drawn evenly."""
+        least, most = self.training_range(classes)
+        return most if least == most else int(torch.randint(least, most + 1, ()))
 
 
 class Candidates(NamedTuple):

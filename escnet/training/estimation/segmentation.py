@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -161,8 +161,8 @@ class SegmentationCounter:
         self.model.inference: InferenceOptions = replace(self.model.inference, precision=precision)
         self.size = self.model.inference.image_size
         choice = self.model.choice
-        self.most_rows = partial(_training_rows, choice.train, choice.train)
-        self.mean_rows = partial(_training_rows, choice.train_least or choice.train, choice.train)
+        self.most_rows = partial(_training_rows, lambda classes: choice.training_range(classes)[1])
+        self.mean_rows = partial(_training_rows, lambda classes: sum(choice.training_range(classes)) // 2)
         self.texts: dict[Vocabulary, list[tuple[Tensor, Tensor]]] = {}
         encoder = self.encoder
         encoder.tokenize = lambda vocabulary: vocabulary
@@ -260,9 +260,9 @@ def _countable(cfg: CfgNode) -> CfgNode:
     return cfg
 
 
-def _training_rows(least: int, most: int, targets: Tensor, classes: int) -> Tensor | None:
-    """What `CorrelationModel.training_rows` gives in the middle for images that hold `PRESENT` classes."""
-    number = (min(least or classes, classes) + min(most or classes, classes)) // 2
+def _training_rows(number_of: Callable[[int], int], targets: Tensor, classes: int) -> Tensor | None:
+    """What `CorrelationModel.training_rows` gives for images that hold `PRESENT` classes, where it takes so many."""
+    number = number_of(classes)
     return None if number == classes else torch.arange(min(classes, max(number, PRESENT))).expand(len(targets), -1)
 
 
