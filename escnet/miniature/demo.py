@@ -30,7 +30,7 @@ LARGE_VOCABULARY = "mojiscenes_val_847"
 COMPARED = (
     "SAM-CLIP, both heads",
     "configs/mojiscenes/sam_clip.yaml",
-    ("MODEL.WEIGHTS", "shipped:sam_clip", "MODEL.SAM_CLIP.LABEL_MAP", "both"),
+    ("MODEL.WEIGHTS", "shipped:sam_clip", "MODEL.SAM_CLIP.LABEL_MAP", "both", "MODEL.CLIP.SMOOTHING", "3"),
 )
 
 
