@@ -18,6 +18,7 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
@@ -104,12 +105,16 @@ def print_training(arguments: argparse.Namespace) -> None:
     rows = []
     for classes in arguments.classes:
         for recompute in (False, True):
-            result = in_own_process(measure_training, arguments, classes, recompute)
             row = [classes, "yes" if recompute else "no"]
-            if result is None:
-                rows.append([*row, "-", f"more than {arguments.memory_limit * 1024:.0f}"])
+            try:
+                result = in_own_process(measure_training, arguments, classes, recompute)
+            except BrokenProcessPool:
+                rows.append([*row, "-", "killed, probably for want of memory"])
             else:
-                rows.append([*row, f"{result['step']:.1f}", f"{result['memory']:.0f}"])
+                beyond = "-", f"more than {arguments.memory_limit * 1024:.0f}"
+                rows.append(
+                    [*row, *(beyond if result is None else (f"{result['step']:.1f}", f"{result['memory']:.0f}"))]
+                )
             print(f"  {classes} classes, checkpointing {row[1]}: {rows[-1][2]} s, {rows[-1][3]} MiB", flush=True)
     print(tabulate(rows, ["classes", "checkpointing", "s / iteration", "peak MiB"], tablefmt="github"))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -55,6 +56,20 @@ def test_training_table():
     rows = [cells(line) for line in done.stdout.splitlines() if line.startswith("|")][2:]
     assert [row[:2] for row in rows] == [["3", "no"], ["3", "yes"]]
     assert all(float(row[3]) > 100 for row in rows)
+
+
+def test_a_step_that_is_killed_leaves_the_others_their_rows(load_script, capsys):
+    benchmark = load_script("tools/benchmark.py")
+
+    def killed_without_checkpointing(function, arguments, classes, recompute):
+        if recompute:
+            return {"step": 2.0, "memory": 300.0}
+        raise benchmark.BrokenProcessPool
+
+    benchmark.in_own_process = killed_without_checkpointing
+    benchmark.print_training(SimpleNamespace(classes=[3], memory_limit=20.0))
+    rows = [cells(line) for line in capsys.readouterr().out.splitlines() if line.startswith("|")][2:]
+    assert rows == [["3", "no", "-", "killed, probably for want of memory"], ["3", "yes", "2.0", "300"]]
 
 
 def test_a_missing_configuration_is_named():
