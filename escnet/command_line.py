@@ -75,18 +75,16 @@ def add_batch_size(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_gpu_assumptions(parser: argparse.ArgumentParser, tflops: float, rate: str, memory: float) -> None:
-    """Let a command say what a GPU is assumed to do.
-
-    Args:
-        parser: of the command.
-        tflops: TFLOP/s that one sustains, if nothing else is said.
-        rate: where these come from, for the help; "" if it need not be said.
-        memory: GB that one has, if nothing else is said.
-    """
+def add_gpu_assumptions(parser: argparse.ArgumentParser, tflops: float, memory: float) -> None:
+    """Let a command say what a GPU is assumed to do; by default it sustains TFLOP/s and has GB as given."""
     add = parser.add_argument
-    said = f"default: {tflops:g}{rate and ', '}{rate}"
-    add("--tflops", type=positive_number, default=tflops, metavar="T", help=f"that a GPU sustains, in TFLOP/s ({said})")
+    add(
+        "--tflops",
+        type=positive_number,
+        default=tflops,
+        metavar="T",
+        help=f"that a GPU sustains, in TFLOP/s (default: {tflops:g})",
+    )
     add("--bandwidth", type=positive_number, default=12.5, metavar="B", help="of its network, in GB/s (default: 12.5)")
     add("--gpu-memory", type=positive_number, default=memory, metavar="M", help=f"in GB (default: {memory:g})")
 

@@ -105,18 +105,20 @@ def print_training(arguments: argparse.Namespace) -> None:
     rows = []
     for classes in arguments.classes:
         for recompute in (False, True):
-            row = [classes, "yes" if recompute else "no"]
-            try:
-                result = in_own_process(measure_training, arguments, classes, recompute)
-            except BrokenProcessPool:
-                rows.append([*row, "-", "killed, probably for want of memory"])
-            else:
-                beyond = "-", f"more than {arguments.memory_limit * 1024:.0f}"
-                rows.append(
-                    [*row, *(beyond if result is None else (f"{result['step']:.1f}", f"{result['memory']:.0f}"))]
-                )
-            print(f"  {classes} classes, checkpointing {row[1]}: {rows[-1][2]} s, {rows[-1][3]} MiB", flush=True)
+            rows.append([classes, "yes" if recompute else "no", *training_cells(arguments, classes, recompute)])
+            print("  {} classes, checkpointing {}: {} s / iteration, peak MiB: {}".format(*rows[-1]), flush=True)
     print(tabulate(rows, ["classes", "checkpointing", "s / iteration", "peak MiB"], tablefmt="github"))
+
+
+def training_cells(arguments: argparse.Namespace, classes: int, recompute: bool) -> tuple[str, str]:
+    """Seconds and MiB of a training step, or why there are none."""
+    try:
+        result = in_own_process(measure_training, arguments, classes, recompute)
+    except BrokenProcessPool:
+        return "-", "killed, probably for want of memory"
+    if result is None:
+        return "-", f"more than {arguments.memory_limit * 1024:.0f}"
+    return f"{result['step']:.1f}", f"{result['memory']:.0f}"
 
 
 def build(arguments: argparse.Namespace, opts: list[Any]) -> tuple[CfgNode, nn.Module]:

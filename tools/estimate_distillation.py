@@ -72,7 +72,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="N,...",
         help="clusters (default: 8,32,128)",
     )
-    add_gpu_assumptions(parser, 400.0, "", 80.0)
+    add_gpu_assumptions(parser, tflops=400.0, memory=80.0)
     add("--images", type=positive_number, default=40.2, metavar="N", help="CLIP's, in millions (default: 40.2)")
     add("--image-kb", type=positive_number, default=120.0, metavar="S", help="of one of them, in kB (default: 120)")
     add("--decode-ms", type=positive_number, default=3.77, metavar="T", help="of a CPU core for one (default: 3.77)")

@@ -6,9 +6,9 @@
 
 Work, memory and operators are counted on the configured model at its real size, with tensors that have no numbers: no
 weights, no images and no GPU are needed, 5 GiB of memory and a few minutes. All else is arithmetic from the options,
-each of which is an assumption that is printed. A GPU computes while it is asked for the next operators: what takes
-longer is the time of a step. Exit code: 0 if the training can run on all clusters, 1 if it cannot on some (they are
-named), 2 if nothing can be estimated.
+each of which is an assumption that is printed; the default rate is two fifths of an A100's peak in fp32. A GPU computes
+while it is asked for the next operators: what takes longer is the time of a step. Exit code: 0 if the training can run
+on all clusters, 1 if it cannot on some (they are named), 2 if nothing can be estimated.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--classes", type=at_least_one, metavar="N", help="of a training (default: the words of DATASETS.TRAIN)")
     add("--gpus", type=at_least_one, nargs="+", default=[1, 4], metavar="N", help="clusters (default: 1 4)")
     add("--benchmarks", nargs="+", default=BENCHMARKS, metavar="NAME", help=f"(default: {' '.join(BENCHMARKS)})")
-    add_gpu_assumptions(parser, 8.0, "two fifths of an A100's peak in fp32", 40.0)
+    add_gpu_assumptions(parser, tflops=8.0, memory=40.0)
     add(
         "--launch-us",
         type=positive_number,
