@@ -116,6 +116,11 @@ def _add_model(cfg: CN) -> None:
     # At each step so many at least, and at most TRAIN_CLASSES, drawn evenly: a model that has seen any number of them
     # does not depend on how many are kept in use (0: always TRAIN_CLASSES). Free.
     cfg.MODEL.ESC.TRAIN_LEAST = 0
+    # Choose them as in use instead: a first pass over so many, which CLIP's maps rank highest, chooses TRAIN_CLASSES of
+    # them, none of which has to be in the image; what else is there is ignored (0: at random). Free.
+    cfg.MODEL.ESC.TRAIN_FIRST = 0
+    # Weight of the same loss on what that first pass says (0: off). Free.
+    cfg.MODEL.ESC.FIRST_LOSS = 0.4
     # While training, compute the activations of each class chunk again in the backward pass instead of keeping them.
     cfg.MODEL.ESC.CHECKPOINT = True
     # ce: cross entropy over classes (paper); bce: binary, one-hot (CAT-Seg); ce_dice: ce plus Dice, for small classes.

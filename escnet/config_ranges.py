@@ -52,6 +52,8 @@ RANGES = {
     "MODEL.ESC.CLASS_POOL": POSITIVE,
     "MODEL.ESC.TRAIN_CLASSES": COUNT,
     "MODEL.ESC.TRAIN_LEAST": COUNT,
+    "MODEL.ESC.TRAIN_FIRST": COUNT,
+    "MODEL.ESC.FIRST_LOSS": COUNT,
     "MODEL.ESC.AUX_LOSS": COUNT,
     "MODEL.SAM_CLIP.HEAD_BLOCKS": POSITIVE,
     "MODEL.SAM_CLIP.HIDDEN_DIM": COUNT,
@@ -100,6 +102,7 @@ REMEDIES = {
     "MODEL.ESC.KEEP": "; 0 is no first pass, all others are numbers of classes",
     "MODEL.ESC.TRAIN_CLASSES": "; 0 takes all classes",
     "MODEL.ESC.TRAIN_LEAST": "; 0 takes MODEL.ESC.TRAIN_CLASSES at each step",
+    "MODEL.ESC.TRAIN_FIRST": "; 0 draws classes at random",
     "MODEL.SAM.ALIGN_IMAGES": "; 0 is off, any more are images",
     "TEST.SLIDING.OVERLAP": "; windows that overlap by the whole never move on",
     "SOLVER.CHECKPOINT_PERIOD": " (iterations); a period beyond SOLVER.MAX_ITER writes the last checkpoint alone",
@@ -149,6 +152,11 @@ def _check_fit(cfg: CfgNode) -> None:
         raise ValueError(
             f"MODEL.ESC.TRAIN_LEAST is {esc.TRAIN_LEAST}, more than MODEL.ESC.TRAIN_CLASSES, {esc.TRAIN_CLASSES}; "
             "the number of classes is drawn from the one to the other"
+        )
+    if 0 < esc.TRAIN_FIRST < max(esc.TRAIN_CLASSES, esc.TRAIN_LEAST):
+        raise ValueError(
+            f"MODEL.ESC.TRAIN_FIRST is {esc.TRAIN_FIRST}, but MODEL.ESC.TRAIN_CLASSES and TRAIN_LEAST, "
+            f"{esc.TRAIN_CLASSES} and {esc.TRAIN_LEAST}, are chosen from them; raise it, or 0 draws classes at random"
         )
     if cfg.MODEL.CLIP.SMOOTHING % 2 == 0:
         raise ValueError(f"MODEL.CLIP.SMOOTHING is {cfg.MODEL.CLIP.SMOOTHING}; it has to be odd, 1 for none")

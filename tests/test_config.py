@@ -152,6 +152,8 @@ def test_a_number_out_of_its_range_is_refused(key: str) -> None:
         (("MODEL.ESC.NUM_PROMPTS", "0"), "NUM_PROMPTS is 0"),
         (("MODEL.ESC.MAX_CLASSES", "-1"), "0 keeps all classes"),
         (("MODEL.ESC.TRAIN_CLASSES", "8", "MODEL.ESC.TRAIN_LEAST", "9"), "drawn from the one to the other"),
+        (("MODEL.ESC.TRAIN_CLASSES", "8", "MODEL.ESC.TRAIN_FIRST", "7"), "8 and 0, are chosen from them"),
+        (("MODEL.ESC.TRAIN_LEAST", "9", "MODEL.ESC.TRAIN_FIRST", "8"), "0 and 9, are chosen from them"),
         (("MODEL.ESC.DIM", "30", "MODEL.ESC.NUM_HEADS", "4"), "NUM_HEADS, 4, does not divide"),
         (("MODEL.ESC.DECODER_DIMS", "(40, 16)"), "DECODER_DIMS has 40"),
         (("MODEL.CLIP.IMAGE_SIZE", "(64,)"), "IMAGE_SIZE is"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
@@ -36,6 +37,8 @@ class ClassChoice:
         keep_share: of these again, those alone whose share of some region is at least this.
         train: while training, so many: those that an image holds and others drawn at random (0: all).
         train_least: if it is not 0, at each step a number from this to `train`, drawn evenly.
+        train_first: if it is not 0, those of a step are chosen as in use: by a first pass over so many, which CLIP's
+            maps rank highest. What an image holds besides is ignored.
     """
 
     most: int = 0
@@ -43,18 +46,20 @@ class ClassChoice:
     keep_share: float = 0.0
     train: int = 0
     train_least: int = 0
+    train_first: int = 0
 
     @classmethod
     def from_config(cls, cfg: Any) -> ClassChoice:
         """The choice that MODEL.ESC makes."""
         esc = cfg.MODEL.ESC
-        return cls(esc.MAX_CLASSES, esc.KEEP, esc.KEEP_SHARE, esc.TRAIN_CLASSES, esc.TRAIN_LEAST)
+        return cls(esc.MAX_CLASSES, esc.KEEP, esc.KEEP_SHARE, esc.TRAIN_CLASSES, esc.TRAIN_LEAST, esc.TRAIN_FIRST)
 
     def training_range(self, classes: int) -> tuple[int, int]:
         """The fewest and the most of so many classes that a training step looks at.
 
-        None is left out that an image holds, even if there are more of these.
+        If others are drawn at random, none is left out that an image holds, even if there are more of these.
         """
+        classes = min(self.train_first or classes, classes)
         most = min(self.train or classes, classes)
         return min(self.train_least or most, most), most
 
@@ -105,6 +110,7 @@ class CorrelationModel(SegmentingModel):
         choice: which classes are looked at.
         loss: `ce`, `bce` or `ce_dice`.
         aux_loss: weight of the same loss on each refined correlation map.
+        first_loss: its weight on what the first pass says, where a training step has one.
     """
 
     text_encoder = "clip_text"
@@ -119,6 +125,7 @@ class CorrelationModel(SegmentingModel):
         choice: ClassChoice,
         loss: str,
         aux_loss: float,
+        first_loss: float,
     ) -> None:
         super().__init__(inference)
         self.clip_text = clip_text
@@ -127,6 +134,7 @@ class CorrelationModel(SegmentingModel):
         self.choice = choice
         self.loss = loss
         self.aux_loss = aux_loss
+        self.first_loss = first_loss
 
     @abstractmethod
     def refine(self, features: Any, words: Candidates) -> Segmentation:
@@ -145,16 +153,14 @@ class CorrelationModel(SegmentingModel):
         """Logits of the classes that are kept."""
         words = self.candidates(features, vocabulary)
         everything = words.number
-        if 0 < self.choice.most < words.number:
-            words = words.take(highest(regional_shares(self.map_logits(words.correlation)), self.choice.most))
+        words = self._ranked(words, self.choice.most)
         if 0 < self.choice.keep < words.number:
             return self._refine_again(features, words)
         return replace(self.refine(features, words), rows=words.rows if words.number < everything else None)
 
     def _refine_again(self, features: Any, words: Candidates) -> Segmentation:
         """Segment by those words that a first pass ranks highest, as many of each image as have the share."""
-        early = self.early_logits(features, words)
-        shares = regional_shares(early, early.shape[-1] // words.correlation.shape[-1])
+        shares = self._shares(self.early_logits(features, words), words)
         numbers = self._numbers(shares)
         if len(set(numbers)) == 1:
             kept = words.take(highest(shares, numbers[0]))
@@ -168,6 +174,17 @@ class CorrelationModel(SegmentingModel):
             result = replace(self.refine(_of_images(features, index), kept), rows=kept.rows)
             images |= {i: result.of_image(place) for place, i in enumerate(group)}
         return replace(join_images([images[i] for i in range(len(numbers))]), first_rows=words.rows)
+
+    def _ranked(self, words: Candidates, most: int) -> Candidates:
+        """Those that CLIP's maps rank highest, so many (0: all)."""
+        if not 0 < most < words.number:
+            return words
+        return words.take(highest(regional_shares(self.map_logits(words.correlation.detach())), most))
+
+    @staticmethod
+    def _shares(early: Tensor, words: Candidates) -> Tensor:
+        """(B, M) the largest share that each word has of some region, by what the first pass says."""
+        return regional_shares(early.detach(), early.shape[-1] // words.correlation.shape[-1])
 
     def _numbers(self, shares: Tensor) -> list[int]:
         """How many words of each image are kept, by their shares (B, M) of some region."""
@@ -206,25 +223,36 @@ class CorrelationModel(SegmentingModel):
         return (correlation - correlation.mean(dim=(1, 2, 3), keepdim=True)) * self.logit_scale
 
     def losses(self, images: Tensor, targets: Tensor, vocabulary: Vocabulary) -> dict[str, Tensor]:
-        """`loss_sem_seg` and, if configured, `loss_aux`, the mean over the refined correlation maps."""
+        """`loss_sem_seg` and, if configured, losses on maps, whose targets are as coarse as the logits.
+
+        `loss_aux` is the mean over the refined correlation maps, `loss_first` that of the first pass.
+        """
         features = self.encode(images)
-        words = self.candidates(features, vocabulary)
-        classes, rows = words.number, self.training_rows(targets, words.number)
-        targets = targets.to(self.device)
-        if rows is not None:
+        words = first = self.candidates(features, vocabulary)
+        classes, early = words.number, None
+        if self.choice.train_first > 0:
+            first = self._ranked(words, self.choice.train_first)
+            with nullcontext() if self.first_loss > 0 else torch.no_grad():
+                early = self.early_logits(features, first)
+            words = first.take(highest(self._shares(early, first), self.choice.training_number(classes)))
+        elif (rows := self.training_rows(targets, classes)) is not None:
             words = words.take(rows)
-            targets = positions(targets, words.rows, classes)
+        targets = targets.to(self.device)
         result = self.refine(features, words)
-        losses = {"loss_sem_seg": segmentation_loss(result.logits, targets, self.loss)}
+        losses = {"loss_sem_seg": segmentation_loss(result.logits, positions(targets, words.rows, classes), self.loss)}
+        coarse = F.interpolate(targets[:, None].float(), result.logits.shape[-2:], mode="nearest")[:, 0].long()
         if self.aux_loss > 0:
-            coarse = F.interpolate(targets[:, None].float(), result.logits.shape[-2:], mode="nearest")[:, 0].long()
+            found = positions(coarse, words.rows, classes)
             maps = [self.map_logits(correlation) for correlation in result.correlations[1:]]
-            total = sum(segmentation_loss(m, coarse, self.loss) for m in maps)
+            total = sum(segmentation_loss(m, found, self.loss) for m in maps)
             losses["loss_aux"] = self.aux_loss * total / len(maps)
+        if early is not None and self.first_loss > 0:
+            found = positions(coarse, first.rows, classes)
+            losses["loss_first"] = self.first_loss * segmentation_loss(early, found, self.loss)
         return losses
 
     def training_rows(self, targets: Tensor, classes: int) -> Tensor | None:
-        """(B, M) the classes that each image holds and others drawn at random; None for all.
+        """(B, M) the classes that each image holds and others drawn at random, without a first pass; None for all.
 
         M is `choice.training_number`, or the most that an image of the batch holds if that is more.
         """

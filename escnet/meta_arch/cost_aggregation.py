@@ -34,7 +34,7 @@ class CostAggregation(CorrelationModel):
         class_chunk: classes at a time (0: all).
         recompute: checkpoint activations of class chunks while training.
         compile_backend: see `compile_parts`.
-        clip_text, logit_scale, inference, smoothing, choice, loss: see `CorrelationModel`.
+        clip_text, logit_scale, inference, smoothing, choice, loss, first_loss: see `CorrelationModel`.
     """
 
     prediction_keys = (
@@ -61,9 +61,10 @@ class CostAggregation(CorrelationModel):
         class_chunk: int = 8,
         recompute: bool = True,
         loss: str = "bce",
+        first_loss: float = 0.4,
         compile_backend: str = "",
     ) -> None:
-        super().__init__(inference, clip_text, logit_scale, smoothing, choice, loss, aux_loss=0.0)
+        super().__init__(inference, clip_text, logit_scale, smoothing, choice, loss, 0.0, first_loss)
         self.normalise = PixelNormalisation()
         self.clip_image = clip_image
         self.aggregator = aggregator
@@ -100,6 +101,7 @@ class CostAggregation(CorrelationModel):
             "class_chunk": esc.CLASS_CHUNK,
             "recompute": esc.CHECKPOINT,
             "loss": esc.LOSS,
+            "first_loss": esc.FIRST_LOSS,
             "compile_backend": cfg.MODEL.COMPILE,
         }
 

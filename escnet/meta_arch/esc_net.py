@@ -46,7 +46,7 @@ class ESCNet(CorrelationModel):
         blocks: the ESC blocks, in order.
         decoder: the U-Net decoder.
         inference: how images are run.
-        smoothing, choice, loss, aux_loss: see `CorrelationModel`; the refined maps are those after each block.
+        smoothing, choice, loss, aux_loss, first_loss: see `CorrelationModel`; its refined maps are those after blocks.
         first_blocks: in the first pass, which chooses the classes, so many blocks and no decoder (0: all and decoder).
         class_chunk: classes at a time (0: all).
         passes: of blocks and decoder over an image at inference; from the second on, the prompts of all blocks are read
@@ -93,13 +93,14 @@ class ESCNet(CorrelationModel):
         recompute: bool = True,
         loss: str = "ce",
         aux_loss: float = 0.0,
+        first_loss: float = 0.4,
         compile_backend: str = "",
     ) -> None:
         if passes < 1:
             raise ValueError(f"MODEL.ESC.PASSES must be at least 1, got {passes}")
         if first_blocks > len(blocks):
             raise ValueError(f"MODEL.ESC.FIRST_BLOCKS is {first_blocks}, but there are {len(blocks)} blocks")
-        super().__init__(inference, clip_text, logit_scale, smoothing, choice, loss, aux_loss)
+        super().__init__(inference, clip_text, logit_scale, smoothing, choice, loss, aux_loss, first_loss)
         # Each by a name of its own, under which its weights are saved.
         self.is_merged = isinstance(image_encoder, MergedImageEncoder)
         if self.is_merged:
@@ -140,6 +141,7 @@ class ESCNet(CorrelationModel):
             "recompute": esc.CHECKPOINT,
             "loss": esc.LOSS,
             "aux_loss": esc.AUX_LOSS,
+            "first_loss": esc.FIRST_LOSS,
             "compile_backend": cfg.MODEL.COMPILE,
         }
 

@@ -145,6 +145,7 @@ def test_both_heads_wait_for_the_number_of_words_alone(precision: str) -> None:
         (),
         ("MODEL.ESC.TRAIN_CLASSES", "3", "MODEL.ESC.AUX_LOSS", "0.4", "MODEL.ESC.LOSS", "ce_dice"),
         ("MODEL.ESC.LOSS", "bce", "MODEL.ESC.CHECKPOINT", "True", "MODEL.ESC.CLASS_CHUNK", "2"),
+        ("MODEL.ESC.TRAIN_FIRST", "5", "MODEL.ESC.TRAIN_CLASSES", "3", "MODEL.ESC.AUX_LOSS", "0.4"),
     ],
 )
 def test_the_training_loss_does_not_wait(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -160,9 +160,7 @@ class SegmentationCounter:
         precision = "bf16" if cfg.MODEL.PRECISION == AUTO else cfg.MODEL.PRECISION
         self.model.inference: InferenceOptions = replace(self.model.inference, precision=precision)
         self.size = self.model.inference.image_size
-        choice = self.model.choice
-        self.most_rows = partial(_training_rows, lambda classes: choice.training_range(classes)[1])
-        self.mean_rows = partial(_training_rows, lambda classes: sum(choice.training_range(classes)) // 2)
+        self.choice = self.model.choice
         self.texts: dict[Vocabulary, list[tuple[Tensor, Tensor]]] = {}
         encoder = self.encoder
         encoder.tokenize = lambda vocabulary: vocabulary
@@ -181,7 +179,7 @@ class SegmentationCounter:
         trained = [parameter.numel() for parameter in parameters if parameter.requires_grad]
         text = (0, 0)
         with self._counting(vocabulary, self.size, trains=True), self._all_classes_at_once():
-            self.model.training_rows = self.mean_rows
+            self._look_at(sum(self.choice.training_range(len(vocabulary.names))) // 2)
             if any(parameter.requires_grad for parameter in self.encoder.parameters()):
                 text = training_flops(lambda: self.encoder(vocabulary).sum())
             forward, backward = training_flops(partial(self._loss, vocabulary, 1))
@@ -194,7 +192,7 @@ class SegmentationCounter:
     def step(self, vocabulary: Vocabulary, images: int) -> Footprint:
         """Operators of a process with so many images, and memory beside parameters and moments, gradients included."""
         with self._counting(vocabulary, self.size, trains=True):
-            self.model.training_rows = self.most_rows
+            self._look_at(self.choice.training_range(len(vocabulary.names))[1])
             own = [*self.model.parameters(), *self.model.buffers()]
             return footprint(lambda: self._loss(vocabulary, images).backward(), own)
 
@@ -216,6 +214,11 @@ class SegmentationCounter:
             operators = footprint(run, ()).operators
             with self._all_classes_at_once():
                 return ImageWork(forward_flops(run), operators)
+
+    def _look_at(self, number: int) -> None:
+        """Let a training step look at so many classes, or, of those at random, at all that an image holds if more."""
+        self.model.choice = replace(self.choice, train=number, train_least=0)
+        self.model.training_rows = partial(_training_rows, number)
 
     def _loss(self, vocabulary: Vocabulary, images: int) -> Tensor:
         sample = {
@@ -260,9 +263,8 @@ def _countable(cfg: CfgNode) -> CfgNode:
     return cfg
 
 
-def _training_rows(number_of: Callable[[int], int], targets: Tensor, classes: int) -> Tensor | None:
+def _training_rows(number: int, targets: Tensor, classes: int) -> Tensor | None:
     """What `CorrelationModel.training_rows` gives for images that hold `PRESENT` classes, where it takes so many."""
-    number = number_of(classes)
     return None if number == classes else torch.arange(min(classes, max(number, PRESENT))).expand(len(targets), -1)
 
 

@@ -54,6 +54,7 @@ def loss(model: CorrelationModel, words: Vocabulary, images: int = 1) -> Tensor:
     [
         ("MODEL.CLIP.TRAIN", "none", "MODEL.ESC.CLASS_POOL", "2", "MODEL.ESC.LOSS", "ce_dice"),
         ("MODEL.META_ARCHITECTURE", "CostAggregation", "MODEL.ESC.AUX_LOSS", "0.0", "MODEL.CLIP.TRAIN", "qv"),
+        ("MODEL.ESC.TRAIN_FIRST", "3", "MODEL.ESC.TRAIN_CLASSES", "2"),
     ],
 )
 def test_a_real_step_has_the_work_that_was_counted(options: tuple[str, ...]) -> None:
@@ -112,6 +113,13 @@ def test_a_part_of_the_words_in_training_and_in_use() -> None:
     assert counter.image(many).flops == found
     # Two windows of the size of the whole image.
     assert counter.image(many, windows=True).flops == 3 * found
+
+
+def test_a_number_of_the_words_of_a_first_pass_in_training() -> None:
+    six, first = Vocabulary([f"thing {i}" for i in range(6)]), ("MODEL.ESC.TRAIN_FIRST", "5")
+    counter = SegmentationCounter(config(*first, "MODEL.ESC.TRAIN_LEAST", "2", "MODEL.ESC.TRAIN_CLASSES", "4"))
+    cost, model = counter.training(six), built(config(*first, "MODEL.ESC.TRAIN_CLASSES", "3"))  # the mean
+    assert cost.flops(1) == sum(training_flops(lambda: loss(model, six)))
 
 
 @pytest.mark.parametrize(
