@@ -109,6 +109,8 @@ def _add_model(cfg: CN) -> None:
     cfg.MODEL.ESC.KEEP = 0
     # Of these again, keep only those that have at least this share of some region. Not exact.
     cfg.MODEL.ESC.KEEP_SHARE = 0.0
+    # But so many in any case: a model does worse over fewer than it was trained on. Not exact.
+    cfg.MODEL.ESC.KEEP_LEAST = 1
     # Blocks of the first pass, which then has no decoder (0: all, and the decoder).
     cfg.MODEL.ESC.FIRST_BLOCKS = 1
     # While training, look only for the classes that an image holds and random others, so many in all (0: all). Free.

@@ -48,6 +48,7 @@ RANGES = {
     "MODEL.ESC.MAX_CLASSES": COUNT,
     "MODEL.ESC.KEEP": COUNT,
     "MODEL.ESC.KEEP_SHARE": SHARE,
+    "MODEL.ESC.KEEP_LEAST": POSITIVE,
     "MODEL.ESC.FIRST_BLOCKS": COUNT,
     "MODEL.ESC.CLASS_POOL": POSITIVE,
     "MODEL.ESC.TRAIN_CLASSES": COUNT,
@@ -147,6 +148,11 @@ def _check_fit(cfg: CfgNode) -> None:
         raise ValueError(
             f"MODEL.ESC.DIM is {esc.DIM}, which MODEL.ESC.NUM_HEADS, {esc.NUM_HEADS}, does not divide; "
             "each attention head takes as many channels"
+        )
+    if 0 < esc.KEEP < esc.KEEP_LEAST:
+        raise ValueError(
+            f"MODEL.ESC.KEEP_LEAST is {esc.KEEP_LEAST}, more than MODEL.ESC.KEEP, {esc.KEEP}; "
+            "as many words are kept as have the share, from the one to the other"
         )
     if 0 < esc.TRAIN_CLASSES < esc.TRAIN_LEAST:
         raise ValueError(

@@ -154,6 +154,7 @@ def test_a_number_out_of_its_range_is_refused(key: str) -> None:
         (("MODEL.ESC.TRAIN_CLASSES", "8", "MODEL.ESC.TRAIN_LEAST", "9"), "drawn from the one to the other"),
         (("MODEL.ESC.TRAIN_CLASSES", "8", "MODEL.ESC.TRAIN_FIRST", "7"), "8 and 0, are chosen from them"),
         (("MODEL.ESC.TRAIN_LEAST", "9", "MODEL.ESC.TRAIN_FIRST", "8"), "0 and 9, are chosen from them"),
+        (("MODEL.ESC.KEEP", "4", "MODEL.ESC.KEEP_LEAST", "5"), "KEEP_LEAST is 5, more than MODEL.ESC.KEEP, 4"),
         (("MODEL.ESC.DIM", "30", "MODEL.ESC.NUM_HEADS", "4"), "NUM_HEADS, 4, does not divide"),
         (("MODEL.ESC.DECODER_DIMS", "(40, 16)"), "DECODER_DIMS has 40"),
         (("MODEL.CLIP.IMAGE_SIZE", "(64,)"), "IMAGE_SIZE is"),

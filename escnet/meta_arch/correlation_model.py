@@ -24,7 +24,7 @@ from escnet.meta_arch.segmentation import Segmentation, join_images
 from escnet.vocabulary import Vocabulary
 
 # Keys of MODEL.ESC that change which classes are looked at.
-CHOICE_KEYS = ("MAX_CLASSES", "KEEP", "KEEP_SHARE")
+CHOICE_KEYS = ("MAX_CLASSES", "KEEP", "KEEP_SHARE", "KEEP_LEAST")
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class ClassChoice:
         most: those that CLIP's maps rank highest, so many (0: all).
         keep: of these, after a first pass, those that it ranks highest, so many (0: there is no first pass).
         keep_share: of these again, those alone whose share of some region is at least this.
+        keep_least: but so many of the first pass's best in any case.
         train: while training, so many: those that an image holds and others drawn at random (0: all).
         train_least: if it is not 0, at each step a number from this to `train`, drawn evenly.
         train_first: if it is not 0, those of a step are chosen as in use: by a first pass over so many, which CLIP's
@@ -44,6 +45,7 @@ class ClassChoice:
     most: int = 0
     keep: int = 0
     keep_share: float = 0.0
+    keep_least: int = 1
     train: int = 0
     train_least: int = 0
     train_first: int = 0
@@ -52,7 +54,8 @@ class ClassChoice:
     def from_config(cls, cfg: Any) -> ClassChoice:
         """The choice that MODEL.ESC makes."""
         esc = cfg.MODEL.ESC
-        return cls(esc.MAX_CLASSES, esc.KEEP, esc.KEEP_SHARE, esc.TRAIN_CLASSES, esc.TRAIN_LEAST, esc.TRAIN_FIRST)
+        used = (esc.MAX_CLASSES, esc.KEEP, esc.KEEP_SHARE, esc.KEEP_LEAST)
+        return cls(*used, esc.TRAIN_CLASSES, esc.TRAIN_LEAST, esc.TRAIN_FIRST)
 
     def training_range(self, classes: int) -> tuple[int, int]:
         """The fewest and the most of so many classes that a training step looks at.
@@ -191,7 +194,7 @@ class CorrelationModel(SegmentingModel):
         if self.choice.keep_share == 0:
             return [self.choice.keep] * len(shares)
         # The one thing in a forward pass for which a GPU has to be waited for.
-        return (shares >= self.choice.keep_share).sum(dim=1).clamp(1, self.choice.keep).tolist()
+        return (shares >= self.choice.keep_share).sum(dim=1).clamp(self.choice.keep_least, self.choice.keep).tolist()
 
     def compile_parts(self, backend: str) -> None:
         """Compile what is run for each class, for any number of classes, at the first image that comes.

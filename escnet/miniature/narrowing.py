@@ -29,11 +29,11 @@ from escnet.pretrained.files import file_sha256
 from escnet.progress import progress_bar
 from escnet.safe_files import replacing
 
-_CHOICE = re.compile(r"(?P<most>all|\d+)(>(?P<keep>\d+)(@(?P<share>0?\.\d+))?)?")
+_CHOICE = re.compile(r"(?P<most>all|\d+)(>(?P<keep>\d+)|>((?P<least>\d+)-)?(?P<up_to>\d+)@(?P<share>0?\.\d+))?")
 
 
 def parse_choice(text: str) -> ClassChoice:
-    """The choice that "64>32@0.05" spells: 64 classes by CLIP's map, of these up to 32 that have 0.05 of some region.
+    """The choice that "64>8-32@0.05" spells: 64 classes by CLIP's map, of these 8 to 32 that have 0.05 of some region.
 
     Raises:
         ValueError: it spells none.
@@ -41,11 +41,13 @@ def parse_choice(text: str) -> ClassChoice:
     found = _CHOICE.fullmatch(text)
     if not found:
         raise ValueError(
-            f'"{text}" is no choice of classes; "all", "64", "64>8" and "64>32@0.05" are: the first by CLIP\'s map, '
-            "the second by the first pass, with at least this share of some region"
+            f'"{text}" is no choice of classes; "all", "64", "64>8", "64>32@0.05" and "64>8-32@0.05" are: the first by '
+            "CLIP's map, the second by the first pass, with at least this share of some region, or so many at least"
         )
-    most, keep, share = found["most"], found["keep"], found["share"]
-    return ClassChoice(0 if most == "all" else int(most), int(keep or 0), float(share or 0))
+    most, keep = found["most"], found["keep"] or found["up_to"] or 0
+    return ClassChoice(
+        0 if most == "all" else int(most), int(keep), float(found["share"] or 0), int(found["least"] or 1)
+    )
 
 
 @dataclass

@@ -92,6 +92,10 @@ def test_as_many_are_kept_as_have_the_share() -> None:
         share = float(ranked[count - 1] + ranked[count]) / 2
         model = make_model("ESCNet", *options, "MODEL.ESC.KEEP", 6, "MODEL.ESC.KEEP_SHARE", share)
         assert segment(model).rows.shape == (1, count)
+        least = make_model(
+            "ESCNet", *options, "MODEL.ESC.KEEP", 6, "MODEL.ESC.KEEP_SHARE", share, "MODEL.ESC.KEEP_LEAST", 4
+        )
+        assert segment(least).rows.shape == (1, max(4, count))
     # Nothing has this much: the best is kept all the same.
     model = make_model("ESCNet", *options, "MODEL.ESC.KEEP", 6, "MODEL.ESC.KEEP_SHARE", 0.999)
     assert segment(model).rows[0].tolist() == [int(shares.argmax())]
