@@ -41,12 +41,23 @@ SAM_BLOCK = Table(
     ),
     _NOVEL_BASE_200,
 )
+_AT_RANDOM = ("MODEL.ESC.TRAIN_FIRST", "0")
+
+
+def _trained_on(most: int, least: int) -> Options:
+    return ("MODEL.ESC.TRAIN_CLASSES", str(most), "MODEL.ESC.TRAIN_LEAST", str(least))
+
+
 TRAIN_CLASSES = Table(
     "train_classes",
-    "How many classes are looked at while training?",
+    "How many classes are looked at while training, and which?",
     (
-        *_rows("MODEL.ESC.TRAIN_CLASSES", (12, 24, 48, 0)),
-        Variant("6 to 36", ("MODEL.ESC.TRAIN_CLASSES", "36", "MODEL.ESC.TRAIN_LEAST", "6")),
+        *(
+            Variant(f"{least} to {most}" if least else str(most or "all"), (*_AT_RANDOM, *_trained_on(most, least)))
+            for most, least in ((12, 0), (24, 0), (48, 0), (0, 0), (36, 6))
+        ),
+        Variant("12, chosen as in use"),
+        Variant("6 to 16, chosen as in use", _trained_on(16, 6)),
     ),
     _NOVEL_BASE_200,
 )

@@ -24,7 +24,10 @@ from escnet.evaluation.zero_shot import ZeroShotTask, evaluate_run, evaluate_zer
 from escnet.predictor import Segmenter
 
 DATASET = "mojiscenes_val_novel"
-PRUNED = ("MODEL.ESC.MAX_CLASSES", "30", "MODEL.ESC.KEEP", "20", "MODEL.ESC.KEEP_SHARE", "0.1")
+PRUNED = (
+    *("MODEL.ESC.MAX_CLASSES", "30", "MODEL.ESC.KEEP", "20"),
+    *("MODEL.ESC.KEEP_SHARE", "0.1", "MODEL.ESC.KEEP_LEAST", "1"),
+)
 ALL = ("MODEL.ESC.MAX_CLASSES", "0", "MODEL.ESC.KEEP", "0", "MODEL.ESC.KEEP_SHARE", "0.0")
 WINDOWS = ("TEST.SLIDING.ENABLED", "True", "TEST.SLIDING.SIZE", "(64, 96)", "TEST.SLIDING.WINDOW", "(64, 64)")
 
