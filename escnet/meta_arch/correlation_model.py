@@ -54,8 +54,15 @@ class ClassChoice:
     def from_config(cls, cfg: Any) -> ClassChoice:
         """The choice that MODEL.ESC makes."""
         esc = cfg.MODEL.ESC
-        used = (esc.MAX_CLASSES, esc.KEEP, esc.KEEP_SHARE, esc.KEEP_LEAST)
-        return cls(*used, esc.TRAIN_CLASSES, esc.TRAIN_LEAST, esc.TRAIN_FIRST)
+        return cls(
+            most=esc.MAX_CLASSES,
+            keep=esc.KEEP,
+            keep_share=esc.KEEP_SHARE,
+            keep_least=esc.KEEP_LEAST,
+            train=esc.TRAIN_CLASSES,
+            train_least=esc.TRAIN_LEAST,
+            train_first=esc.TRAIN_FIRST,
+        )
 
     def training_range(self, classes: int) -> tuple[int, int]:
         """The fewest and the most of so many classes that a training step looks at.

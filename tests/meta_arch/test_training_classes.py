@@ -200,9 +200,10 @@ def chosen_rows(model: CorrelationModel, features: torch.Tensor, first: Candidat
 
 
 def test_a_number_is_drawn_for_the_classes_of_a_first_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = make_model(*IN_USE, "MODEL.ESC.TRAIN_LEAST", 2).train()
-    monkeypatch.setattr("escnet.meta_arch.correlation_model.torch.randint", lambda least, above, _: torch.tensor(least))
-    assert model.choice.training_number(12) == 2
+    model, _, seen = make_step(monkeypatch, "ESCNet", *IN_USE, "MODEL.ESC.TRAIN_LEAST", 2)
+    for _ in range(12):
+        model.losses(make_images(), make_targets(), WORDS)
+    assert {words.number for words in seen[::2]} == {8} and {words.number for words in seen[1::2]} == {2, 3, 4}
     assert model.choice.training_range(12) == (2, 4) and model.choice.training_range(3) == (2, 3)
     assert ClassChoice(train=0, train_first=8).training_range(12) == (8, 8)
 

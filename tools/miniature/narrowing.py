@@ -1,10 +1,11 @@
 """What does it cost to look at fewer classes? mIoU and recall of the small ESC-Net over the numbers that are kept.
 
-    python tools/miniature/narrowing.py --weights shipped:esc_net --choices all 64 "64>8" "64>32@0.05"
+    python tools/miniature/narrowing.py --weights shipped:esc_net --choices all 64 "64>8" "64>8-32@0.05"
 
-"64>32@0.05": a first pass over the 64 classes that CLIP's map ranks highest, and a second over those, at most 32, that
-have at least 0.05 of some region in its result. Of several files of weights, as of several seeds, mean and deviation
-are told. What an earlier call has found is used again. Draw the pictures first: python datasets/prepare_mojiscenes.py
+"64>8-32@0.05": a first pass over the 64 classes that CLIP's map ranks highest, and a second over those, at most 32 and
+at least 8, that have at least 0.05 of some region in its result. Of several files of weights, as of several seeds, mean
+and deviation are told. What an earlier call has found is used again. Draw the pictures first:
+python datasets/prepare_mojiscenes.py
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--config-file", default="configs/mojiscenes/escnet.yaml")
     parser.add_argument("--weights", nargs="+", default=["shipped:esc_net"], help="of one model, or of several seeds")
     parser.add_argument("--datasets", nargs="+", default=DATASETS, help="(default: %(default)s)")
-    parser.add_argument("--choices", nargs="+", required=True, help='such as all 64 "64>8" "64>32@0.05"')
+    parser.add_argument("--choices", nargs="+", required=True, help='such as all 64 "64>8" "64>8-32@0.05"')
     parser.add_argument("--threads", type=int, default=1, help="of PyTorch (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=Path("output/narrowing"), help="folder of all results")
     parser.add_argument("--set", nargs="+", default=(), metavar="KEY VALUE", help="of the configuration")
