@@ -69,6 +69,11 @@ def available_devices() -> list[str]:
     return found + ["mps"] * torch.backends.mps.is_available()
 
 
+def device_name(device: torch.device) -> str:
+    """What a GPU of NVIDIA or AMD is called, and the kind of any other device."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that a device, or the machine, has no room left for tensors."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):

@@ -15,9 +15,7 @@ from __future__ import annotations
 import argparse
 import resource
 import statistics
-import time
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING, Any
 
@@ -25,11 +23,14 @@ from tabulate import tabulate
 
 from escnet import Vocabulary
 from escnet.command_line import at_least_one, positive_number
-from escnet.own_process import in_own_process, peak_memory
+from escnet.own_process import in_own_process
 
 if TYPE_CHECKING:
+    import torch
     from detectron2.config import CfgNode
     from torch import nn
+
+    from escnet.meta_arch.segmentation import Segmentation
 
 # What is imported in functions takes seconds, and --help and mistyped options should not.
 MIB = 1 << 20
@@ -47,10 +48,16 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--config-file", default="configs/escnet/vitb16.yaml", help="an ESC-Net configuration")
     parser.add_argument("--classes", type=at_least_one, nargs="+", default=[21, 150, 171, 847], help="vocabulary sizes")
     parser.add_argument("--profile", action="store_true", help="also say which operators take the time")
-    parser.add_argument("--repeats", type=at_least_one, default=5, help="timed runs; the median is printed")
+    parser.add_argument("--images", type=at_least_one, default=1, help="in one pass or training step (default: 1)")
+    parser.add_argument("--repeats", type=at_least_one, default=5, help="timed runs, after one; the median is printed")
     parser.add_argument("--threads", type=at_least_one, help="of PyTorch (default: as it chooses)")
     parser.add_argument("--training", action="store_true", help="measure training steps instead of inference")
-    parser.add_argument("--memory-limit", type=positive_number, default=20.0, help="GiB a training step may take")
+    parser.add_argument(
+        "--memory-limit",
+        type=positive_number,
+        default=20.0,
+        help="GiB a training step may take, of a GPU or of the machine",
+    )
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="configuration KEY VALUE pairs")
     return parser.parse_args(arguments)
 
@@ -72,13 +79,17 @@ def benchmark(arguments: argparse.Namespace) -> None:
     import torch
 
     from escnet.config import load_config
+    from escnet.devices import device_name
 
     arguments.threads = arguments.threads or torch.get_num_threads()
     cfg = load_config(arguments.config_file, arguments.opts)
     if cfg.MODEL.META_ARCHITECTURE not in SYSTEMS or cfg.MODEL.ESC.BACKBONE != "clip":
         raise ValueError(f"measures {' and '.join(SYSTEMS)} on CLIP; tools/compare_systems.py measures the others")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    print(f"{arguments.config_file} on {device}, {arguments.threads} threads, torch {torch.__version__}")
+    device, images = device_name(torch.device(cfg.MODEL.DEVICE)), arguments.images
+    print(
+        f"{arguments.config_file}, images at once: {images}, on {device}, {arguments.threads} threads, "
+        f"torch {torch.__version__}"
+    )
     if arguments.training:
         print_training(arguments)
     else:
@@ -89,13 +100,14 @@ def print_inference(arguments: argparse.Namespace) -> None:
     rows, operators = [], {}
     for classes in arguments.classes:
         result = in_own_process(measure_inference, arguments, classes)
-        shares = [f"{100 * result['stages'][stage] / result['stages']['whole']:.1f}" for stage in STAGES]
-        row = [classes, result["kept"], f"{result['text']:.2f}", f"{result['clip']:.2f}", f"{result['whole']:.2f}"]
-        rows.append([*row, f"{result['ratio']:.2f}", *shares, f"{result['memory']:.0f}"])
+        row = [classes, result["kept"], *(f"{result[part]:#.3g}" for part in ("text", "clip", "whole"))]
+        stages = [f"{share:.1f}" for share in result["shares"]]
+        rows.append([*row, f"{result['ratio']:.2f}", *stages, f"{result['memory']:.0f}"])
         operators[classes] = result["operators"]
         print(f"  {classes} classes: {result['ratio']:.2f} × CLIP", flush=True)
     header = ["classes", "first pass > kept", "text, once s", "CLIP s", "whole s", "whole / CLIP"]
-    print(tabulate(rows, [*header, *(f"{stage} %" for stage in STAGES), "peak MiB"], tablefmt="github"))
+    header = [*header, *(f"{stage} %" for stage in STAGES), "peak MiB"]
+    print(tabulate(rows, header, tablefmt="github", disable_numparse=True))
     for classes, table in operators.items() if arguments.profile else ():
         print(f"\n{classes} classes, by operator\n")
         print(tabulate(table, ["operator", "calls", "% of the time"], tablefmt="github", floatfmt=".1f"))
@@ -107,7 +119,8 @@ def print_training(arguments: argparse.Namespace) -> None:
         for recompute in (False, True):
             rows.append([classes, "yes" if recompute else "no", *training_cells(arguments, classes, recompute)])
             print("  {} classes, checkpointing {}: {} s / iteration, peak MiB: {}".format(*rows[-1]), flush=True)
-    print(tabulate(rows, ["classes", "checkpointing", "s / iteration", "peak MiB"], tablefmt="github"))
+    header = ["classes", "checkpointing", "s / iteration", "peak MiB"]
+    print(tabulate(rows, header, tablefmt="github", disable_numparse=True))
 
 
 def training_cells(arguments: argparse.Namespace, classes: int, recompute: bool) -> tuple[str, str]:
@@ -118,7 +131,7 @@ def training_cells(arguments: argparse.Namespace, classes: int, recompute: bool)
         return "-", "killed, probably for want of memory"
     if result is None:
         return "-", f"more than {arguments.memory_limit * 1024:.0f}"
-    return f"{result['step']:.1f}", f"{result['memory']:.0f}"
+    return f"{result['step']:#.3g}", f"{result['memory']:.0f}"
 
 
 def build(arguments: argparse.Namespace, opts: list[Any]) -> tuple[CfgNode, nn.Module]:
@@ -141,23 +154,31 @@ def vocabulary(classes: int) -> Vocabulary:
 
 
 def measure_inference(arguments: argparse.Namespace, classes: int) -> dict[str, Any]:
+    """Seconds of CLIP's encoder, of the whole model and of its stages, and the peak memory."""
     import torch
+
+    from escnet.profiling import DeviceWatch, StageTimer, busiest_operators
 
     # Random weights find nothing anywhere.
     cfg, model = build(arguments, ["MODEL.ESC.KEEP_SHARE", 0.0])
     model.eval()
-    words = vocabulary(classes)
-    pixels = torch.rand(1, 3, *cfg.MODEL.CLIP.IMAGE_SIZE, device=model.device) * 255
+    watch, words = DeviceWatch(model.device), vocabulary(classes)
+    pixels = torch.rand(arguments.images, 3, *cfg.MODEL.CLIP.IMAGE_SIZE, device=model.device) * 255
     image = model.normalise(pixels)
+    stages = StageTimer(watch, parts_of(model))
     with torch.inference_mode(), model.autocast():
-        text = elapsed(lambda: model.clip_text.encode(words))
+
+        def run() -> Segmentation:
+            return model.segment(model.encode(pixels), words)
+
+        text = watch.seconds(lambda: model.clip_text.encode(words))
         clip_times, whole_times = [], []
-        result = model.segment(model.encode(pixels), words)
-        with StageTimer(model) as timer:
-            for _ in range(arguments.repeats):
-                clip_times.append(elapsed(lambda: model.clip_image(image, pooled=False)))
-                whole_times.append(timer.time(lambda: model.segment(model.encode(pixels), words)))
-        operators = profile(lambda: model.segment(model.encode(pixels), words)) if arguments.profile else []
+        result = run()
+        for _ in range(arguments.repeats):
+            clip_times.append(watch.seconds(lambda: model.clip_image(image, pooled=False)))
+            with stages:
+                whole_times.append(watch.seconds(run))
+        operators = busiest_operators(run, model.device, OPERATORS) if arguments.profile else []
     first = [] if result.first_rows is None else [result.first_rows.shape[1]]
     return {
         "kept": " > ".join(map(str, [*first, result.logits.shape[1]])),
@@ -166,140 +187,82 @@ def measure_inference(arguments: argparse.Namespace, classes: int) -> dict[str, 
         "clip": statistics.median(clip_times),
         "whole": statistics.median(whole_times),
         "ratio": statistics.median(w / c for w, c in zip(whole_times, clip_times, strict=True)),
-        "stages": timer.stages(),
-        "memory": most_memory(),
+        "shares": shares(stages.seconds(), sum(whole_times)),
+        "memory": watch.most_memory(),
     }
 
 
+def parts_of(model: nn.Module) -> dict[str, list[nn.Module]]:
+    """The modules of each stage; those of CAT-Seg's aggregation and of ESC-Net's blocks are in another stage's too."""
+    if hasattr(model, "aggregator"):
+        parts = {"fusion": [model.aggregator], "decoder": [model.aggregator.decoder]}
+    else:
+        prompts = [module for module in (model.generator, model.prompt_encoder) if module is not None]
+        blocks = list(model.blocks)
+        fusion = [block.fusion for block in blocks]
+        parts = {"prompts": prompts, "SAM block": blocks, "fusion": fusion, "decoder": [model.decoder]}
+    return {"CLIP image": [model.clip_image], **parts}
+
+
+def shares(seconds: dict[str, float], whole: float) -> list[float]:
+    """Percent of each of STAGES, what lies in another stage taken from that."""
+    if "SAM block" in seconds:
+        seconds["SAM block"] -= seconds["fusion"]
+    else:
+        seconds["fusion"] -= seconds["decoder"]
+    seconds["other"] = whole - sum(seconds.values())
+    return [100 * seconds.get(stage, 0.0) / whole for stage in STAGES]
+
+
 def measure_training(arguments: argparse.Namespace, classes: int, recompute: bool) -> dict[str, float] | None:
-    """Seconds and peak memory of a training step of one image, the optimizer included; None beyond the limit.
+    """Seconds and peak memory of a training step, the optimizer included; None beyond the limit.
 
     Where the number of classes is drawn, it is of the most.
     """
     import torch
 
+    from escnet.devices import is_out_of_memory
+    from escnet.profiling import DeviceWatch
     from escnet.training.optimizer import build_optimizer
 
-    limit = int(arguments.memory_limit * 1024 * MIB)
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     cfg, model = build(arguments, ["MODEL.ESC.CHECKPOINT", recompute, "MODEL.ESC.TRAIN_LEAST", 0])
+    limit_memory(model.device, int(arguments.memory_limit * 1024 * MIB))
     model.train()
-    optimizer = build_optimizer(cfg, model)
-    size = cfg.INPUT.CROP.SIZE
-    sample = {
-        "image": torch.randint(0, 256, (3, *size), dtype=torch.uint8),
-        "sem_seg": torch.randint(0, min(classes, PRESENT), size),
-        "vocabulary": vocabulary(classes),
-    }
-    times = []
+    watch, optimizer = DeviceWatch(model.device), build_optimizer(cfg, model)
+    size, words = cfg.INPUT.CROP.SIZE, vocabulary(classes)
+    batch = [
+        {
+            "image": torch.randint(0, 256, (3, *size), dtype=torch.uint8),
+            "sem_seg": torch.randint(0, min(classes, PRESENT), size),
+            "vocabulary": words,
+        }
+        for _ in range(arguments.images)
+    ]
+
+    def step() -> None:
+        optimizer.zero_grad()
+        sum(model(batch).values()).backward()
+        optimizer.step()
+
     try:
-        for _ in range(2):
-            start = time.perf_counter()
-            optimizer.zero_grad()
-            sum(model([sample]).values()).backward()
-            optimizer.step()
-            times.append(time.perf_counter() - start)
-    except RuntimeError as error:
-        if "alloc" not in str(error) and "out of memory" not in str(error):
+        # The first step also pays for the embeddings of words that do not learn, and for the optimizer's state.
+        times = [watch.seconds(step) for _ in range(1 + arguments.repeats)]
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
             raise
         return None
-    return {"step": times[-1], "memory": most_memory()}
+    return {"step": statistics.median(times[1:]), "memory": watch.most_memory()}
 
 
-class StageTimer:
-    """Sum the time spent in the parts of a model, by hooks."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.total: dict[str, float] = defaultdict(float)
-        self.started: dict[str, float] = {}
-        if hasattr(model, "aggregator"):
-            blocks, fusion, decoder, prompts = [], [model.aggregator], model.aggregator.decoder, []
-        else:
-            blocks, decoder, prompts = list(model.blocks), model.decoder, [model.generator, model.prompt_encoder]
-            fusion = [block.fusion for block in blocks]
-        self.parts = {
-            "CLIP image": [model.clip_image],
-            "prompts": [module for module in prompts if module is not None],
-            "decoder": [decoder],
-            "blocks": blocks,
-            "fusion": fusion,
-        }
-        # CAT-Seg's aggregation has the decoder in it, ESC-Net's blocks have the fusion.
-        self.holds_decoder = not blocks
-        self.handles: list[Any] = []
-        self.is_timing = False
-
-    def __enter__(self) -> StageTimer:
-        for name, modules in self.parts.items():
-            for module in modules:
-                self.handles.append(module.register_forward_pre_hook(lambda *_, name=name: self._start(name)))
-                self.handles.append(module.register_forward_hook(lambda *_, name=name: self._stop(name)))
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for handle in self.handles:
-            handle.remove()
-
-    def time(self, function: Callable[[], Any]) -> float:
-        self.is_timing = True
-        seconds = elapsed(function)
-        self.is_timing = False
-        self.total["whole"] += seconds
-        return seconds
-
-    def stages(self) -> dict[str, float]:
-        """Seconds of each stage, and of the whole."""
-        total = defaultdict(float, self.total)
-        if self.holds_decoder:
-            total["fusion"] -= total["decoder"]
-        else:
-            total["SAM block"] = total.pop("blocks") - total["fusion"]
-        total["other"] = 2 * total["whole"] - sum(total.values())
-        return total
-
-    def _start(self, name: str) -> None:
-        self.started[name] = now()
-
-    def _stop(self, name: str) -> None:
-        if self.is_timing:
-            self.total[name] += now() - self.started[name]
-
-
-def profile(function: Callable[[], Any]) -> list[tuple[str, int, float]]:
-    """The operators in which most of the time is spent: name, calls, percent of the whole."""
-    import torch
-    from torch.profiler import ProfilerActivity
-
-    is_cuda = torch.cuda.is_available()
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if is_cuda else [])]
-    with torch.profiler.profile(activities=activities) as profiler:
-        function()
-    events = profiler.key_averages()
-    time_of = {e.key: e.self_device_time_total if is_cuda else e.self_cpu_time_total for e in events}
-    order = sorted(events, key=lambda event: -time_of[event.key])[:OPERATORS]
-    whole = sum(time_of.values())
-    return [(event.key.removeprefix("aten::"), event.count, 100 * time_of[event.key] / whole) for event in order]
-
-
-def elapsed(function: Callable[[], Any]) -> float:
-    start = now()
-    function()
-    return now() - start
-
-
-def now() -> float:
+def limit_memory(device: torch.device, limit: int) -> None:
+    """Let this process have so many bytes, of a GPU or of the machine."""
     import torch
 
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
-def most_memory() -> float:
-    """MiB: of the GPU where there is one, else of this process."""
-    import torch
-
-    return torch.cuda.max_memory_allocated() / MIB if torch.cuda.is_available() else peak_memory()
+    if device.type == "cuda":
+        total = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total), device)
+    else:
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
 
 if __name__ == "__main__":

@@ -115,7 +115,9 @@ class SamPromptEncoder(nn.Module):
         if "mask" not in self.kind:
             nothing = encoder.no_mask_embed.weight[0]
             return nothing, nothing
-        cells = encoder.no_mask_embed.weight.new_tensor([-self.mask_logit, self.mask_logit])
+        like = encoder.no_mask_embed.weight
+        # Made where they are needed: a GPU would be waited for to take two numbers from the host.
+        cells = torch.linspace(-self.mask_logit, self.mask_logit, 2, dtype=like.dtype, device=like.device)
         outside, inside = encoder.mask_downscaling(cells.view(2, 1, 1, 1).expand(2, 1, 4, 4)).flatten(1)
         return outside, inside
 

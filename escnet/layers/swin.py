@@ -31,6 +31,7 @@ class GuidedSwinBlock(nn.Module):
         self.mlp = mlp(dim, mlp_ratio)
         self.position_bias = nn.Parameter(torch.zeros(num_heads, (2 * window - 1) ** 2))
         nn.init.trunc_normal_(self.position_bias, std=0.02)
+        self._last_plan: tuple[tuple[int, int], WindowPlan] | None = None
 
     def guide(self, features: Tensor) -> Tensor | None:
         """(..., hw, C) features to their share of the queries and keys, (..., hw, 2d)."""
@@ -51,25 +52,30 @@ class GuidedSwinBlock(nn.Module):
 
     def _attend(self, qkv: Tensor, grid: tuple[int, int]) -> Tensor:
         """(M, hw, 3d) projections to the attention result, (M, hw, d)."""
-        plan = window_plan(grid, self.window, self.shift)
-        index = plan.cells.to(qkv.device)
-        windows = qkv.index_select(1, index.clamp(min=0).flatten())
+        plan = self._plan(grid, qkv.device)
+        windows = qkv.index_select(1, plan.cells.clamp(min=0).flatten())
         # Windows of different masks stand beside the heads, where one copy serves every class; others need no copy.
         order = "m (v x) p c" if plan.is_masked else "(m v) x p c"
         query, key, value = rearrange(
-            windows, f"m (v p) (three x c) -> three {order}", v=len(index), three=3, x=self.num_heads
+            windows, f"m (v p) (three x c) -> three {order}", v=len(plan.cells), three=3, x=self.num_heads
         )
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=self._mask(plan).to(query.dtype))
-        attended = rearrange(attended, f"{order} -> m (v p) (x c)", v=len(index), x=self.num_heads)
-        return attended.index_select(1, plan.place.to(qkv.device))
+        attended = rearrange(attended, f"{order} -> m (v p) (x c)", v=len(plan.cells), x=self.num_heads)
+        return attended.index_select(1, plan.place)
+
+    @torch.compiler.disable
+    def _plan(self, grid: tuple[int, int], device: torch.device) -> WindowPlan:
+        """The plan of a grid, which stays on the device: the host would wait at each copy of one."""
+        if self._last_plan is None or (grid, device) != (self._last_plan[0], self._last_plan[1].cells.device):
+            self._last_plan = grid, window_plan(grid, self.window, self.shift).to(device)
+        return self._last_plan[1]
 
     def _mask(self, plan: WindowPlan) -> Tensor:
         """(1, heads, p, p) relative position bias, or (1, windows·heads, p, p), -inf where cells may not see others."""
-        device = self.position_bias.device
-        bias = self.position_bias[:, plan.offset.to(device)]
+        bias = self.position_bias[:, plan.offset]
         if not plan.is_masked:
             return bias.unsqueeze(0)
-        blocked = ~plan.visible.to(device).unsqueeze(1)
+        blocked = ~plan.visible.unsqueeze(1)
         return bias.unsqueeze(0).masked_fill(blocked, float("-inf")).flatten(0, 1).unsqueeze(0)
 
 
@@ -90,9 +96,15 @@ class WindowPlan(NamedTuple):
     offset: Tensor
     is_masked: bool
 
+    def to(self, device: torch.device) -> WindowPlan:
+        """The same on a device."""
+        return self._replace(
+            **{name: getattr(self, name).to(device) for name in ("cells", "place", "visible", "offset")}
+        )
 
-@torch.compiler.disable
+
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)
 def window_plan(grid: tuple[int, int], window: int, shift: int) -> WindowPlan:
     """Cut a grid, padded to whole windows and rolled by `shift` cells, into windows (Swin Transformer, sec. 3.2).
 

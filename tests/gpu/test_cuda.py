@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import lru_cache
 from pathlib import Path
 
@@ -40,10 +41,10 @@ def scenes() -> tuple[Scene, ...]:
     return tuple(compose(glyphs, np.random.default_rng(seed)) for seed in range(4))
 
 
-def make_segmenter(architecture: str, device: str, precision: str = "fp32") -> Segmenter:
+def make_segmenter(architecture: str, device: str, precision: str = "fp32", *opts: str) -> Segmenter:
     weights = "shipped:esc_net" if architecture == "ESCNet" else ""
     options = ["MODEL.META_ARCHITECTURE", architecture, "MODEL.DEVICE", device, "MODEL.PRECISION", precision]
-    return Segmenter.from_config(load_config(CONFIG, [*options, "MODEL.WEIGHTS", weights]))
+    return Segmenter.from_config(load_config(CONFIG, [*options, "MODEL.WEIGHTS", weights, *opts]))
 
 
 def label_maps(segmenter: Segmenter) -> np.ndarray:
@@ -106,6 +107,24 @@ def test_one_process_reduces_over_nccl(tmp_path: Path) -> None:
         assert values.tolist() == [0.0, 1.0, 2.0, 3.0]
     finally:
         distributed.destroy_process_group()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("precision", "share", "most"), [("fp32", 0.05, 1), ("bf16", 0.05, 1), ("fp32", 0.0, 0)])
+def test_the_number_of_kept_classes_alone_is_waited_for(precision: str, share: float, most: int) -> None:
+    model = make_segmenter("ESCNet", DEVICE, precision, "MODEL.ESC.KEEP_SHARE", str(share)).model
+    pixels = torch.from_numpy(scenes()[0].image).permute(2, 0, 1).to(DEVICE)
+    # What is computed once, words and windows, is there after an image.
+    model.segment(model.encode(pixels), WORDS)
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            model.segment(model.encode(pixels), WORDS)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    waits = [f"{w.filename}:{w.lineno}" for w in found if "synchronizing" in str(w.message)]
+    assert len(waits) == most, waits
 
 
 @torch.no_grad()

@@ -81,6 +81,14 @@ def test_windows_equal_brute_force(grid, shift):
     torch.testing.assert_close(block(x, guide, grid), expected, atol=1e-5, rtol=1e-5)
 
 
+def test_a_block_that_has_predicted_can_be_trained():
+    block, x = GuidedSwinBlock(DIM, 0, num_heads=2, window=3, shift=1), torch.randn(1, 2, 5 * 7, DIM)
+    with torch.inference_mode():
+        block(x, None, (5, 7))
+    block(x, None, (5, 7)).sum().backward()
+    assert block.position_bias.grad.abs().sum() > 0
+
+
 def test_every_cell_has_one_place():
     for grid in [(24, 24), (7, 13), (12, 12)]:
         plan = window_plan(grid, 12, 6)

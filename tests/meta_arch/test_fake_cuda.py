@@ -17,6 +17,7 @@ from detectron2.modeling import build_model
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode, unset_fake_temporarily
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from escnet.config import load_config
 from escnet.meta_arch import correlation_model
@@ -72,6 +73,22 @@ def image() -> Tensor:
     return torch.zeros(3, 60, 80, dtype=torch.uint8)
 
 
+class CopiesFromTheHost(TorchDispatchMode):
+    """The shapes of what is copied to the device, at each of which the host waits for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: list[tuple[int, ...]] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        source = args[-1] if function is torch.ops.aten.copy_.default else args[0] if args else None
+        given = isinstance(source, Tensor) and source.device.type == "cpu" and source.dim() > 0
+        if given and isinstance(result, Tensor) and result.device.type == "cuda":
+            self.shapes.append(tuple(result.shape))
+        return result
+
+
 @pytest.mark.parametrize(
     ("architecture", "opts"),
     [
@@ -90,6 +107,9 @@ def test_an_image_is_segmented_without_a_wait(architecture: str, opts: tuple[str
     model = make_model(architecture, "MODEL.PRECISION", precision, "TEST.FULL_SCORES", "True", *opts)
     with on_fake_cuda(model):
         (output,) = model([{"image": image(), "vocabulary": WORDS, "height": 60, "width": 80}])
+        with CopiesFromTheHost() as copies:
+            model.segment(model.encode(image()), WORDS)
+    assert set(copies.shapes) <= {(1, 3, 60, 80)} and len(copies.shapes) <= 2  # with windows it is copied twice
     assert output["labels"].device.type == output["sem_seg"].device.type == "cuda"
     assert output["labels"].shape == (60, 80) and output["sem_seg"].shape == (6, 60, 80)
 

@@ -51,8 +51,9 @@ def test_inference_table_of_cost_aggregation():
 
 @pytest.mark.slow
 def test_training_table():
-    done = run("--training", "--classes", "3", "--threads", "1")
+    done = run("--training", "--classes", "3", "--images", "2", "--repeats", "2", "--threads", "1")
     assert done.returncode == 0, done.stderr
+    assert "images at once: 2, on cpu" in done.stdout
     rows = [cells(line) for line in done.stdout.splitlines() if line.startswith("|")][2:]
     assert [row[:2] for row in rows] == [["3", "no"], ["3", "yes"]]
     assert all(float(row[3]) > 100 for row in rows)
@@ -69,7 +70,7 @@ def test_a_step_that_is_killed_leaves_the_others_their_rows(load_script, capsys)
     benchmark.in_own_process = killed_without_checkpointing
     benchmark.print_training(SimpleNamespace(classes=[3], memory_limit=20.0))
     rows = [cells(line) for line in capsys.readouterr().out.splitlines() if line.startswith("|")][2:]
-    assert rows == [["3", "no", "-", "killed, probably for want of memory"], ["3", "yes", "2.0", "300"]]
+    assert rows == [["3", "no", "-", "killed, probably for want of memory"], ["3", "yes", "2.00", "300"]]
 
 
 def test_a_missing_configuration_is_named():

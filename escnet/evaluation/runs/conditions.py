@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from escnet import __version__
 from escnet.data.benchmarks import find_benchmark, split_dataset_name
+from escnet.devices import device_name
 from escnet.evaluation.runs.evaluation_data import EvaluationData
 from escnet.meta_arch.interfaces import SegmentingModel
 from escnet.pretrained.files import file_sha256
@@ -44,7 +45,7 @@ def conditions(cfg: CfgNode, model: nn.Module, identity: Conditions, data: Evalu
         "model": identity,
         "vocabulary": _vocabulary(vocabulary, cfg.TEST.CLASS_NAMES, data.dataset),
         "data": _data(data),
-        "device": _device(model),
+        "device": device_name(next(model.parameters()).device),
         "versions": versions(),
     }
 
@@ -151,11 +152,6 @@ def _data(data: EvaluationData) -> dict[str, Any]:
 
 def _sizes(record: dict[str, Any]) -> str:
     return f"{os.path.getsize(record['file_name'])} {os.path.getsize(record['sem_seg_file_name'])}"
-
-
-def _device(model: nn.Module) -> str:
-    device = next(model.parameters()).device
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def _sha256(text: str) -> str:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -18,13 +17,12 @@ from torch import Tensor
 
 from escnet.complexity import count_model, describe, whole_model
 from escnet.meta_arch.interfaces import SegmentingModel
-from escnet.own_process import forget_peak, in_own_process, peak_memory
+from escnet.own_process import in_own_process
 from escnet.predictor import Segmenter
 from escnet.pretrained.random_weights import RANDOM
 from escnet.pretrained.reading import files_read
+from escnet.profiling import DeviceWatch
 from escnet.vocabulary import Vocabulary
-
-_MIB = 1 << 20
 
 
 class CostError(RuntimeError):
@@ -118,7 +116,7 @@ def measure_costs(cfg: CfgNode, sample: CostSample) -> SystemCosts:
     torch.manual_seed(cfg.SEED)
     with files_read() as files:
         model = _build(cfg)
-    watch = _Watch(model)
+    watch = DeviceWatch(model.device)
     with torch.inference_mode(), model.autocast():
         encoder = getattr(model, model.text_encoder)
         text_seconds = [watch.seconds(lambda: encoder(sample.vocabulary)) for _ in range(sample.repeats)]
@@ -153,7 +151,7 @@ def _build(cfg: CfgNode) -> SegmentingModel:
     return build_model(cfg).eval() if cfg.MODEL.WEIGHTS == RANDOM else Segmenter.from_config(cfg).model
 
 
-def _segment(model: SegmentingModel, pixels: Tensor, words: Vocabulary, watch: _Watch) -> tuple[float, float]:
+def _segment(model: SegmentingModel, pixels: Tensor, words: Vocabulary, watch: DeviceWatch) -> tuple[float, float]:
     """Seconds from the pixels (3, H, W) to the features, and from these to the labels of all pixels."""
     features = None
 
@@ -173,32 +171,3 @@ def _mean_flops(model: SegmentingModel, words: Vocabulary, pictures: Sequence[Te
     for picture in pictures:
         total.update(count_model(model, words, picture[None].float().to(model.device)).by_module)
     return {name: flops / len(pictures) for name, flops in total.items()}
-
-
-class _Watch:
-    """Seconds and memory of what a model does on its device."""
-
-    def __init__(self, model: SegmentingModel) -> None:
-        self.is_cuda = model.device.type == "cuda"
-
-    def seconds(self, function: Callable[[], Any]) -> float:
-        start = self._now()
-        function()
-        return self._now() - start
-
-    def start_memory(self) -> float:
-        """Forget the peak; MiB that are in use now."""
-        if self.is_cuda:
-            torch.cuda.reset_peak_memory_stats()
-        else:
-            forget_peak()
-        return self.most_memory()
-
-    def most_memory(self) -> float:
-        """MiB at the peak since `start_memory`."""
-        return torch.cuda.max_memory_allocated() / _MIB if self.is_cuda else peak_memory()
-
-    def _now(self) -> float:
-        if self.is_cuda:
-            torch.cuda.synchronize()
-        return time.perf_counter()
