@@ -101,8 +101,9 @@ def _add_model(cfg: CN) -> None:
     # Passes of blocks and decoder over an image at inference; from the second on, prompts are read from the prediction
     # of the pass before, and each costs as much as the first (paper: 1).
     cfg.MODEL.ESC.PASSES = 1
-    # Classes worked on at a time (0: all); changes speed and memory, never the result.
-    cfg.MODEL.ESC.CLASS_CHUNK = 8
+    # Classes worked on at a time (-1: as many as the device does well; 0: all); changes speed and memory, never the
+    # result.
+    cfg.MODEL.ESC.CLASS_CHUNK = -1
     # Keep only the classes that CLIP's maps rank highest (0: all; CAT-Seg keeps 256). Not exact.
     cfg.MODEL.ESC.MAX_CLASSES = 0
     # Of these, after a first pass, keep only those that it ranks highest, so many (0: no first pass). Not exact.

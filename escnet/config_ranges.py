@@ -44,7 +44,7 @@ RANGES = {
     "MODEL.ESC.MLP_RATIO": Range(0, is_open=True),
     "MODEL.ESC.WINDOW": POSITIVE,
     "MODEL.ESC.PASSES": POSITIVE,
-    "MODEL.ESC.CLASS_CHUNK": COUNT,
+    "MODEL.ESC.CLASS_CHUNK": Range(-1),
     "MODEL.ESC.MAX_CLASSES": COUNT,
     "MODEL.ESC.KEEP": COUNT,
     "MODEL.ESC.KEEP_SHARE": SHARE,
@@ -98,7 +98,7 @@ PAIRS = (
 NORM_GROUPS = 16
 # What the remedy is where a number is not obvious.
 REMEDIES = {
-    "MODEL.ESC.CLASS_CHUNK": "; 0 takes all classes at a time",
+    "MODEL.ESC.CLASS_CHUNK": "; 0 takes all classes at a time, -1 as many as the device does well",
     "MODEL.ESC.MAX_CLASSES": "; 0 keeps all classes",
     "MODEL.ESC.KEEP": "; 0 is no first pass, all others are numbers of classes",
     "MODEL.ESC.TRAIN_CLASSES": "; 0 takes all classes",

@@ -140,7 +140,7 @@ def test_an_older_kind_of_configuration_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("key", RANGES)
 def test_a_number_out_of_its_range_is_refused(key: str) -> None:
-    for value in ("-1", "None"):
+    for value in ("-2", "None"):
         with pytest.raises(ConfigError, match=rf"{re.escape(key)} is {value}"):
             load_config(CONFIGS[0], [key, value])
 

@@ -64,9 +64,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add(
         "--launch-us",
         type=positive_number,
-        default=10.0,
-        metavar="T",
-        help="from one operator to the next of which a GPU is asked, in microseconds (default: 10)",
+        nargs=2,
+        default=(34.0, 15.0),
+        metavar=("TRAINING", "PREDICTION"),
+        help="from one operator to the next of which a GPU is asked, in microseconds (default: 34 15, measured)",
     )
     add("overrides", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="changes to the configuration, at the end")
     return parser.parse_args(arguments)
@@ -113,10 +114,11 @@ def print_estimate(
 ) -> int:
     """Print all tables; returns the exit code."""
     name = Path(args.config_file).stem
+    training, evaluation = args.launch_us
     print(
         f"{name}, MODEL.PRECISION {cfg.MODEL.PRECISION}. Assumed: {args.tflops:g} TFLOP/s sustained by a GPU of "
-        f"{args.gpu_memory:g} GB, {args.launch_us:g} us from one operator to the next, {args.bandwidth:g} GB/s of "
-        f"network for each GPU.\nGB are 10^9 bytes; a multiply-add is two FLOPs."
+        f"{args.gpu_memory:g} GB, {training:g} us from one operator to the next ({evaluation:g} in evaluation), "
+        f"{args.bandwidth:g} GB/s of network for each GPU.\nGB are 10^9 bytes; a multiply-add is two FLOPs."
     )
     cost = counter.training(words)
     print_work(name, cost, len(words.rows))
@@ -150,7 +152,7 @@ def plans(
             continue
         images = cfg.SOLVER.IMS_PER_BATCH // gpus
         step = counter.step(words, images)
-        plan = StepPlan(cluster, images, cost, step, args.launch_us / 1e6, cfg.SOLVER.MAX_ITER)
+        plan = StepPlan(cluster, images, cost, step, args.launch_us[0] / 1e6, cfg.SOLVER.MAX_ITER)
         if not plan.fits:
             free = (1 - RESERVE) * args.gpu_memory
             refused.append(f"{gpus} GPUs: {images} images need {plan.memory / GIGA:.1f} GB, and {free:.1f} GB are free")
@@ -191,7 +193,7 @@ def print_evaluation(
         row = [name, len(words.rows), images]
         for windows in (False, True):
             work = counter.image(words, windows)
-            seconds = work.seconds(args.tflops * 1e12, args.launch_us / 1e6)
+            seconds = work.seconds(args.tflops * 1e12, args.launch_us[1] / 1e6)
             row += [f"{work.flops / GIGA:.0f}", work.operators, f"{seconds:.3f}", f"{images * seconds / 3600:.2f}"]
         rows.append(row)
     parts = ["GFLOP", "operators", "s", "hours"]

@@ -8,6 +8,7 @@ from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 
+from escnet.layers.chunking import classes_at_a_time
 from escnet.layers.clip_image_encoder import ClipFeatures, ClipImageEncoder
 from escnet.layers.clip_text_encoder import ClipTextEncoder
 from escnet.layers.cost_aggregator import CostAggregator
@@ -98,7 +99,7 @@ class CostAggregation(CorrelationModel):
             "inference": InferenceOptions.from_config(cfg, "MODEL.CLIP.IMAGE_SIZE", clip_image.patch_size),
             "smoothing": cfg.MODEL.CLIP.SMOOTHING,
             "choice": ClassChoice.from_config(cfg),
-            "class_chunk": esc.CLASS_CHUNK,
+            "class_chunk": classes_at_a_time(esc.CLASS_CHUNK, cfg.MODEL.DEVICE),
             "recompute": esc.CHECKPOINT,
             "loss": esc.LOSS,
             "first_loss": esc.FIRST_LOSS,

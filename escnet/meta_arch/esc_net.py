@@ -10,6 +10,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from escnet.layers.chunking import classes_at_a_time
 from escnet.layers.clip_image_encoder import ClipFeatures, ClipImageEncoder
 from escnet.layers.clip_text_encoder import ClipTextEncoder
 from escnet.layers.esc_block import ClassMaps, ESCBlock
@@ -133,7 +134,7 @@ class ESCNet(CorrelationModel):
             "blocks": parts.blocks,
             "decoder": UNetDecoder(esc.DIM, parts.image_encoder.width, tuple(esc.DECODER_DIMS), tuple(esc.SKIP_DIMS)),
             "inference": InferenceOptions.from_config(cfg, "MODEL.CLIP.IMAGE_SIZE", parts.image_encoder.patch_size),
-            "class_chunk": esc.CLASS_CHUNK,
+            "class_chunk": classes_at_a_time(esc.CLASS_CHUNK, cfg.MODEL.DEVICE),
             "passes": esc.PASSES,
             "first_blocks": esc.FIRST_BLOCKS,
             "smoothing": cfg.MODEL.CLIP.SMOOTHING,

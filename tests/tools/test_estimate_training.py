@@ -33,8 +33,8 @@ class Counted:
 
 def test_tables_follow_from_the_options(load_script, cells, capsys, monkeypatch):
     monkeypatch.setattr(segmentation, "SegmentationCounter", Counted)
-    options = ["--benchmarks", "pas20", "a847", "--gpus", "1", "2", "3", "--tflops", "0.01", "--launch-us", "1000"]
-    options += ["--bandwidth", "4", "--gpu-memory", "20"]
+    options = ["--benchmarks", "pas20", "a847", "--gpus", "1", "2", "3", "--tflops", "0.01"]
+    options += ["--launch-us", "1000", "2000", "--bandwidth", "4", "--gpu-memory", "20"]
     tool = load_script("tools/estimate_training.py")
     overrides = ("SOLVER.IMS_PER_BATCH", "4", "SOLVER.MAX_ITER", "3600")
     assert tool.main(["--config-file", CONFIG, *options, *overrides]) == 1
@@ -43,7 +43,8 @@ def test_tables_follow_from_the_options(load_script, cells, capsys, monkeypatch)
     # CamVid has 11 words.
     work = ["escnet", "2000.0 (1000.0)", "11", "1.0", "2.0", "5.0", "13.0", "3.0"]
     assert cells(output, "Work of a training step") == [work]
-    # 3 + 4 · 18 GFLOP at 10 GFLOP/s; 11000 operators of a millisecond; 4 GB of gradients between two.
+    # 3 + 4 · 18 GFLOP at 10 GFLOP/s; 11000 operators of a millisecond; 4 GB of gradients between two. An
+    # operator of an evaluation takes two.
     assert cells(output, "Training of 3600 iterations of 4 images") == [
         ["1", "4", "75", "11000", "7.500", "11.000", "0.000", "11.000", "11.0", "11.0", "20.0"],
         ["2", "2", "39", "11000", "3.900", "11.000", "1.000", "12.000", "12.0", "24.0", "18.0"],
@@ -52,7 +53,7 @@ def test_tables_follow_from_the_options(load_script, cells, capsys, monkeypatch)
     assert "3 GPUs: SOLVER.IMS_PER_BATCH, 4, is not a multiple of the number of processes, 3" in output
     assert cells(output, "Evaluation on one GPU") == [
         ["pas20", "20", "1449", "10", "20", "1.000", "0.40", "50", "20", "5.000", "2.01"],
-        ["a847", "847", "2000", "10", "847", "1.000", "0.56", "50", "847", "5.000", "2.78"],
+        ["a847", "847", "2000", "10", "847", "1.694", "0.94", "50", "847", "5.000", "2.78"],
     ]
 
 
@@ -83,7 +84,10 @@ def test_what_cannot_be_estimated_is_refused(load_script, capsys, arguments, mes
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [["--gpus", "x"], ["--gpus", "0"], ["--tflops", "0"], ["--launch-us", "nan"], []])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--gpus", "x"], ["--gpus", "0"], ["--tflops", "0"], ["--launch-us", "1", "nan"], ["--launch-us", "1"], []],
+)
 def test_mistyped_options(load_script, arguments):
     with pytest.raises(SystemExit) as exit:
         load_script("tools/estimate_training.py").main(arguments)

@@ -15,6 +15,7 @@ from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from torch import Tensor
 
 import escnet.meta_arch  # noqa: F401  registers the systems
+from escnet.layers.chunking import classes_at_a_time
 from escnet.layers.clip_text_encoder import ClipTextEncoder
 from escnet.layers.swin import GuidedSwinBlock, window_plan
 from escnet.meta_arch.correlation_model import CorrelationModel
@@ -27,7 +28,7 @@ from escnet.training.estimation.gpus import BYTES, MOMENTS, RESERVE, Cluster
 from escnet.vocabulary import Vocabulary
 
 # Backward passes can be run on a fake CPU alone.
-CPU = "cpu"
+CPU, GPU = "cpu", "cuda"
 # Classes that a training image holds, which are never left out: about as many as a photograph of COCO-Stuff.
 PRESENT = 10
 # Texts that go through the text encoder at a time.
@@ -258,6 +259,7 @@ def _countable(cfg: CfgNode) -> CfgNode:
     cfg = random_weights(cfg)
     cfg.MODEL.WEIGHTS = RANDOM
     cfg.MODEL.DEVICE, cfg.MODEL.PRECISION, cfg.MODEL.COMPILE = CPU, "fp32", ""
+    cfg.MODEL.ESC.CLASS_CHUNK = classes_at_a_time(cfg.MODEL.ESC.CLASS_CHUNK, GPU)
     cfg.MODEL.ESC.KMEANS, cfg.MODEL.ESC.KEEP_SHARE = "torch", 0.0
     cfg.TEST.SLIDING.ENABLED = False
     return cfg
