@@ -64,11 +64,16 @@ class GuidedSwinBlock(nn.Module):
         return attended.index_select(1, plan.place)
 
     @torch.compiler.disable
+    @torch.inference_mode(False)
     def _plan(self, grid: tuple[int, int], device: torch.device) -> WindowPlan:
-        """The plan of a grid, which stays on the device: the host would wait at each copy of one."""
-        if self._last_plan is None or (grid, device) != (self._last_plan[0], self._last_plan[1].cells.device):
-            self._last_plan = grid, window_plan(grid, self.window, self.shift).to(device)
-        return self._last_plan[1]
+        """The plan of a grid, which stays on the device: the host would wait at each copy of one.
+
+        A block that has predicted in inference mode can be trained, and threads may run it on grids of their own.
+        """
+        last = self._last_plan
+        if last is None or (grid, device) != (last[0], last[1].cells.device):
+            last = self._last_plan = grid, window_plan(grid, self.window, self.shift).to(device)
+        return last[1]
 
     def _mask(self, plan: WindowPlan) -> Tensor:
         """(1, heads, p, p) relative position bias, or (1, windows·heads, p, p), -inf where cells may not see others."""
@@ -104,7 +109,6 @@ class WindowPlan(NamedTuple):
 
 
 @lru_cache(maxsize=64)
-@torch.inference_mode(False)
 def window_plan(grid: tuple[int, int], window: int, shift: int) -> WindowPlan:
     """Cut a grid, padded to whole windows and rolled by `shift` cells, into windows (Swin Transformer, sec. 3.2).
 
