@@ -27,10 +27,10 @@ class DeviceWatch:
 
     def seconds(self, function: Callable[[], Any]) -> float:
         """Until all is done that a call asks for."""
-        self._wait()
+        self.wait()
         start = time.perf_counter()
         function()
-        self._wait()
+        self.wait()
         return time.perf_counter() - start
 
     def mark(self) -> Any:
@@ -57,7 +57,8 @@ class DeviceWatch:
         """MiB at the peak, since `start_memory` if it was called: of the GPU, else of this process."""
         return torch.cuda.max_memory_allocated() / _MIB if self.is_cuda else peak_memory()
 
-    def _wait(self) -> None:
+    def wait(self) -> None:
+        """Until the device has done what it was asked for."""
         if self.is_cuda:
             torch.cuda.synchronize()
 

@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 
 from escnet.command_line import at_least_one
-from escnet.own_process import forget_peak, in_own_process, peak_memory
+from escnet.own_process import in_own_process
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -94,28 +93,22 @@ def measure(arguments: argparse.Namespace, name: str, precision: str) -> dict[st
     """Median seconds of each step, MiB of the process beyond what it held before, and MB of the weights."""
     import torch
 
+    from escnet.profiling import DeviceWatch
+
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     model, ask = (build_merged if name == "merged" else build_apart)(arguments, precision)
     text = model.clip_text
     weights = sum(size(part) for key, part in model.named_children() if key != "clip_text")
     image = torch.randint(0, 256, (3, 768, 1024), dtype=torch.uint8)
-    forget_peak()
+    watch = DeviceWatch(next(model.parameters()).device)
+    watch.start_memory()
     found: list[dict[str, float]] = []
     with torch.inference_mode():
         for _ in range(1 + arguments.repeats):
-            found.append(timed(ask(image)))
+            found.append({question: watch.seconds(step) for question, step in ask(image).items()})
     medians = {question: statistics.median(run[question] for run in found[1:]) for question in QUESTIONS}
-    return medians | {"memory": peak_memory(), "megabytes": weights / 1e6, "text megabytes": size(text) / 1e6}
-
-
-def timed(steps: dict[str, Callable[[], Any]]) -> dict[str, float]:
-    seconds = {}
-    for question, step in steps.items():
-        start = time.perf_counter()
-        step()
-        seconds[question] = time.perf_counter() - start
-    return seconds
+    return medians | {"memory": watch.most_memory(), "megabytes": weights / 1e6, "text megabytes": size(text) / 1e6}
 
 
 def build_merged(arguments: argparse.Namespace, precision: str) -> tuple[nn.Module, Callable]:

@@ -26,6 +26,7 @@ from escnet.meta_arch.correlation_model import ClassChoice, CorrelationModel
 from escnet.miniature.experiments import digest, mean_and_deviation
 from escnet.predictor import Segmenter
 from escnet.pretrained.files import file_sha256
+from escnet.profiling import DeviceWatch
 from escnet.progress import progress_bar
 from escnet.safe_files import replacing
 
@@ -97,6 +98,7 @@ def measure_choices(cfg: CfgNode, dataset: str, choices: Sequence[ClassChoice]) 
     if not isinstance(model, CorrelationModel):
         raise ValueError(f"{type(model).__name__} looks at all classes, whatever they are; take ESCNet")
     first, end = data.scored or (0, len(data.class_names))
+    watch = DeviceWatch(model.device)
     tallies = [_Tally(ConfusionMatrix(len(data.class_names), IGNORE_LABEL)) for _ in choices]
     for record in progress_bar(data.records, total=len(data.records), desc=dataset, unit="image"):
         truth = read_training_labels(record["sem_seg_file_name"], data.space)
@@ -104,9 +106,11 @@ def measure_choices(cfg: CfgNode, dataset: str, choices: Sequence[ClassChoice]) 
         features = model.encode(torch.from_numpy(read_image(record["file_name"])).permute(2, 0, 1))
         for choice, tally in zip(choices, tallies, strict=True):
             model.choice = choice
+            watch.wait()
             start = time.perf_counter()
             result = model.segment(features, words)
             labels = result.at_image_size(words, truth.shape)["labels"]
+            watch.wait()
             tally.seconds.append(time.perf_counter() - start)
             tally.confusion.update(labels, truth)
             rows = set(range(len(words.rows))) if result.rows is None else set(result.rows[0].tolist())
