@@ -59,6 +59,14 @@ def test_training_table():
     assert all(float(row[3]) > 100 for row in rows)
 
 
+@pytest.mark.slow
+def test_a_step_beyond_the_memory_limit_has_no_row():
+    done = run("--training", "--classes", "9", "--images", "128", "--threads", "1", "--memory-limit", "1.2")
+    assert done.returncode == 0, done.stderr
+    rows = [cells(line) for line in done.stdout.splitlines() if line.startswith("|")][2:]
+    assert rows == [["9", "no", "-", "more than 1229"], ["9", "yes", "-", "more than 1229"]]
+
+
 def test_a_step_that_is_killed_leaves_the_others_their_rows(load_script, capsys):
     benchmark = load_script("tools/benchmark.py")
 
