@@ -103,9 +103,7 @@ class WindowPlan(NamedTuple):
 
     def to(self, device: torch.device) -> WindowPlan:
         """The same on a device."""
-        return self._replace(
-            **{name: getattr(self, name).to(device) for name in ("cells", "place", "visible", "offset")}
-        )
+        return WindowPlan(*(tensor.to(device) for tensor in self[:-1]), self.is_masked)
 
 
 @lru_cache(maxsize=64)

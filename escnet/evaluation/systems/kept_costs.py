@@ -15,6 +15,7 @@ from detectron2.config import CfgNode
 
 from escnet.data.benchmarks import dataset_folder_name
 from escnet.data.images import read_image
+from escnet.devices import device_name
 from escnet.evaluation.runs.conditions import Conditions, flatten, versions
 from escnet.evaluation.runs.evaluation_data import EvaluationData
 from escnet.evaluation.runs.image_results import ResultsError
@@ -83,7 +84,7 @@ def cost_conditions(cfg: CfgNode, sample: CostSample) -> Conditions:
 def processor(cfg: CfgNode) -> str:
     """The name of the processor or GPU on which the model of a configuration runs."""
     if cfg.MODEL.DEVICE.startswith("cuda"):
-        return torch.cuda.get_device_name(cfg.MODEL.DEVICE)
+        return device_name(torch.device(cfg.MODEL.DEVICE))
     lines = _PROCESSORS.read_text().splitlines() if _PROCESSORS.exists() else []
     named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return named[0] if named else platform.processor() or platform.machine()

@@ -17,6 +17,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+# Backward passes can be run on a fake CPU alone, and autocast has the types of a GPU on a fake one alone.
+CPU, GPU = "cpu", "cuda"
+
 
 @contextmanager
 def counting_flops() -> Iterator[FlopCounterMode]:

@@ -23,11 +23,9 @@ from escnet.precision import AUTO, PRECISIONS
 from escnet.pretrained.clip import build_clip
 from escnet.pretrained.random_weights import random_weights
 from escnet.pretrained.sam import build_sam
-from escnet.training.estimation.counting import forward_flops, graph_bytes, on_fake_device, training_flops
+from escnet.training.estimation.counting import CPU, GPU, forward_flops, graph_bytes, on_fake_device, training_flops
 from escnet.training.teachers.clip import ClipTeacher
 
-# Backward passes can be run on a fake CPU alone, and autocast has the types of a GPU on a fake one alone.
-CPU, GPU = "cpu", "cuda"
 Predict = Callable[[Tensor, Prompts, bool], MaskPrediction]
 
 

@@ -23,12 +23,18 @@ from escnet.meta_arch.interfaces import InferenceOptions
 from escnet.meta_arch.sliding_window import SlidingWindow
 from escnet.precision import AUTO
 from escnet.pretrained.random_weights import RANDOM, random_weights
-from escnet.training.estimation.counting import Footprint, footprint, forward_flops, on_fake_device, training_flops
+from escnet.training.estimation.counting import (
+    CPU,
+    GPU,
+    Footprint,
+    footprint,
+    forward_flops,
+    on_fake_device,
+    training_flops,
+)
 from escnet.training.estimation.gpus import BYTES, MOMENTS, RESERVE, Cluster
 from escnet.vocabulary import Vocabulary
 
-# Backward passes can be run on a fake CPU alone.
-CPU, GPU = "cpu", "cuda"
 # Classes that a training image holds, which are never left out: about as many as a photograph of COCO-Stuff.
 PRESENT = 10
 # Texts that go through the text encoder at a time.
