@@ -30,10 +30,13 @@ def _add_model(cfg: CN) -> None:
     cfg.MODEL.CLIP.WEIGHTS = "openai"
     # Height and width R to which an image is resized (paper: 384 for ViT-B/16, 336 for ViT-L/14).
     cfg.MODEL.CLIP.IMAGE_SIZE = (384, 384)
-    # Attention of the last block for dense features: value (MaskCLIP), qq, kk or qk (ordinary).
+    # Attention of the last block for dense features: value (MaskCLIP), qq, kk, vv or qk (ordinary).
     cfg.MODEL.CLIP.DENSE = "value"
     # Keep that block's residual connection and MLP.
     cfg.MODEL.CLIP.DENSE_RESIDUAL = True
+    # The last blocks that have such an attention beside their own (1: the last alone, in place of its own; CLIP
+    # Surgery: vv in 6). More than one are a path of their own, without MLPs.
+    cfg.MODEL.CLIP.DENSE_BLOCKS = 1
     # Side of the squares of cells over which CLIP's correlation maps are averaged; odd (paper: 1, none). Free.
     cfg.MODEL.CLIP.SMOOTHING = 1
     # Which weights of CLIP's image and text encoder train: none, attention (paper), qv (CAT-Seg) or all.
@@ -58,6 +61,7 @@ def _add_model(cfg: CN) -> None:
     cfg.MODEL.MASK_SHARE = 0.8
 
     _add_sam_clip(cfg)
+    _add_guided(cfg)
 
     cfg.MODEL.ESC = CN()
     # What encodes images: clip (paper), or sam_clip, SAM-CLIP's backbone and CLIP head, from MODEL.SAM_CLIP.WEIGHTS.
@@ -160,6 +164,55 @@ def _add_sam_clip(cfg: CN) -> None:
     cfg.MODEL.SAM_CLIP.TRAIN = "head"
 
 
+def _add_guided(cfg: CN) -> None:
+    # Of CLIP-Guided SAM (arXiv 2605.24807): MODEL.CLIP's words inside the image encoder of MODEL.SAM.
+    cfg.MODEL.GUIDED = CN()
+    # Side of the square images of SAM (paper: 1024, SAM's own; 0: that of MODEL.SAM).
+    cfg.MODEL.GUIDED.IMAGE_SIZE = 0
+    # Adapters of SAM's blocks: plain, on the output of attention, in all of them; semantic, beside the MLP.
+    cfg.MODEL.GUIDED.ADAPTERS = ("plain", "semantic")
+    # Blocks with a semantic adapter: () all (paper), or their numbers as Python counts: (-4, -3, -2, -1), the last four.
+    cfg.MODEL.GUIDED.BLOCKS = ()
+    # Channels of an adapter's hidden layer, as a share of the encoder's (paper: a quarter).
+    cfg.MODEL.GUIDED.BOTTLENECK = 0.25
+    # Factor of what an adapter says (published code: 0.5).
+    cfg.MODEL.GUIDED.SCALE = 1.0
+    # Adapters begin with nothing to say, so that the model begins as SAM (published code: False).
+    cfg.MODEL.GUIDED.ZERO_START = True
+    # A plain adapter adds its input too (published code: True).
+    cfg.MODEL.GUIDED.INNER_SKIP = False
+    # What of CLIP enters semantic adapters: text, vision (its dense features) and similarity (of both), or some.
+    cfg.MODEL.GUIDED.SIGNALS = ("text", "vision", "similarity")
+    # Dense features are divided by their norm over the channels of each cell (channels, a cosine), or over all cells of
+    # each channel (cells, published code).
+    cfg.MODEL.GUIDED.NORM = "channels"
+    # CLIP sees pixels with its own mean and deviation (clip), or with SAM's (sam, published code).
+    cfg.MODEL.GUIDED.CLIP_PIXELS = "clip"
+    # LoRA of that rank on query, key and value of SAM's encoder, by PEFT (0: none). For comparison.
+    cfg.MODEL.GUIDED.LORA = 0
+    # Prompts that are read off the similarity, stretched to 0..1: so many points (paper: 5), drawn evenly from what is
+    # above the threshold (paper: 0.8), which is the mask prompt too.
+    cfg.MODEL.GUIDED.POINTS = 5
+    cfg.MODEL.GUIDED.THRESHOLD = 0.8
+    cfg.MODEL.GUIDED.MASK_PROMPT = True
+    # Its logits outside and inside (published code: 0 and 255).
+    cfg.MODEL.GUIDED.MASK_LEVELS = (0.0, 255.0)
+    # Seed of the points in use, and how many times they are drawn, whose masks are averaged.
+    cfg.MODEL.GUIDED.POINT_SEED = 0
+    cfg.MODEL.GUIDED.POINT_DRAWS = 1
+    # What says that a word is there: quality (the IoU that SAM expects), clip (of the whole image), inside (CLIP's
+    # probability inside the mask); several multiply. Free: the paper asks for words that are there.
+    cfg.MODEL.GUIDED.PRESENCE = ("quality", "inside")
+    # Ask only for the words that CLIP's maps rank highest (0: all). Not exact.
+    cfg.MODEL.GUIDED.MAX_WORDS = 0
+    # Words in SAM at a time (0: all); changes speed and memory, never the result.
+    cfg.MODEL.GUIDED.WORD_CHUNK = 4
+    # What trains beside CLIP (MODEL.CLIP.TRAIN, of its image encoder): adapters, mask_decoder and prompt_encoder.
+    cfg.MODEL.GUIDED.TRAIN = ("adapters", "mask_decoder", "prompt_encoder")
+    # While training, compute the activations of each block again in the backward pass instead of keeping them.
+    cfg.MODEL.GUIDED.CHECKPOINT = True
+
+
 def _add_training(cfg: CN) -> None:
     # Paper: AdamW, 2e-4; 2e-6 for the attention of CLIP and of the SAM blocks.
     cfg.SOLVER.BASE_LR = 2e-4
@@ -195,9 +248,41 @@ def _add_training(cfg: CN) -> None:
     cfg.INPUT.CLASS_NAMES = "original"
     cfg.SEED = 0
 
-    # What is trained: segmentation (pixels of DATASETS.TRAIN) or distillation (the keys below).
+    # What is trained: segmentation (pixels of DATASETS.TRAIN), promptable (a mask for each word of them) or
+    # distillation; the keys of the two last below.
     cfg.TASK = "segmentation"
+    _add_promptable(cfg)
+    _add_labelled(cfg)
     _add_distillation(cfg)
+
+
+def _add_promptable(cfg: CN) -> None:
+    cfg.PROMPTABLE = CN()
+    # What a model is given beside the word: text (nothing: it makes its own prompts), points (so many on the object),
+    # boxes, or mixed, one of them for each mask.
+    cfg.PROMPTABLE.PROMPTS = "text"
+    cfg.PROMPTABLE.POINTS = 5
+    # Words of each image of a batch, drawn from those that it holds (CLIP-Guided SAM: 1).
+    cfg.PROMPTABLE.WORDS = 1
+    # Share of them that it does not hold, whose mask is empty (CLIP-Guided SAM: 0).
+    cfg.PROMPTABLE.NEGATIVES = 0.0
+    # Weights of binary cross entropy, Dice loss, soft IoU loss, and the error of the expected IoU.
+    cfg.PROMPTABLE.BCE_WEIGHT = 1.0
+    cfg.PROMPTABLE.DICE_WEIGHT = 1.0
+    cfg.PROMPTABLE.IOU_WEIGHT = 1.0
+    cfg.PROMPTABLE.QUALITY_WEIGHT = 0.0
+
+
+def _add_labelled(cfg: CN) -> None:
+    # Training on few labelled images of DATASETS.TRAIN: so many (1 or more), or such a share of them (below 1; 0: all).
+    cfg.LABELLED = CN()
+    cfg.LABELLED.IMAGES = 0.0
+    # Which ones; the list is written to OUTPUT_DIR/labelled.json.
+    cfg.LABELLED.SEED = 0
+    # Share of them that is kept from training, to choose among the weights of the training (0: none, the last are
+    # taken), and how often they are looked at, in iterations.
+    cfg.LABELLED.VALIDATION = 0.0
+    cfg.LABELLED.PERIOD = 100
 
 
 def _add_distillation(cfg: CN) -> None:

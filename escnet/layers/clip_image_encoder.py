@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-DENSE_ATTENTION = ("value", "qq", "kk", "qk")
+DENSE_ATTENTION = ("value", "qq", "kk", "vv", "qk")
 
 
 class ClipFeatures(NamedTuple):
@@ -23,6 +23,8 @@ class ClipFeatures(NamedTuple):
     """Two hidden states (B,W,h,w), after one and two thirds of the blocks."""
     pooled: Tensor | None
     """(B,D), the image feature of CLIP itself, not normalised; None if it was not asked for."""
+    projected: Tensor | None = None
+    """(B,D,h,w), what `dense` is before it is normalised; None if it was not asked for."""
 
     @property
     def sam_input(self) -> Tensor:
@@ -34,20 +36,28 @@ class ClipImageEncoder(nn.Module):
     """The image tower of CLIP for images of any size (ESC-Net, sec. 3: F_v).
 
     The dense features come from the last block with its attention replaced:
-    "value" by the value and output projections alone (MaskCLIP), "qq" and "kk" by multi-head attention of queries with
-    queries or keys with keys (over all tokens, the class token included), "qk" by the ordinary attention.
+    "value" by the value and output projections alone (MaskCLIP), "qq", "kk" and "vv" by multi-head attention of queries
+    with queries, keys with keys or values with values (over all tokens, the class token included), "qk" by the ordinary
+    attention. With several blocks, they come from a path beside the plain one (CLIP Surgery: "vv" in the last 6): what
+    enters the first of them, plus the output of such an attention in each, which looks at the plain path's tokens; the
+    MLPs are left out.
 
     Arguments:
       visual: a plain ViT of open_clip; kept as it is, its parameters are this module's.
       dense: one of `DENSE_ATTENTION`.
       dense_residual: whether the last block's residual and MLP are kept for the dense features; if not, they are the
         output of the attention branch alone.
+      dense_blocks: how many of the last blocks have such an attention; more than one are a path of their own, which
+        `dense_residual` lets begin with the tokens that enter it.
 
     Raises:
-      TypeError: for a tower that is not a plain ViT. ValueError: for an unknown `dense`, or fewer than 2 blocks.
+      TypeError: for a tower that is not a plain ViT. ValueError: for an unknown `dense`, fewer than 2 blocks, or fewer
+        than the path has.
     """
 
-    def __init__(self, visual: nn.Module, dense: str = "value", dense_residual: bool = True) -> None:
+    def __init__(
+        self, visual: nn.Module, dense: str = "value", dense_residual: bool = True, dense_blocks: int = 1
+    ) -> None:
         super().__init__()
         _require_plain_vit(visual)
         if dense not in DENSE_ATTENTION:
@@ -61,14 +71,18 @@ class ClipImageEncoder(nn.Module):
         self.depth: int = len(visual.transformer.resblocks)
         if self.depth < 2:
             raise ValueError("a tower with 1 block has no hidden state before its last block; at least 2 are needed")
+        if not 1 <= dense_blocks <= self.depth:
+            raise ValueError(f"MODEL.CLIP.DENSE_BLOCKS is {dense_blocks}, and the image tower has {self.depth} blocks")
+        self.dense_blocks = dense_blocks
         self.level_blocks: tuple[int, int] = (max(1, round(self.depth / 3)), max(1, round(2 * self.depth / 3)))
 
-    def forward(self, images: Tensor, pooled: bool = True) -> ClipFeatures:
+    def forward(self, images: Tensor, pooled: bool = True, projected: bool = False) -> ClipFeatures:
         """Encode images.
 
         Arguments:
           images: (B,3,R1,R2), normalised with CLIP's mean and deviation; R1 and R2 are multiples of `patch_size`.
           pooled: whether the pooled feature is computed.
+          projected: whether the dense features are also given as they are before they are normalised.
 
         Raises:
           ValueError: for images of another shape.
@@ -76,17 +90,21 @@ class ClipImageEncoder(nn.Module):
         # Patch dropout, a saving for contrastive training, would tear holes into the map, so it is not applied.
         grid = self._grid(images)
         tokens = self._embed(images, grid)  # (B,1+h·w,W), the class token first
-        levels = {}
+        levels, path = {}, None
         *blocks, last = self.visual.transformer.resblocks
         for number, block in enumerate(blocks, start=1):
+            if number > self.depth - self.dense_blocks:
+                path = self._run(self._along_path, block, tokens, path)
             tokens = self._run(block, tokens)
             if number in self.level_blocks:
                 levels[number] = _to_map(tokens[:, 1:], grid)
 
+        dense = self._run(self._dense_tokens, last, tokens, path)
         return ClipFeatures(
-            dense=_to_map(F.normalize(self._run(self._dense_tokens, last, tokens), dim=-1), grid),
+            dense=_to_map(F.normalize(dense, dim=-1), grid),
             levels=[levels[number] for number in self.level_blocks],
             pooled=self._run(self._pooled, last, tokens) if pooled else None,
+            projected=_to_map(dense, grid) if projected else None,
         )
 
     def pool(self, images: Tensor) -> Tensor:
@@ -127,8 +145,17 @@ class ClipImageEncoder(nn.Module):
             return checkpoint(step, *arguments, use_reentrant=False)
         return step(*arguments)
 
-    def _dense_tokens(self, block: ResidualAttentionBlock, tokens: Tensor) -> Tensor:
+    def _along_path(self, block: ResidualAttentionBlock, tokens: Tensor, path: Tensor | None) -> Tensor:
+        """The path (B,h·w,W) after a block that the plain path's tokens (B,1+h·w,W) enter; None before the first."""
+        x = block.ls_1(_dense_attention(block.attn, block.ln_1(tokens), self.dense))
+        if path is None:
+            return tokens[:, 1:] + x if self.dense_residual else x
+        return path + x
+
+    def _dense_tokens(self, block: ResidualAttentionBlock, tokens: Tensor, path: Tensor | None = None) -> Tensor:
         """The last block with `dense` attention, then CLIP's projection: (B,1+h·w,W) -> (B,h·w,D)."""
+        if path is not None:
+            return self.visual.ln_post(self._along_path(block, tokens, path)) @ self.visual.proj
         x = block.ls_1(_dense_attention(block.attn, block.ln_1(tokens), self.dense))
         if self.dense_residual:
             x = tokens[:, 1:] + x

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from segment_anything.modeling import ImageEncoderViT
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from escnet.layers.sam_patches import embed_patches
 from escnet.layers.striped_attention import use_striped_attention
 
 
@@ -52,9 +52,7 @@ class MergedBackbone(nn.Module):
         Raises:
           ValueError: for images of another shape.
         """
-        self._require_shape(images)
-        tokens = self.encoder.patch_embed(images)  # (B,h,w,W)
-        tokens = tokens + self._positions(tuple(tokens.shape[1:3]))
+        tokens = embed_patches(self.encoder, images)  # (B,h,w,W)
         levels = {}
         for number, block in enumerate(self.encoder.blocks, start=1):
             tokens = block(tokens)
@@ -66,22 +64,3 @@ class MergedBackbone(nn.Module):
             neck=self.encoder.neck(maps) if neck else None,
             levels=[levels[number] for number in self.level_blocks],
         )
-
-    def _positions(self, grid: tuple[int, int]) -> Tensor:
-        """Absolute positions (1,h,w,W) of a grid."""
-        positions = self.encoder.pos_embed
-        if tuple(positions.shape[1:3]) == grid:
-            return positions
-        maps = positions.permute(0, 3, 1, 2).float()
-        resized = F.interpolate(maps, grid, mode="bicubic", align_corners=False, antialias=True)
-        return resized.permute(0, 2, 3, 1).to(positions.dtype)
-
-    def _require_shape(self, images: Tensor) -> None:
-        if images.ndim != 4 or images.shape[1] != 3:
-            raise ValueError(f"images have shape {tuple(images.shape)}, but must be (B,3,R1,R2)")
-        height, width = images.shape[-2:]
-        if not height or not width or height % self.patch_size or width % self.patch_size:
-            raise ValueError(
-                f"images are {height}x{width}, but both sides must be multiples of the patch size, {self.patch_size}: "
-                "resize or pad them"
-            )

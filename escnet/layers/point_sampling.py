@@ -37,3 +37,25 @@ def sample_points(scores: Tensor, threshold: float, count: int, uniform: Tensor)
     best, cells = keys.topk(count, dim=1)
     positions = torch.stack([cells % width, cells.div(width, rounding_mode="floor")], dim=-1)
     return SampledPoints(positions.to(scores.dtype), torch.where(best.isinf(), -1.0, 1.0).to(scores.dtype))
+
+
+def sample_evenly(region: Tensor, uniform: Tensor) -> SampledPoints:
+    """Draw cells of regions with replacement, each of a region alike.
+
+    The k-th point is the cell whose rank within the region is the k-th random number's share of its size, so that the
+    same numbers give the same points on every device.
+
+    Arguments:
+      region: (P,h,w) bool.
+      uniform: (n,) or (P,n) random numbers in 0..1.
+
+    Returns:
+      n points in each; those of an empty region have the label -1.
+    """
+    width = region.shape[-1]
+    ranks = region.flatten(1).cumsum(dim=1)
+    sizes = ranks[:, -1:]
+    wanted = (uniform.to(ranks.device).expand(len(region), -1) * sizes).long().clamp(max=sizes - 1) + 1
+    cells = torch.searchsorted(ranks, wanted.clamp(min=1)).clamp(max=ranks.shape[1] - 1)
+    positions = torch.stack([cells % width, cells.div(width, rounding_mode="floor")], dim=-1).float()
+    return SampledPoints(positions, torch.where(sizes > 0, 1.0, -1.0).expand(-1, wanted.shape[1]))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from open_clip.transformer import VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from escnet.layers.clip_image_encoder import ClipFeatures, ClipImageEncoder
@@ -15,6 +16,16 @@ from escnet.layers.pixels import PixelNormalisation
 from escnet.meta_arch.interfaces import ClassifyingModel, resize
 from escnet.meta_arch.representation import RepresentingModel
 from escnet.vocabulary import Vocabulary
+
+
+def clip_image_encoder(visual: nn.Module, cfg: Any) -> ClipImageEncoder:
+    """The encoder of a CLIP's image tower, with the dense features that MODEL.CLIP asks for.
+
+    Raises:
+        TypeError, ValueError: the tower is of another kind, or has too few blocks for them.
+    """
+    own = cfg.MODEL.CLIP
+    return ClipImageEncoder(visual, own.DENSE, own.DENSE_RESIDUAL, own.DENSE_BLOCKS)
 
 
 class ClassifyingClip(ClassifyingModel, RepresentingModel):

@@ -15,6 +15,7 @@ from escnet.layers.cost_aggregator import CostAggregator
 from escnet.layers.pixels import PixelNormalisation
 from escnet.layers.trainable_attention import trainable_attention_parameters
 from escnet.layers.unet_decoder import UNetDecoder
+from escnet.meta_arch.clip import clip_image_encoder
 from escnet.meta_arch.correlation_model import CHOICE_KEYS, Candidates, ClassChoice, CorrelationModel
 from escnet.meta_arch.dense_clip import CLIP_KEYS, CLIP_PARTS
 from escnet.meta_arch.interfaces import InferenceOptions, LearningPart
@@ -85,7 +86,7 @@ class CostAggregation(CorrelationModel):
             raise ValueError(f"MODEL.ESC.AUX_LOSS is {esc.AUX_LOSS}; CostAggregation refines no maps: set it to 0.0")
         clip, tokenizer = build_clip(cfg.MODEL.CLIP.NAME, "" if cfg.MODEL.WEIGHTS else cfg.MODEL.CLIP.WEIGHTS)
         clip_text = ClipTextEncoder(clip, tokenizer)
-        clip_image = ClipImageEncoder(clip.visual, cfg.MODEL.CLIP.DENSE, cfg.MODEL.CLIP.DENSE_RESIDUAL)
+        clip_image = clip_image_encoder(clip.visual, cfg)
         for encoder in (clip_text, clip_image):
             trainable_attention_parameters(encoder, cfg.MODEL.CLIP.TRAIN)
         decoder = UNetDecoder(esc.DIM, clip_image.width, tuple(esc.DECODER_DIMS), tuple(esc.SKIP_DIMS))

@@ -13,12 +13,15 @@ from escnet.layers.clip_image_encoder import ClipFeatures, ClipImageEncoder
 from escnet.layers.clip_text_encoder import ClipTextEncoder
 from escnet.layers.correlation import correlation_maps
 from escnet.layers.pixels import PixelNormalisation
+from escnet.meta_arch.clip import clip_image_encoder
 from escnet.meta_arch.interfaces import InferenceOptions, SegmentingModel
 from escnet.meta_arch.segmentation import Segmentation
 from escnet.pretrained.clip import build_clip
 from escnet.vocabulary import Vocabulary
 
-CLIP_KEYS = tuple(f"MODEL.CLIP.{key}" for key in ("NAME", "IMAGE_SIZE", "DENSE", "DENSE_RESIDUAL", "SMOOTHING"))
+CLIP_KEYS = tuple(
+    f"MODEL.CLIP.{key}" for key in ("NAME", "IMAGE_SIZE", "DENSE", "DENSE_RESIDUAL", "DENSE_BLOCKS", "SMOOTHING")
+)
 CLIP_PARTS = {"CLIP image encoder": r"clip_image", "CLIP text encoder": r"clip_text"}
 
 
@@ -63,7 +66,7 @@ class DenseClip(SegmentingModel):
     def from_config(cls, cfg: Any) -> dict[str, Any]:
         """Constructor arguments from a config; reads the public weights unless MODEL.WEIGHTS brings all of them."""
         clip, tokenizer = build_clip(cfg.MODEL.CLIP.NAME, "" if cfg.MODEL.WEIGHTS else cfg.MODEL.CLIP.WEIGHTS)
-        encoder = ClipImageEncoder(clip.visual, cfg.MODEL.CLIP.DENSE, cfg.MODEL.CLIP.DENSE_RESIDUAL)
+        encoder = clip_image_encoder(clip.visual, cfg)
         return {
             "clip_image": encoder,
             "clip_text": ClipTextEncoder(clip, tokenizer),

@@ -19,6 +19,7 @@ from escnet.layers.merged_image_encoder import MergedImageEncoder
 from escnet.layers.sam_block import SamBlock
 from escnet.layers.sam_prompt_encoder import SamPromptEncoder
 from escnet.layers.trainable_attention import trainable_attention_parameters
+from escnet.meta_arch.clip import clip_image_encoder
 from escnet.pretrained.clip import build_clip
 from escnet.pretrained.loading import load_exactly
 from escnet.pretrained.reading import read_weights
@@ -63,7 +64,7 @@ def build_parts(cfg: Any) -> EscNetParts:
             _load_merged(clip_text, weights, "clip_text.", {"MODEL.CLIP.NAME": cfg.MODEL.CLIP.NAME})
             logit_scale = weights.tensors["logit_scale"].item()
     else:
-        image_encoder = ClipImageEncoder(clip.visual, cfg.MODEL.CLIP.DENSE, cfg.MODEL.CLIP.DENSE_RESIDUAL)
+        image_encoder = clip_image_encoder(clip.visual, cfg)
         trainable_attention_parameters(image_encoder, cfg.MODEL.CLIP.TRAIN)
     prompt_encoder, blocks = _build_blocks(cfg, image_encoder.embed_dim, weights, is_merged)
     return EscNetParts(image_encoder, clip_text, logit_scale, prompt_encoder, blocks)

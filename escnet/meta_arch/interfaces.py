@@ -7,7 +7,7 @@ asked for.
 
 from escnet.meta_arch.classifying import ClassifyingModel
 from escnet.meta_arch.image_size import resize
-from escnet.meta_arch.promptable import MaskPrediction, PromptableModel, Prompts
+from escnet.meta_arch.promptable import AskedWords, MaskPrediction, PromptableModel, Prompts
 from escnet.meta_arch.segmenting import (
     InferenceOptions,
     LearningPart,
@@ -16,6 +16,7 @@ from escnet.meta_arch.segmenting import (
 )
 
 __all__ = [
+    "AskedWords",
     "ClassifyingModel",
     "InferenceOptions",
     "LearningPart",

@@ -31,11 +31,15 @@ class MaskScores:
         self.share = share
         self._score = torch.zeros_like(probability)
 
-    def add(self, classes: Tensor, masks: Tensor) -> None:
-        """Add objects: their classes (P,) and mask logits (P, H, W)."""
+    def inside(self, classes: Tensor, masks: Tensor) -> Tensor:
+        """s_o (P,) of objects: their classes (P,) and mask logits (P, H, W)."""
         inside = masks > 0
-        mean = (self.probability[classes] * inside).sum(dim=(1, 2)) / inside.sum(dim=(1, 2)).clamp(min=1)
-        of_objects = mean[:, None, None] * masks.sigmoid()
+        return (self.probability[classes] * inside).sum(dim=(1, 2)) / inside.sum(dim=(1, 2)).clamp(min=1)
+
+    def add(self, classes: Tensor, masks: Tensor, scores: Tensor | None = None) -> None:
+        """Add objects: their classes (P,), mask logits (P, H, W), and scores (P,) where they are not s_o."""
+        scores = self.inside(classes, masks) if scores is None else scores
+        of_objects = scores[:, None, None] * masks.sigmoid()
         self._score.scatter_reduce_(0, classes[:, None, None].expand_as(of_objects), of_objects, "amax")
 
     def logits(self) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +43,35 @@ class Prompts:
         return replace(self, masks=logits[:, None])
 
 
+@dataclass(frozen=True)
+class AskedWords:
+    """What P prompts ask for.
+
+    Attributes:
+        vocabulary: the words.
+        rows: (P,) the row of each prompt.
+    """
+
+    vocabulary: Vocabulary
+    rows: Tensor
+
+    @classmethod
+    def of(cls, words: Vocabulary | AskedWords, count: int) -> AskedWords:
+        """The words of so many prompts; of a vocabulary the only row for all, or the p-th for the p-th.
+
+        Raises:
+            ValueError: there are neither one nor as many words as prompts.
+        """
+        if isinstance(words, Vocabulary):
+            number = len(words.rows)
+            words = cls(words, torch.zeros(count, dtype=torch.long) if number == 1 else torch.arange(number))
+        if len(words.rows) != count:
+            raise ValueError(
+                f"there are {len(words.rows)} words for {count} prompts; give one word for all, or one for each"
+            )
+        return words
+
+
 class MaskPrediction(NamedTuple):
     """The answer to P prompts.
 
@@ -60,7 +89,13 @@ class MaskPrediction(NamedTuple):
 
 
 class PromptableModel(nn.Module, ABC):
-    """A model that draws masks from points, boxes, masks and, if it can, words."""
+    """A model that draws masks from points, boxes, masks and, if it can, words.
+
+    Attributes:
+        takes_words: `masks` is to be told what the objects are, and can then do without prompts.
+    """
+
+    takes_words: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -82,16 +117,20 @@ class PromptableModel(nn.Module, ABC):
 
     @abstractmethod
     def masks(
-        self, features: Any, prompts: Prompts, words: Vocabulary | None = None, multimask: bool = False
+        self,
+        features: Any,
+        prompts: Prompts | None,
+        words: Vocabulary | AskedWords | None = None,
+        multimask: bool = False,
     ) -> MaskPrediction:
         """Answer prompts.
 
         Args:
             features: from `of_images`, of each prompt's image (P, ...); or from `encode`, of one image for all.
-            prompts: P of them.
-            words: what the objects are, for a model that takes words.
+            prompts: P of them; None for a model that takes words, which then makes its own for each.
+            words: what the objects are, for a model that takes words: one for all prompts, or one for each.
             multimask: several candidates for an ambiguous prompt, or one.
 
         Raises:
-            ValueError: words for a model that takes none.
+            ValueError: words for a model that takes none, no prompts for one that needs them, or other numbers of both.
         """

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from escnet.meta_arch.image_size import fitting_size, resize
+from escnet.meta_arch.promptable import Prompts
 from escnet.meta_arch.segmentation import Segmentation
 from escnet.meta_arch.sliding_window import SlidingWindow, WindowedFeatures, average_windows
 from escnet.precision import PRECISIONS, precision_of
@@ -56,6 +57,11 @@ class InferenceOptions:
             windows = SlidingWindow(tuple(sliding.SIZE), window, sliding.OVERLAP)
         image_size = fitting_size(size_key, _config_value(cfg, size_key), patch_size)
         return cls(image_size, windows, precision_of(cfg), cfg.TEST.FULL_SCORES)
+
+    @classmethod
+    def of_square(cls, cfg: Any, side: int) -> InferenceOptions:
+        """The options of a config for a model of square images whose size is its own, without sliding windows."""
+        return cls((side, side), None, precision_of(cfg), cfg.TEST.FULL_SCORES)
 
 
 class LearningPart(NamedTuple):
@@ -170,6 +176,40 @@ class SegmentingModel(nn.Module, ABC):
             return average_windows(
                 features, self.inference.sliding, lambda part: self.segment_features(part, vocabulary)
             )
+
+    def with_prompts(self, features: Any, prompts: Mapping[int, Prompts]) -> Any:
+        """The features of an image together with what a user points at, for `segment`.
+
+        Args:
+            features: of one image, from `encode`.
+            prompts: of rows of the vocabulary that `segment` will be given, one prompt each, as for
+                `PromptableModel.masks`; the other rows are looked for as without prompts.
+
+        Raises:
+            TypeError: for a model that takes words or prompts, but not both.
+            ValueError: for features of several images.
+        """
+        raise TypeError(f"{type(self).__name__} does not take prompts for words; leave them out")
+
+    def word_masks(self, features: Any, vocabulary: Vocabulary, size: tuple[int, int]) -> Tensor:
+        """Where each class of a vocabulary is in an encoded image, given that all of them are there.
+
+        Of a model that makes label maps, these classes alone compete for the pixels: the masks do not overlap, and
+        leave no pixel out. A model that answers each word by itself overrides it; its masks may do both.
+
+        Args:
+            features: of one image, from `encode`.
+            vocabulary: N classes.
+            size: (H, W) of the masks.
+
+        Returns:
+            (N, H, W) bool.
+
+        Raises:
+            ValueError: for features of several images.
+        """
+        labels = self.segment(features, vocabulary).at_image_size(vocabulary, size)["labels"]
+        return labels == torch.arange(vocabulary.num_classes, device=labels.device)[:, None, None]
 
     def forward(
         self, batched_inputs: list[dict[str, Any]], vocabulary: Vocabulary | None = None

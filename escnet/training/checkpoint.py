@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from torch import Tensor
 
 from escnet.pretrained.files import WeightsError
 from escnet.pretrained.loading import load_exactly
@@ -42,11 +43,28 @@ class SafeCheckpointer(DetectionCheckpointer):
         content = {"model": self.model.state_dict()}
         content.update({key: checkpointable.state_dict() for key, checkpointable in self.checkpointables.items()})
         content.update(kwargs)
+        self._save(name, content, is_tagged=True)
+
+    def save_weights(self, name: str, weights: Mapping[str, Tensor], **kwargs: Any) -> None:
+        """Write `<save_dir>/<name>.pth` with weights and `kwargs` alone; what training goes on from stays as it was.
+
+        Args:
+            name: of the file.
+            weights: of the model, all of them.
+
+        Raises:
+            DiskFullError: there is no space left; the message names the last checkpoint, which stands.
+        """
+        if self.save_dir and self.save_to_disk:
+            self._save(name, {"model": dict(weights)} | kwargs, is_tagged=False)
+
+    def _save(self, name: str, content: dict[str, Any], is_tagged: bool) -> None:
         path = Path(self.save_dir) / f"{name}.pth"
-        self.logger.info(f"Saving checkpoint to {path}")
+        self.logger.info(f"Saving {'checkpoint' if is_tagged else 'weights'} to {path}")
         try:
             _write(path, lambda file: torch.save(content, file))
-            self.tag_last_checkpoint(path.name)
+            if is_tagged:
+                self.tag_last_checkpoint(path.name)
         except DiskFullError as error:
             raise DiskFullError(f"{path}: not written, No space left on device. {self._what_stands()}") from error
 

@@ -16,6 +16,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import CommonMetricPrinter, JSONWriter, TensorboardXWriter
 from torch import Tensor, nn
 
+from escnet.training.best_weights import BestWeights, Validation
 from escnet.training.checkpoint import LAST_CHECKPOINT, SafeCheckpointer
 from escnet.training.processes import average_gradients, share_weights
 from escnet.training.reproducibility import deterministic_if_cpu
@@ -25,6 +26,7 @@ from escnet.training.writers import TimedWriter, repair_metrics
 logger = logging.getLogger(__name__)
 
 MAX_CHECKPOINTS = 3
+FINAL = "model_final"
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class TrainingSettings:
         iterations: how many.
         checkpoint_period: iterations between two checkpoints.
         evaluation_period: iterations between two evaluations, 0 for one at the end alone.
+        validation_period: iterations between two validations, of which the best chooses the final weights; 0 for none,
+            the last weights are final.
         weights: a file to begin with, or "".
         gradient_limit: to which the common norm of all gradients is clipped.
         norm_type: which norm that is.
@@ -46,6 +50,7 @@ class TrainingSettings:
     iterations: int
     checkpoint_period: int
     evaluation_period: int = 0
+    validation_period: int = 0
     weights: str = ""
     gradient_limit: float = float("inf")
     norm_type: float = 2.0
@@ -59,6 +64,9 @@ class Trainer(TrainerBase):
     run that was left alone. On a CPU they are equal bit for bit, given the same number of threads and processes. On
     CUDA the data, the random numbers and the schedule are the same, but some backward kernels add in varying order.
     Smoothed values in the log are not restored: their windows begin anew.
+
+    Where the task holds something out, the weights of the best validation are those that are evaluated at the end and
+    written as model_final.pth; meanwhile they are in model_best.pth, and in each checkpoint.
 
     With several processes, each runs the task on its own share of a batch, and gradients are averaged over all.
 
@@ -77,6 +85,7 @@ class Trainer(TrainerBase):
         self.scheduler = task.schedule(self.optimizer)
         self.grad_scaler = torch.amp.GradScaler(self.device.type, enabled=settings.scales_gradients)
         self.checkpointer = SafeCheckpointer(self.model, settings.output_dir, trainer=self)
+        self.best = BestWeights(self.checkpointer)
         self.model.train()
         self.register_hooks(self._build_hooks())
 
@@ -85,9 +94,11 @@ class Trainer(TrainerBase):
 
         Raises:
             WeightsError: the checkpoint cannot be used. Never is another one taken in its place.
+            ValueError: the run in the folder was of other data.
         """
         is_resumed = resume and self.checkpointer.has_checkpoint()
         if is_resumed:
+            self.task.check_resumed()
             self.checkpointer.resume_or_load("", resume=True)
             self.start_iter = self.iter + 1
         else:
@@ -102,10 +113,13 @@ class Trainer(TrainerBase):
 
     def train(self) -> Results:
         """Train to the last iteration and evaluate; returns the results of the evaluation."""
+        if self.start_iter >= self.max_iter:
+            # Stopped after its last periodic checkpoint; or complete, and then model_final.pth is the last one.
+            is_complete = os.path.basename(self.checkpointer.get_checkpoint_file()) == f"{FINAL}.pth"
+            self._finish(is_saved=is_complete)
         if comm.is_main_process():
-            if self.start_iter >= self.max_iter:
-                self._save_final()
-            self.register_hooks([TimedWriter(self._build_writers())])
+            writers = self._build_writers()
+            self.register_hooks([TimedWriter(writers, validation_period=self.settings.validation_period)])
         self._batches = self.task.batches(self.start_iter)
         with deterministic_if_cpu(self.device):
             super().train(self.start_iter, self.max_iter)
@@ -145,14 +159,20 @@ class Trainer(TrainerBase):
             "optimizer": self.optimizer.state_dict(),
             "grad_scaler": self.grad_scaler.state_dict(),
             "task": self.task.state_dict(),
+            **({"best": best} if (best := self.best.state_dict()) else {}),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the iteration, the schedule, the optimizer, the gradient scaler and the task.
+        """Restore the iteration, the schedule, the optimizer, the gradient scaler, the task and the best weights.
+
+        A model that holds the chosen weights, as of model_final.pth, is given those of its last iteration.
 
         Raises:
-            ValueError: the optimizer had other parameters, or other groups of them.
+            ValueError: the optimizer had other parameters, or other groups of them; or nothing is held out any more.
         """
+        best = state_dict.get("best", {})
+        if best and not self.settings.validation_period:
+            raise ValueError("its final weights are to be those of the best validation, and now nothing is held out")
         saved = [group["names"] for group in state_dict["optimizer"]["param_groups"]]
         if saved != [group["names"] for group in self.optimizer.param_groups]:
             raise ValueError("it trains other parameters, or groups them in another way")
@@ -162,24 +182,26 @@ class Trainer(TrainerBase):
         self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
         # Checkpoints of earlier versions have none, and the tasks of that time had no state.
         self.task.load_state_dict(state_dict.get("task", {}))
+        self.best.load_state_dict(best)
         resumed = [group["initial_lr"] for group in self.optimizer.param_groups]
         if resumed != configured:
             logger.warning(f"The run goes on with its own learning rates {resumed}, not those configured, {configured}")
 
     def _build_hooks(self) -> list[hooks.HookBase]:
-        rotation = []
+        settings, validation, rotation = self.settings, [], []
+        if settings.validation_period:
+            validation = [Validation(settings.validation_period, self.task.validate, self.best)]
         if comm.is_main_process():
-            rotation = [
-                hooks.PeriodicCheckpointer(
-                    self.checkpointer, self.settings.checkpoint_period, max_to_keep=MAX_CHECKPOINTS
-                )
-            ]
+            rotation = [_Rotation(self.checkpointer, settings.checkpoint_period, max_to_keep=MAX_CHECKPOINTS)]
             self._recent_checkpoints = rotation[0].recent_checkpoints
         return [
             hooks.IterationTimer(),
             hooks.LRScheduler(self.optimizer, self.scheduler),
+            # Before the checkpoint of its iteration, which holds its outcome.
+            *validation,
             *rotation,
-            _Evaluation(self.settings.evaluation_period, self._evaluate),
+            _Finish(),
+            _Evaluation(settings.evaluation_period, self._evaluate),
         ]
 
     def _build_writers(self) -> list[Any]:
@@ -197,6 +219,8 @@ class Trainer(TrainerBase):
         """Make the folder fit the run that begins: its metrics whole, and no checkpoint of an earlier run tagged."""
         folder = Path(self.settings.output_dir)
         repair_metrics(folder / "metrics.json", self.start_iter if is_resumed else None)
+        if self.settings.validation_period:
+            self.best.restore_file()
         if is_resumed:
             # The rotation of checkpoints goes on with those that are there.
             self._recent_checkpoints += self.checkpointer.periodic_checkpoints()
@@ -205,11 +229,14 @@ class Trainer(TrainerBase):
         if tag.exists():
             logger.warning(f"A new run begins in {tag.parent}; --resume will no longer continue the earlier one there")
             tag.unlink()
+        # Only now: as long as its checkpoint is tagged, the earlier run may go on, and looks for what it wrote.
+        self.task.begin_output()
 
-    def _save_final(self) -> None:
-        """Write model_final.pth if the run was stopped after its last periodic checkpoint and before this one."""
-        if os.path.basename(self.checkpointer.get_checkpoint_file()) != "model_final.pth":
-            self.checkpointer.save("model_final", iteration=self.iter)
+    def _finish(self, is_saved: bool = False) -> None:
+        """Put the final weights into the model of each process, and write them unless that has been done."""
+        self.best.choose()
+        if not is_saved:
+            self.checkpointer.save(FINAL, iteration=self.iter)
 
     def _evaluate(self) -> dict[str, float]:
         self._results = self.task.evaluate()
@@ -223,6 +250,17 @@ class Trainer(TrainerBase):
                 f"the {what} became {value.item()} at iteration {self.iter}: losses {values}"
                 f"{f', images {files}' if files else ''}; {self.task.remedy}"
             )
+
+
+class _Rotation(hooks.PeriodicCheckpointer):
+    def before_train(self) -> None:
+        """Nothing: Detectron2's would learn here which iteration is the last, and write model_final.pth itself."""
+
+
+class _Finish(hooks.HookBase):
+    def after_step(self) -> None:
+        if self.trainer.iter + 1 >= self.trainer.max_iter:
+            self.trainer._finish()
 
 
 class _Evaluation(hooks.EvalHook):

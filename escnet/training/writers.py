@@ -23,18 +23,23 @@ class TimedWriter(HookBase):
         writers: Detectron2's writers.
         period: iterations.
         seconds: longest time without news.
+        validation_period: also after so many iterations each, since of a metric the last value alone is written; 0 for
+            no such.
     """
 
-    def __init__(self, writers: Sequence[EventWriter], period: int = 20, seconds: float = 20.0) -> None:
+    def __init__(
+        self, writers: Sequence[EventWriter], period: int = 20, seconds: float = 20.0, validation_period: int = 0
+    ) -> None:
         self._writers = writers
-        self._period = period
+        self._periods = [period, validation_period] if validation_period else [period]
         self._seconds = seconds
         self._written = time.monotonic()
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1
         overdue = time.monotonic() - self._written >= self._seconds
-        if overdue or done % self._period == 0 or done >= self.trainer.max_iter:
+        due = any(done % period == 0 for period in self._periods)
+        if overdue or due or done >= self.trainer.max_iter:
             self._write()
 
     def after_train(self) -> None:

@@ -145,7 +145,7 @@ def test_dense_value_path_token_by_token(residual: bool) -> None:
 
 
 @pytest.mark.parametrize("residual", [True, False])
-@pytest.mark.parametrize("kind", ["qq", "kk", "qk"])
+@pytest.mark.parametrize("kind", ["qq", "kk", "vv", "qk"])
 def test_dense_attention_written_out(kind: str, residual: bool) -> None:
     visual = make_clip().visual
     block = visual.transformer.resblocks[-1]
@@ -167,6 +167,36 @@ def test_dense_attention_written_out(kind: str, residual: bool) -> None:
                 heads.append(sum(weight * value for weight, value in zip(weights, values[:, head], strict=True)))
             expected = finish(visual, tokens[1 + index], torch.cat(heads), residual)
             torch.testing.assert_close(dense[:, index // 4, index % 4], expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("residual", [True, False])
+@pytest.mark.parametrize("blocks", [2, 3])
+def test_a_path_of_value_value_attention_beside_the_plain_one(blocks: int, residual: bool) -> None:
+    visual = make_clip(ls_init_value=0.3).visual
+    images = make_images(2, 32, 40)
+    with torch.no_grad():
+        plain = ClipImageEncoder(visual)(images)
+        found = ClipImageEncoder(visual, "vv", residual, blocks)(images, projected=True)
+        tokens = ClipImageEncoder(visual)._embed(images, (4, 5))
+        path = torch.zeros_like(tokens)
+        for number, block in enumerate(visual.transformer.resblocks):
+            if number == 3 - blocks and residual:
+                path = tokens
+            if number >= 3 - blocks:
+                values = F.linear(
+                    block.ln_1(tokens), *(p[64:] for p in (block.attn.in_proj_weight, block.attn.in_proj_bias))
+                )
+                values = values.unflatten(-1, (2, 16)).transpose(1, 2)
+                attended = (values @ values.mT / 4).softmax(dim=-1) @ values
+                path = path + block.ls_1(block.attn.out_proj(attended.transpose(1, 2).flatten(2)))
+            tokens = block(tokens)
+        expected = (visual.ln_post(path)[:, 1:] @ visual.proj).mT.unflatten(2, (4, 5))
+    torch.testing.assert_close(found.projected, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(found.dense, F.normalize(expected, dim=1), atol=1e-5, rtol=0)
+    # The plain path is as it was.
+    assert torch.equal(found.pooled, plain.pooled)
+    assert all(torch.equal(*levels) for levels in zip(found.levels, plain.levels, strict=True))
+    assert plain.projected is None
 
 
 def test_dense_features_have_length_one_and_layer_scale() -> None:
@@ -194,9 +224,10 @@ def test_positions_interpolate_to_any_grid(size: int | tuple[int, int]) -> None:
     assert features.dense.shape == (1, 24, height // 16, width // 16)
 
 
-def test_gradient_flows_through_interpolated_positions_and_checkpoints() -> None:
+@pytest.mark.parametrize("settings", [("kk",), ("vv", True, 2)])
+def test_gradient_flows_through_interpolated_positions_and_checkpoints(settings: tuple) -> None:
     model = make_clip()
-    encoder = ClipImageEncoder(model.visual, "kk")
+    encoder = ClipImageEncoder(model.visual, *settings)
     images = make_images(1, 40, 24)
     gradients = []
     for checkpointed in (False, True):
@@ -253,8 +284,11 @@ def test_refuses_towers_that_are_not_plain(vision: dict, name: str) -> None:
 
 
 def test_refuses_unknown_dense_attention_and_shallow_towers() -> None:
-    with pytest.raises(ValueError, match="value, qq, kk, qk"):
-        ClipImageEncoder(make_clip().visual, "vv")
+    with pytest.raises(ValueError, match="value, qq, kk, vv, qk"):
+        ClipImageEncoder(make_clip().visual, "qv")
+    for blocks in (0, 4):
+        with pytest.raises(ValueError, match=f"DENSE_BLOCKS is {blocks}, and the image tower has 3 blocks"):
+            ClipImageEncoder(make_clip().visual, "vv", dense_blocks=blocks)
     with pytest.raises(ValueError, match="at least 2"):
         ClipImageEncoder(make_clip(layers=1).visual)
 

@@ -196,6 +196,39 @@ def test_evaluation_alone(tool: ModuleType, environment: None, monkeypatch: pyte
     assert json.loads(expected)["images"] == 2
 
 
+def test_trains_on_few_labelled_images(
+    tool: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_config: str
+) -> None:
+    options = ("LABELLED.IMAGES", "3", "LABELLED.VALIDATION", "0.34", "LABELLED.PERIOD", "2", "DATASETS.TEST", "()")
+    call(tool, monkeypatch, tmp_path, *options, config=Path(tiny_config))
+    run = tmp_path / "run"
+    labelled = json.loads((run / "labelled.json").read_text())
+    parts = [[image for ids in labelled[part].values() for image in ids] for part in ("training", "validation")]
+    assert list(map(len, parts)) == [2, 1] and not {*parts[0]} & {*parts[1]}
+    lines = [json.loads(line) for line in (run / "metrics.json").read_text().splitlines()]
+    scores = {line["iteration"]: line["validation"] for line in lines if "validation" in line}
+    assert list(scores) == [1, 2]
+    best = torch.load(run / "model_best.pth", weights_only=True)
+    assert (best["validation"], best["iteration"]) == max(
+        ((score, iteration) for iteration, score in scores.items()), key=lambda pair: (pair[0], -pair[1])
+    )
+    final = weights(run / "model_final.pth")
+    assert [key for key in final if not torch.equal(final[key], best["model"][key])] == []
+
+
+def test_too_many_labelled_images_are_refused(
+    tool: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    tiny_config: str,
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        call(tool, monkeypatch, tmp_path, "LABELLED.IMAGES", "5", config=Path(tiny_config))
+    assert stop.value.code == 2
+    assert re.search(r"train_net\.py: LABELLED\.IMAGES is 5, but \w+ has 4 images", capsys.readouterr().err)
+
+
 def test_cuda_is_taken_where_it_is_unless_the_device_is_set(tool: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     def device(available: bool, *options: str) -> str:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: available)

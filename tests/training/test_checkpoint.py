@@ -55,6 +55,18 @@ def test_only_weights_are_loaded_without_resume(tmp_path: Path) -> None:
     assert counter.count == 0
 
 
+def test_weights_alone_are_not_what_training_goes_on_from(tmp_path: Path) -> None:
+    saved = checkpointer(tmp_path, counter=Counter(7))
+    saved.save("model_0000004")
+    saved.save_weights("model_best", saved.model.state_dict(), iteration=2)
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000004.pth"
+    assert torch.load(tmp_path / "model_best.pth", weights_only=True).keys() == {"model", "iteration"}
+    assert [Path(path).name for path in saved.periodic_checkpoints()] == ["model_0000004.pth"]
+    loaded = checkpointer(tmp_path, seed=1)
+    loaded.load(str(tmp_path / "model_best.pth"))
+    assert torch.equal(loaded.model.weight, saved.model.weight)
+
+
 @pytest.mark.parametrize("written", [0, 10])
 def test_failure_while_writing_leaves_the_old_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: int

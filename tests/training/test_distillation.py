@@ -288,7 +288,7 @@ def test_stored_embeddings_of_another_size_or_model_are_refused(shards: Path, ma
     [
         (("DISTILL.CLIP.SHARDS", "()", "DISTILL.SAM.SHARDS", "()"), "no teacher has images"),
         (("DISTILL.BALANCE", "fair"), "fair"),
-        (("TASK", "juggling"), "segmentation, distillation"),
+        (("TASK", "juggling"), "segmentation, promptable, distillation"),
         (
             ("DISTILL.CLIP.SHARDS", "('nowhere',)"),
             r"DISTILL\.CLIP\.SHARDS \(.*DETECTRON2_DATASETS.*nowhere: .*make_shards\.py.*prepare_mojireplay\.py",

@@ -46,3 +46,12 @@ def test_written_by_period_and_by_time(seconds: float, expected: int) -> None:
     for hook.trainer.iter in range(50):
         hook.after_step()
     assert recorder.writes == expected  # after 20, 40 and the last
+
+
+def test_written_after_each_validation() -> None:
+    recorder = Recorder()
+    hook = TimedWriter([recorder], period=20, seconds=1000.0, validation_period=15)
+    hook.trainer = SimpleNamespace(iter=0, max_iter=50)
+    for hook.trainer.iter in range(50):
+        hook.after_step()
+    assert recorder.writes == 6  # after 15, 20, 30, 40, 45 and the last

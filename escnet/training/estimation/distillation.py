@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from escnet.data.shards.accounting import SampleCount
-from escnet.layers.clip_image_encoder import ClipImageEncoder
 from escnet.losses.distillation import mask_distillation_loss
-from escnet.meta_arch.clip import ClassifyingClip
+from escnet.meta_arch.clip import ClassifyingClip, clip_image_encoder
 from escnet.meta_arch.interfaces import MaskPrediction, Prompts, resize
 from escnet.meta_arch.sam import PromptableSam, predict_masks
 from escnet.precision import AUTO, PRECISIONS
@@ -188,7 +187,7 @@ def clip_teacher(cfg: CfgNode) -> ClassifyingClip | None:
         return None
     clip, _ = build_clip(cfg.MODEL.CLIP.NAME, "")
     side = (own.TEACHER_SIZE, own.TEACHER_SIZE)
-    encoder = ClipImageEncoder(clip.visual, cfg.MODEL.CLIP.DENSE, cfg.MODEL.CLIP.DENSE_RESIDUAL)
+    encoder = clip_image_encoder(clip.visual, cfg)
     return _frozen(ClassifyingClip(encoder, None, clip.logit_scale.exp().item(), side))
 
 

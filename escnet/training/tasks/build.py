@@ -14,6 +14,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from escnet.data.benchmarks import data_root
+from escnet.data.labelled import uses_labelled
 from escnet.data.shards.accounting import SampleCount, ShardError
 from escnet.data.shards.batches import image_batches, mask_batches
 from escnet.data.shards.decoding import Augmentation
@@ -21,8 +22,7 @@ from escnet.data.shards.embeddings import check_embeddings, told
 from escnet.data.shards.index import Shard, find_shards
 from escnet.data.shards.schedule import BatchSchedule
 from escnet.evaluation.runs.conditions import weights_sha256
-from escnet.layers.clip_image_encoder import ClipImageEncoder
-from escnet.meta_arch.clip import ClassifyingClip
+from escnet.meta_arch.clip import ClassifyingClip, clip_image_encoder
 from escnet.meta_arch.image_size import fitting_size
 from escnet.meta_arch.sam import PromptableSam
 from escnet.pretrained.clip import build_clip
@@ -38,6 +38,7 @@ from escnet.training.tasks.configured import (
 from escnet.training.tasks.distillation import DistillationTask, Teacher
 from escnet.training.tasks.promptable import Prompting
 from escnet.training.tasks.segmentation import segmentation_trainer
+from escnet.training.tasks.word_masks import word_mask_trainer
 from escnet.training.teachers.clip import ClipTeacher
 from escnet.training.teachers.feature_loss import BALANCES
 from escnet.training.teachers.sam import SamTeacher
@@ -67,6 +68,11 @@ def distillation_trainer(cfg: CfgNode) -> Trainer:
     check_solver(cfg)
     check_test_sets(cfg, NO_EVALUATION)
     check_batch(cfg, comm.get_world_size())
+    if uses_labelled(cfg):
+        raise ValueError(
+            "LABELLED chooses among the labelled images of DATASETS.TRAIN, and a distillation reads none of them: set "
+            "LABELLED.IMAGES and LABELLED.VALIDATION to 0"
+        )
     teachers = build_teachers(cfg)
     return Trainer(DistillationTask(cfg, teachers), training_settings(cfg))
 
@@ -102,7 +108,7 @@ def _clip_teacher(cfg: CfgNode) -> ClipTeacher:
             "set DISTILL.CLIP.AUGMENT to False, or leave DISTILL.CLIP.EMBEDDINGS empty"
         )
     clip, _ = build_clip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.WEIGHTS)
-    encoder = ClipImageEncoder(clip.visual, cfg.MODEL.CLIP.DENSE, cfg.MODEL.CLIP.DENSE_RESIDUAL)
+    encoder = clip_image_encoder(clip.visual, cfg)
     size = fitting_size("DISTILL.CLIP.TEACHER_SIZE", (own.TEACHER_SIZE, own.TEACHER_SIZE), encoder.patch_size)
     images = _Images.of(cfg, "CLIP", ("SIZES", "BATCH_SIZE", "AUGMENT", "EMBEDDINGS"))
     if stored:
@@ -258,6 +264,7 @@ def _from(batches: Callable[..., object], sources: tuple[str, ...], start_iterat
 
 TASKS: dict[str, Callable[[CfgNode], Trainer]] = {
     "segmentation": segmentation_trainer,
+    "promptable": word_mask_trainer,
     "distillation": distillation_trainer,
 }
 TEACHERS: dict[str, Callable[[CfgNode], Teacher]] = {"CLIP": _clip_teacher, "SAM": _sam_teacher}

@@ -11,7 +11,9 @@ from detectron2.solver import build_lr_scheduler
 
 from escnet.config_ranges import check_ranges
 from escnet.data.errors import DatasetError
+from escnet.data.labelled import LabelledSplit, check_labelled, write_labelled
 from escnet.data.registration import dataset_records
+from escnet.evaluation.held_out import held_out_miou
 from escnet.evaluation.loop import evaluate_datasets
 from escnet.precision import precision_of
 from escnet.training.optimizer import build_optimizer, group_table, parameter_groups
@@ -27,14 +29,24 @@ class ConfiguredTask(TrainingTask):
 
     Args:
         cfg: the config; SEED decides the first weights.
+        split: the labelled images, for a task that learns from such.
     """
 
     remedy = "lower SOLVER.BASE_LR, or set MODEL.PRECISION to fp32, and --resume"
 
-    def __init__(self, cfg: CfgNode) -> None:
+    def __init__(self, cfg: CfgNode, split: LabelledSplit | None = None) -> None:
         torch.manual_seed(cfg.SEED)
         super().__init__(build_model(cfg), cfg.SEED)
         self.cfg = cfg
+        self.split = split
+
+    def check_resumed(self) -> None:
+        if self.split is not None:
+            check_labelled(self.cfg, self.split)
+
+    def begin_output(self) -> None:
+        if self.split is not None:
+            write_labelled(self.cfg, self.split)
 
     def optimizer(self) -> torch.optim.Optimizer:
         groups = parameter_groups(self.model, self.cfg)
@@ -46,6 +58,12 @@ class ConfiguredTask(TrainingTask):
 
     def evaluate(self) -> Results:
         return evaluate_datasets(self.cfg, self.model)
+
+    def validate(self) -> float | None:
+        """The mIoU of the model on the held-out images, in percent, as `held_out_miou` says; None without such."""
+        if self.split is None or not self.split.validation:
+            return None
+        return held_out_miou(self.cfg, self.model, self.split.validation)
 
     def summary(self, results: Results) -> dict[str, float]:
         # Scores of single classes stay in their own file.
@@ -60,6 +78,7 @@ def training_settings(cfg: CfgNode) -> TrainingSettings:
         iterations=cfg.SOLVER.MAX_ITER,
         checkpoint_period=cfg.SOLVER.CHECKPOINT_PERIOD,
         evaluation_period=cfg.TEST.EVAL_PERIOD,
+        validation_period=cfg.LABELLED.PERIOD if cfg.LABELLED.VALIDATION else 0,
         weights=cfg.MODEL.WEIGHTS,
         gradient_limit=clipping.CLIP_VALUE if clipping.ENABLED else float("inf"),
         norm_type=clipping.NORM_TYPE,

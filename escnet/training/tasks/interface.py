@@ -60,6 +60,16 @@ class TrainingTask(ABC):
     def start(self) -> None:  # noqa: B027  not every task has anything to do
         """What is done once before a training that does not go on from a checkpoint."""
 
+    def check_resumed(self) -> None:  # noqa: B027
+        """Look whether the run in the folder, which is about to go on, was of the same data; in all processes.
+
+        Raises:
+            ValueError: it was not.
+        """
+
+    def begin_output(self) -> None:  # noqa: B027
+        """What a run that begins writes into its folder, for `check_resumed`; in the first process alone."""
+
     def seed(self, iteration: int) -> None:
         """Make the random numbers of an iteration its own: by default a function of the seed and of its number."""
         seed_step(self.random_seed, iteration)
@@ -70,6 +80,16 @@ class TrainingTask(ABC):
     def evaluate(self) -> Results:
         """Judge the model as it is: {dataset: {kind: {metric: value}}}."""
         return {}
+
+    def validate(self) -> float | None:
+        """Judge the model as it is on what is held out of the training, to choose among its weights: more is better.
+
+        All processes are asked; of several, the first one's answer counts.
+
+        Returns:
+            The score; None where nothing is held out.
+        """
+        return None
 
     def summary(self, results: Results) -> dict[str, float]:
         """What of an evaluation is written beside the losses, by name; JSON has no NaN."""

@@ -12,6 +12,7 @@ from detectron2.utils import comm
 from torch import Tensor
 
 from escnet.data.images import read_image
+from escnet.data.labelled import LabelledSplit, labelled_split
 from escnet.data.mappers import TrainingMapper
 from escnet.data.registration import dataset_records
 from escnet.data.stream import build_training_loader
@@ -38,7 +39,7 @@ def segmentation_trainer(cfg: CfgNode) -> Trainer:
     """
     records = check_config(cfg, training=True)
     cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
-    return Trainer(SegmentationTask(cfg, records), training_settings(cfg))
+    return Trainer(SegmentationTask(cfg, labelled_split(cfg, records)), training_settings(cfg))
 
 
 class SegmentationTask(ConfiguredTask):
@@ -48,12 +49,12 @@ class SegmentationTask(ConfiguredTask):
 
     Args:
         cfg: the config.
-        records: of all training images.
+        split: the images that it learns from, and those that are held out.
     """
 
-    def __init__(self, cfg: CfgNode, records: list[Record]) -> None:
-        super().__init__(cfg)
-        self.records = records
+    def __init__(self, cfg: CfgNode, split: LabelledSplit) -> None:
+        super().__init__(cfg, split)
+        self.records = split.training
 
     def batches(self, start_iteration: int) -> Iterator[list[Sample]]:
         """Lists of this process's samples; each depends on the seed and the iteration alone."""

@@ -1,0 +1,344 @@
+"""CLIP-Guided SAM: words inside SAM's image encoder, as a Detectron2 meta-architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+from detectron2.config import configurable
+from detectron2.modeling import META_ARCH_REGISTRY
+from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam
+from torch import Tensor
+from torch.nn import functional as F
+
+from escnet.layers.class_choice import highest, regional_shares, take_classes
+from escnet.layers.clip_image_encoder import ClipImageEncoder
+from escnet.layers.clip_text_encoder import ClipTextEncoder
+from escnet.layers.correlation import correlation_maps, mean_of_neighbours
+from escnet.layers.guided_image_encoder import GuidedImageEncoder
+from escnet.layers.pixels import PixelNormalisation
+from escnet.layers.semantic_adapter import WordSignals
+from escnet.layers.similarity_prompts import SimilarityPrompter
+from escnet.meta_arch.clip_guided_sam_parts import GuidedParts, build_parts
+from escnet.meta_arch.dense_clip import CLIP_KEYS
+from escnet.meta_arch.guided_features import GuidedFeatures
+from escnet.meta_arch.guided_sam_view import sam_of_word
+from escnet.meta_arch.interfaces import (
+    AskedWords,
+    InferenceOptions,
+    LearningPart,
+    MaskPrediction,
+    PromptableModel,
+    Prompts,
+    SegmentingModel,
+    resize,
+)
+from escnet.meta_arch.mask_scores import MaskScores
+from escnet.meta_arch.sam import predict_masks
+from escnet.meta_arch.segmentation import Segmentation
+from escnet.meta_arch.text_prompting import TextPrompting
+from escnet.vocabulary import Vocabulary
+
+
+@META_ARCH_REGISTRY.register()
+class ClipGuidedSam(SegmentingModel, PromptableModel):
+    """CLIP-Guided SAM (Jalilian and Bais, "CLIP-Guided SAM: Parameter-Efficient Semantic Conditioning ...").
+
+    Adapters bring a word's text feature, CLIP's dense features and their similarity into SAM's image encoder; the rest
+    is SAM. With points, boxes or masks it answers as SAM does (`masks` with prompts, the paper's manual mode); from a
+    word alone, with points and a mask prompt that are read off the similarity (its text-only mode).
+
+    The paper makes no label map. Here the masks of all words compete: `MaskScores`, whose score of a word says whether
+    it is there at all (`presence`).
+
+    Args:
+        parts: the modules.
+        inference: how images are run.
+        prompting: how a word alone is asked for.
+        norm: what dense features are divided by, "channels" or "cells".
+        smoothing: side of the squares of cells over which similarities are averaged.
+        mask_share: of SAM's masks in a score, the rest is CLIP's own map.
+        max_words: that are asked for, those that CLIP's maps rank highest; 0 for all.
+        word_chunk: words in SAM at a time; changes speed and memory, never the result. 0 for all.
+
+    Raises:
+        ValueError: for an unknown norm, or sliding windows.
+    """
+
+    prediction_keys = (
+        *CLIP_KEYS,
+        "MODEL.SAM.NAME",
+        "MODEL.MASK_SHARE",
+        *(
+            f"MODEL.GUIDED.{key}"
+            for key in (
+                "IMAGE_SIZE", "ADAPTERS", "BLOCKS", "BOTTLENECK", "SCALE", "INNER_SKIP", "SIGNALS", "NORM",
+                "CLIP_PIXELS", "LORA", "POINTS", "THRESHOLD", "MASK_PROMPT", "MASK_LEVELS", "POINT_SEED", "POINT_DRAWS",
+                "PRESENCE", "MAX_WORDS",
+            )
+        ),
+    )  # fmt: skip
+    cost_parts: ClassVar = {
+        "SAM image encoder": r"encoder\.encoder",
+        "adapters": r"encoder\.(plain|semantic)",
+        "SAM prompt encoder": r"prompt_encoder",
+        "SAM mask decoder": r"mask_decoder",
+        "CLIP image encoder": r"clip_image",
+        "CLIP text encoder": r"clip_text",
+    }
+    text_encoder = "clip_text"
+    takes_words = True
+    has_sliding_windows = False
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        parts: GuidedParts,
+        inference: InferenceOptions,
+        prompting: TextPrompting,
+        norm: str = "channels",
+        smoothing: int = 1,
+        mask_share: float = 0.8,
+        max_words: int = 0,
+        word_chunk: int = 4,
+    ) -> None:
+        if norm not in ("channels", "cells"):
+            raise ValueError(f"MODEL.GUIDED.NORM is {norm!r}; it has to be channels or cells")
+        super().__init__(inference)
+        self.encoder: GuidedImageEncoder = parts.encoder
+        self.prompt_encoder: PromptEncoder = parts.prompt_encoder
+        self.mask_decoder: MaskDecoder = parts.mask_decoder
+        self.clip_image: ClipImageEncoder = parts.clip_image
+        self.clip_text: ClipTextEncoder = parts.clip_text
+        self.register_buffer("logit_scale", torch.tensor(float(parts.logit_scale)))
+        self.normalise: PixelNormalisation = parts.normalise
+        self.normalise_clip: PixelNormalisation = parts.normalise_clip
+        self.clip_size = parts.clip_size
+        self.prompting, self.norm, self.smoothing, self.mask_share = prompting, norm, smoothing, mask_share
+        self.max_words, self.word_chunk = max_words, word_chunk
+
+    @classmethod
+    def from_config(cls, cfg: Any) -> dict[str, Any]:
+        """Constructor arguments from a config; reads the public weights unless MODEL.WEIGHTS brings all of them.
+
+        Raises:
+            ValueError: a value of MODEL.GUIDED cannot be used.
+        """
+        own = cfg.MODEL.GUIDED
+        if cfg.TEST.SLIDING.ENABLED:
+            raise ValueError("CLIP-Guided SAM has no sliding windows; set TEST.SLIDING.ENABLED to False")
+        parts = build_parts(cfg)
+        levels = tuple(own.MASK_LEVELS) if own.MASK_PROMPT else None
+        return {
+            "parts": parts,
+            "inference": InferenceOptions.of_square(cfg, parts.image_size),
+            "prompting": TextPrompting(
+                SimilarityPrompter(own.POINTS, own.THRESHOLD),
+                levels,
+                own.POINT_SEED,
+                own.POINT_DRAWS,
+                tuple(own.PRESENCE),
+            ),
+            "norm": own.NORM,
+            "smoothing": cfg.MODEL.CLIP.SMOOTHING,
+            "mask_share": cfg.MODEL.MASK_SHARE,
+            "max_words": own.MAX_WORDS,
+            "word_chunk": own.WORD_CHUNK,
+        }
+
+    @property
+    def input_size(self) -> int:
+        """Side of SAM's square input in pixels, in which prompts are given."""
+        return self.inference.image_size[0]
+
+    @property
+    def mask_size(self) -> tuple[int, int]:
+        """(height, width) of the mask logits: four to a side of a patch."""
+        side = 4 * self.input_size // self.encoder.patch_size
+        return side, side
+
+    def encode_pixels(self, pixels: Tensor) -> GuidedFeatures:
+        """CLIP's features, and what of SAM's is the same for all words, of images (B, 3, S, S) of SAM's size."""
+        is_by_cells = self.norm == "cells"
+        clip = self.clip_image(self.normalise_clip(resize(pixels, self.clip_size)), projected=is_by_cells)
+        vision = clip.dense
+        if is_by_cells:
+            # The published code's norm is over all tokens, that of the whole image among them.
+            squares = clip.projected.square().sum(dim=(2, 3)) + clip.pooled.square()
+            vision = clip.projected / squares.sqrt()[:, :, None, None]
+        return GuidedFeatures(self.encoder.begin(self.normalise(pixels), vision), clip, vision)
+
+    def of_images(self, features: GuidedFeatures, rows: Tensor) -> GuidedFeatures:
+        """The features of the images `rows` (P,), one for each prompt."""
+        return replace(features, rows=rows.to(features.vision.device), remembered={})
+
+    def with_prompts(self, features: GuidedFeatures, prompts: Mapping[int, Prompts]) -> GuidedFeatures:
+        """The features together with what a user points at; see `SegmentingModel.with_prompts`."""
+        if len(features.vision) != 1:
+            raise ValueError(f"prompts are for one image, and these are features of {len(features.vision)}")
+        return replace(features, given=dict(prompts), remembered={})
+
+    def masks(
+        self,
+        features: GuidedFeatures,
+        prompts: Prompts | None,
+        words: Vocabulary | AskedWords | None = None,
+        multimask: bool = False,
+    ) -> MaskPrediction:
+        """Answer prompts, or words alone; see `PromptableModel.masks`.
+
+        With words, prompts without a mask get that of the word, as in the paper's manual mode. Without words what
+        depends on them is left out of the adapters.
+        """
+        if prompts is None and words is None:
+            raise ValueError("there are neither prompts nor words; give at least one of them")
+        with self.autocast():
+            embedding, similarity = self._embed(features, prompts, words)
+            if prompts is None:
+                numbers = self.prompting.random_numbers(len(similarity), self.training)
+                return self.prompting.ask(self, embedding, similarity, self.input_size, numbers, multimask)
+            return self._point(embedding, prompts, similarity, multimask)
+
+    def segment_features(self, features: GuidedFeatures, vocabulary: Vocabulary) -> Segmentation:
+        """Logits (B, M, 4h, 4w) on SAM's grid."""
+        text = self.clip_text.encode(vocabulary)
+        correlation = correlation_maps(features.clip.dense, text, self.smoothing)
+        rows = torch.arange(len(text), device=text.device).expand(len(correlation), -1)
+        chosen = self.max_words and self.max_words < len(text)
+        if chosen:
+            ranks = regional_shares(correlation * self.logit_scale)
+            for row in features.given:
+                ranks[:, row] = torch.inf
+            rows = highest(ranks, self.max_words)
+            correlation = take_classes(correlation, rows)
+        probability = F.interpolate(
+            (correlation * self.logit_scale).softmax(dim=1), self.mask_size, mode="bilinear", align_corners=False
+        )
+        logits = []
+        for b, asked in enumerate(rows):
+            image, scores = features.of_image(b), MaskScores(probability[b], self.mask_share)
+            whole = self._whole_image(image, text[asked])
+            for places, prediction, is_given in self._draw(image, text, asked):
+                masks = prediction.logits[:, 0]
+                found = {
+                    "quality": prediction.quality[:, 0],
+                    "clip": whole[places],
+                    "inside": scores.inside(places, masks),
+                }
+                # What a user points at is there.
+                presence = self.prompting.presence_of(found).masked_fill(is_given, 1.0)
+                scores.add(places, masks, presence)
+            logits.append(scores.logits())
+        return Segmentation(
+            torch.stack(logits), rows if chosen else None, [correlation], [self.prompting.shown(correlation)]
+        )
+
+    def word_masks(self, features: GuidedFeatures, vocabulary: Vocabulary, size: tuple[int, int]) -> Tensor:
+        """(N, H, W) bool: the mask of each word by itself, as in the paper; see `SegmentingModel.word_masks`."""
+        if len(features.vision) != 1:
+            raise ValueError(f"these are features of {len(features.vision)} images; ask for those of one")
+        text = self.clip_text.encode(vocabulary)
+        with self.autocast():
+            masks = [
+                prediction.logits
+                for _, prediction, _ in self._draw(features, text, torch.arange(len(vocabulary.names)))
+            ]
+        return F.interpolate(torch.cat(masks), size, mode="bilinear", align_corners=False)[:, 0] > 0
+
+    def losses(self, images: Tensor, targets: Tensor, vocabulary: Vocabulary) -> dict[str, Tensor]:
+        raise TypeError("CLIP-Guided SAM learns a mask for each word: set TASK to promptable")
+
+    def as_sam(self, word: Vocabulary | None = None) -> Sam:
+        """The SAM in it, of the same weights, with a word in it, for what knows segment_anything alone.
+
+            predictor = SamPredictor(model.as_sam(Vocabulary(["cat"])))
+            predictor.set_image(photo)
+            masks, quality, logits = predictor.predict(point_coords, point_labels)
+
+        Args:
+            word: of one row; None for no word.
+
+        Raises:
+            ValueError: for several words, or images of another size than SAM's own.
+        """
+        return sam_of_word(self, word)
+
+    def embed(self, features: GuidedFeatures, words: Vocabulary | None) -> tuple[Tensor, Tensor | None]:
+        """SAM's image embedding (P,C,h,w) of an image for each word, and the word's similarity (P,h,w) with it."""
+        return self._embed(features, None, words)
+
+    def learning_parts(self, cfg: Any) -> list[LearningPart]:
+        """CLIP learns more slowly than what is SAM's."""
+        return [LearningPart("CLIP image encoder", r"clip_image\.", cfg.SOLVER.CLIP_MULTIPLIER)]
+
+    def _embed(
+        self, features: GuidedFeatures, prompts: Prompts | None, words: Vocabulary | AskedWords | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """SAM's image embedding (P,C,h,w) for each word, and the word's similarity (P,h,w) with the image."""
+        images, device = features.rows, features.vision.device
+        if words is None:
+            if "" not in features.remembered or torch.is_grad_enabled():
+                features.remembered[""] = self.encoder.finish(features.state, None), None
+            embedding = features.remembered[""][0]
+            return (embedding if images is None else embedding[images]), None
+        known = [len(x) for x in (images, prompts and prompts.labels) if x is not None]
+        asked = AskedWords.of(words, known[0] if known else len(words.rows))
+        if images is None:
+            count = len(features.vision)
+            images = torch.zeros_like(asked.rows) if count == 1 else torch.arange(count)
+        key = (asked.vocabulary, tuple(asked.rows.tolist()))
+        if key not in features.remembered or torch.is_grad_enabled():
+            text = self.clip_text.encode(asked.vocabulary)[asked.rows.to(device)]
+            signals = self._signals(features.vision, text, images.to(device))
+            features.remembered.clear()
+            features.remembered[key] = self.encoder.finish(features.state, signals), signals.similarity
+        return features.remembered[key]
+
+    def _signals(self, vision: Tensor, text: Tensor, images: Tensor) -> WordSignals:
+        """Of words (P,D) in the images (P,)."""
+        if len(vision) == 1:
+            similarity = torch.einsum("pd,dhw->phw", text, vision[0])
+        else:
+            similarity = torch.einsum("pd,pdhw->phw", text, vision[images])
+        if self.smoothing > 1:
+            similarity = mean_of_neighbours(similarity[:, None], self.smoothing)[:, 0]
+        return WordSignals(text, similarity, images)
+
+    def _draw(
+        self, image: GuidedFeatures, text: Tensor, rows: Tensor
+    ) -> Iterator[tuple[Tensor, MaskPrediction, Tensor]]:
+        """The masks of the words `rows` (M,) of one image, some of them at a time.
+
+        Yields:
+            their places (P,) in `rows`, their masks, and (P,) whether a user has pointed at them.
+        """
+        numbers = self.prompting.random_numbers(0, False)
+        for places in torch.arange(len(rows), device=text.device).split(self.word_chunk or max(len(rows), 1)):
+            of_chunk = rows.to(text.device)[places]
+            signals = self._signals(image.vision, text[of_chunk], torch.zeros_like(places))
+            embedding = self.encoder.finish(image.state, signals)
+            answer = self.prompting.ask(self, embedding, signals.similarity, self.input_size, numbers)
+            is_given = torch.zeros_like(places, dtype=torch.bool)
+            for place, row in enumerate(of_chunk.tolist() if image.given else ()):
+                if row in image.given:
+                    is_given[place] = True
+                    own = slice(place, place + 1)
+                    exact = self._point(embedding[own], image.given[row], signals.similarity[own])
+                    answer.logits[own], answer.quality[own] = exact
+            yield places, answer, is_given
+
+    def _point(
+        self, embedding: Tensor, prompts: Prompts, similarity: Tensor | None, multimask: bool = False
+    ) -> MaskPrediction:
+        """The masks of prompts; those without a mask prompt get that of their words, by similarities (P,h,w)."""
+        if similarity is not None and prompts.masks is None:
+            prompts = replace(prompts, masks=self.prompting.hint(similarity, self.mask_size))
+        return predict_masks(self, embedding, prompts, multimask, self.inference.image_size)
+
+    def _whole_image(self, image: GuidedFeatures, text: Tensor) -> Tensor:
+        """(N,) CLIP's probability of each word for the whole image."""
+        pooled = F.normalize(image.clip.pooled[0].float(), dim=-1)
+        return (text @ pooled * self.logit_scale).softmax(dim=0)
