@@ -112,20 +112,27 @@ def compare(task: ComparisonTask) -> None:
 
 
 def draw(plan: ComparisonPlan, found: ComparedSystems, output: Path) -> None:
-    """Write the plot of mIoU over cost: of unseen classes, then of seen ones, where the file says which these are."""
+    """Write the plot of mIoU over cost: of unseen classes, then of seen ones, where the file says which these are.
+
+    All of one protocol, the ordinary one if there is such data, since others share no axis with it.
+    """
     from escnet.evaluation.systems.plot import CostPoint, cost_plot, save_cost_plot
     from escnet.evaluation.systems.table import column_title
 
-    told = [next((data for data in plan.data if data.role == role), None) for role in ("unseen", "seen")]
-    drawn = [data for data in told if data is not None] or [plan.data[0]]
+    first = next((data for data in plan.data if not data.column.protocol.is_oracle), plan.data[0])
+    protocol = first.column.protocol
+    same = [data for data in plan.data if data.column.protocol == protocol]
+    told = [next((data for data in same if data.role == role), None) for role in ("unseen", "seen")]
+    drawn = [data for data in told if data is not None] or [first]
     points = []
     for system in found.systems:
-        scores = [system.row.scores[data.name]["miou"] for data in drawn]
+        scores = [system.row.scores[data.column.key]["miou"] for data in drawn]
         if None not in scores:
             points.append(CostPoint(system.system.name, (system.costs.seconds, system.costs.flops / 1e9), scores))
     if not points:
         return
-    figure = cost_plot(points, ("seconds per image", "GFLOPs per image"), [column_title(data) for data in drawn])
+    costs, titles = ("seconds per image", "GFLOPs per image"), [column_title(data) for data in drawn]
+    figure = cost_plot(points, costs, titles, protocol.miou_name)
     for ending in ("png", "svg"):
         save_cost_plot(output / f"{PLOT}.{ending}", figure)
 

@@ -5,7 +5,8 @@ python tools/eval_zero_shot.py --config-file configs/escnet/vitb16.yaml --weight
     --benchmarks a150 a847 pc59 pc459 pas20 pas20b --baselines --output output/zero_shot
 
 writes table.md, table.csv, table.json and report.html to the output folder, and for each model and benchmark a folder
-with scores, per-class tables, confusions, the worst images, and the counts of each image.
+with scores, per-class tables, confusions, the worst images, and the counts of each image. --protocol oracle tells the
+model which classes each image has, as some papers do: numbers of their own, which the tables call oracle.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from escnet.command_line import add_batch_size, refuse
 from escnet.data.benchmarks import BENCHMARKS, full_dataset_name, split_dataset_name
+from escnet.evaluation.protocols import PROMPTS, PROTOCOLS, Protocol
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
@@ -42,6 +44,15 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help=f"{', '.join(SHORT_NAMES)}, any dataset name, or folder:PATH",
     )
     parser.add_argument("--baselines", action="store_true", help="also DenseClip and ClipThenSam, training-free")
+    parser.add_argument(
+        "--protocol",
+        choices=PROTOCOLS,
+        default="ordinary",
+        help="oracle: each image is asked only for the classes that it has; not comparable with ordinary",
+    )
+    parser.add_argument(
+        "--prompts", choices=PROMPTS, default="none", help="of the truth, which an oracle evaluation shows the model"
+    )
     parser.add_argument("--limit", type=int, metavar="K", help="only the first K images of each benchmark")
     parser.add_argument("--class-names", choices=CLASS_NAMES, help="names as published (default), or plain English")
     parser.add_argument("--output", default="output/zero_shot", type=Path, metavar="DIR", help="folder for the results")
@@ -80,7 +91,8 @@ def read_task(args: argparse.Namespace, cfg: CfgNode) -> ZeroShotTask:
     """What is to be evaluated.
 
     Raises:
-        ValueError: a limit that is not positive or stands beside a slice, or a benchmark that is named twice.
+        ValueError: a limit that is not positive or stands beside a slice, a benchmark that is named twice, or prompts
+            under the ordinary protocol.
     """
     from escnet.evaluation.zero_shot import ZeroShotTask
 
@@ -96,7 +108,15 @@ def read_task(args: argparse.Namespace, cfg: CfgNode) -> ZeroShotTask:
     if twice:
         raise ValueError(f"--benchmarks names {twice[0]} twice")
     name = args.name or cfg.MODEL.META_ARCHITECTURE
-    return ZeroShotTask(tuple(datasets), args.output, name, args.baselines, args.restart, batch_size=args.batch_size)
+    return ZeroShotTask(
+        tuple(datasets),
+        args.output,
+        name,
+        args.baselines,
+        args.restart,
+        batch_size=args.batch_size,
+        protocol=Protocol(args.protocol, args.prompts),
+    )
 
 
 def run(cfg: CfgNode, task: ZeroShotTask) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from scipy.ndimage import distance_transform_edt
@@ -37,6 +39,25 @@ def centre_clicks(predicted: Tensor, targets: Tensor, side: int) -> tuple[Tensor
     pairs = zip(predicted.cpu().numpy(), targets.cpu().numpy(), strict=True)
     index = torch.tensor([_deepest(p, t) for p, t in pairs], device=targets.device)
     return _points(index, targets, side), targets.flatten(1).gather(1, index[:, None])[:, 0].float()
+
+
+def clicks_inside(targets: Tensor, side: int, count: int, generators: Sequence[np.random.RandomState]) -> Tensor:
+    """Clicks anywhere on masks, each drawn by itself, so that a pixel may be clicked twice.
+
+    Args:
+        targets: (P, H, W) bool, none empty.
+        side: of the model's square input, which the masks cover, in pixels.
+        count: n, clicks on each.
+        generators: one for each mask, which decides where.
+
+    Returns:
+        (P, n, 2) points (x, y), as indices of pixels of the input: the middles of pixels of the masks.
+    """
+    inside = [target.flatten().nonzero()[:, 0] for target in targets]
+    drawn = [
+        cells[generator.randint(len(cells), size=count)] for cells, generator in zip(inside, generators, strict=True)
+    ]
+    return _points(torch.cat(drawn), targets, side).unflatten(0, (len(targets), count))
 
 
 def exact_boxes(targets: Tensor, side: int) -> Tensor:

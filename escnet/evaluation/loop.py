@@ -49,7 +49,9 @@ class Prediction:
 
 
 # Is given each sample, what the model says of it, and the seconds that the model took.
-Consumer = Callable[[Sample, Prediction, float], None]
+Consumer = Callable[[Sample, Any, float], None]
+# Is given a model and samples, and gives what the model says of each, or what is wrong with it.
+Predict = Callable[[nn.Module, Sequence[Sample]], list[Any]]
 
 
 def evaluate_datasets(cfg: CfgNode, model: nn.Module) -> Results:
@@ -94,6 +96,7 @@ def pass_images(
     title: str,
     num_workers: int = 0,
     batch_size: int = 1,
+    predict: Predict | None = None,
 ) -> None:
     """Pass images through a model, each once; of several processes, each passes its share.
 
@@ -106,6 +109,7 @@ def pass_images(
         title: what the bar of progress is called.
         num_workers: processes that read ahead.
         batch_size: images that share a pass of the model, which changes time and memory alone.
+        predict: asks the model; by default for label maps, each a `Prediction`.
 
     Raises:
         ImageError, OSError: a file cannot be read; raised when the other images of its batch are done.
@@ -118,15 +122,15 @@ def pass_images(
     )
     with evaluation_mode(model), bar:
         for batch in loader:
-            _pass_batch(model, batch, consume)
+            _pass_batch(model, batch, consume, predict or _predict_together)
             bar.update(len(batch))
 
 
-def _pass_batch(model: nn.Module, batch: Sequence[Sample | Exception], consume: Consumer) -> None:
+def _pass_batch(model: nn.Module, batch: Sequence[Sample | Exception], consume: Consumer, predict: Predict) -> None:
     """Predict what could be read of a batch and pass it on; the first error is raised when all others are done."""
     samples = [sample for sample in batch if not isinstance(sample, Exception)]
     start = time.perf_counter()
-    predictions = iter(_predict_batch(model, samples) if samples else ())
+    predictions = iter(_predict_batch(model, samples, predict) if samples else ())
     seconds = (time.perf_counter() - start) / max(1, len(samples))
     errors: list[Exception] = []
     for sample in batch:
@@ -177,19 +181,19 @@ def predict_labels(model: nn.Module, sample: Sample) -> np.ndarray:
     return _prediction(output, sample).labels
 
 
-def _predict_batch(model: nn.Module, samples: Sequence[Sample]) -> list[Prediction | Exception]:
+def _predict_batch(model: nn.Module, samples: Sequence[Sample], predict: Predict) -> list[Any]:
     """What the model says of each sample, or what is wrong with it; one by one where all at once have no room."""
     try:
-        return _predict_together(model, samples)
+        return predict(model, samples)
     except Exception as error:
         if len(samples) == 1 or not is_out_of_memory(error):
             raise
         shortage = one_line(error)
     logger.warning("no room for %d images in one pass (%s): they are passed one by one", len(samples), shortage)
-    predictions: list[Prediction | Exception] = []
+    predictions: list[Any] = []
     for sample in samples:
         try:
-            predictions += _predict_together(model, [sample])
+            predictions += predict(model, [sample])
         except Exception as error:
             if not is_out_of_memory(error):
                 raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,6 +15,8 @@ from torch import nn
 from escnet.data.mappers import EvaluationMapper
 from escnet.evaluation.confusion import SemanticMetrics
 from escnet.evaluation.loop import Prediction, Record, Sample, pass_images
+from escnet.evaluation.oracle import OracleQuestions, require_answers
+from escnet.evaluation.protocols import ORDINARY, Column, Protocol
 from escnet.evaluation.report.html_report import write_report
 from escnet.evaluation.report.published import PUBLISHED
 from escnet.evaluation.report.result_table import measured_row, write_table
@@ -38,6 +40,7 @@ class ZeroShotTask:
         restart: delete the results of an earlier evaluation in `output`.
         others: name and configuration of further models, for rows of their own.
         batch_size: images that share a pass of a model, which changes no result.
+        protocol: what the models are asked of each image.
     """
 
     datasets: tuple[str, ...]
@@ -47,6 +50,7 @@ class ZeroShotTask:
     restart: bool = False
     others: tuple[tuple[str, CfgNode], ...] = ()
     batch_size: int = 1
+    protocol: Protocol = ORDINARY
 
 
 def evaluate_zero_shot(cfg: CfgNode, task: ZeroShotTask) -> str | None:
@@ -63,16 +67,21 @@ def evaluate_zero_shot(cfg: CfgNode, task: ZeroShotTask) -> str | None:
         DatasetError, ImageError: a dataset is not as expected; all of them are looked up before a model is built.
         WeightsError: weights that are missing or do not fit.
         ResultsError: `output` has results that were made under other conditions.
+        ValueError: a model that cannot answer what the protocol asks; told before any is built.
     """
-    loaded = [EvaluationData.load(dataset, cfg) for dataset in task.datasets]
+    loaded = [EvaluationData.load(dataset, cfg, task.protocol) for dataset in task.datasets]
+    models = models_to_evaluate(cfg, task)
+    for _, model_cfg in models:
+        require_system(task.protocol, model_cfg)
     rows = []
-    for name, model_cfg in models_to_evaluate(cfg, task):
+    for name, model_cfg in models:
         runs = evaluate_model(name, model_cfg, loaded, task.output, task.restart, task.batch_size)
         if comm.is_main_process():
             rows.append(measured_row(name, runs))
     if not comm.is_main_process():
         return None
-    table = write_table(task.output, task.datasets, [*PUBLISHED, *rows])
+    columns = [Column(dataset, task.protocol) for dataset in task.datasets]
+    table = write_table(task.output, columns, [*PUBLISHED, *rows])
     write_report(task.output)
     return table
 
@@ -109,6 +118,16 @@ def evaluate_model(
     for run in runs:
         evaluate_run(run, cfg, model, identity, restart, batch_size)
     return runs
+
+
+def require_system(protocol: Protocol, cfg: CfgNode) -> None:
+    """Refuse a configuration whose system cannot answer what a protocol asks, before it is built.
+
+    Raises:
+        ValueError: as said of `require_answers`.
+    """
+    if protocol != ORDINARY:
+        require_answers(protocol, META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE), cfg)
 
 
 def models_to_evaluate(cfg: CfgNode, task: ZeroShotTask) -> list[tuple[str, CfgNode]]:
@@ -161,9 +180,11 @@ def evaluate_run(
     Raises:
         ResultsError: the folder has results that were made under other conditions, or are damaged.
         DatasetError, ImageError: the dataset is not as expected.
-        ValueError: a label map that does not fit its image, or holds unknown ids.
+        ValueError: a label map that does not fit its image, or holds unknown ids; or a model that cannot answer what
+            the protocol asks.
         OSError: results could not be written; those of earlier images stand.
     """
+    require_answers(run.data.protocol, type(model), cfg)
     if comm.is_main_process():
         open_run(run, conditions(cfg, model, identity, run.data), restart)
     comm.synchronize()
@@ -189,7 +210,12 @@ def _count_images(
     batch_size: int,
 ) -> None:
     """Evaluate this process's share of the records, and add the results to the folder."""
-    classes, ignore_label = run.data.space.vocabulary.num_classes, run.data.space.ignore_label
+    data = run.data
+    classes, ignore_label = data.space.vocabulary.num_classes, data.space.ignore_label
+    questions = OracleQuestions(data.space, data.scored, data.protocol) if data.protocol.is_oracle else None
+
+    def add(sample: Sample, result: ImageResult, seconds: float) -> None:
+        results.add(replace(result, seconds=seconds), comm.get_rank())
 
     def count(sample: Sample, prediction: Prediction, seconds: float) -> None:
         try:
@@ -207,7 +233,15 @@ def _count_images(
         results.add(result, comm.get_rank())
 
     try:
-        title = f"{run.model} on {run.data.title}"
-        pass_images(model, records, mapper, count, title=title, num_workers=num_workers, batch_size=batch_size)
+        pass_images(
+            model,
+            records,
+            mapper,
+            count if questions is None else add,
+            title=f"{run.model} on {data.title}",
+            num_workers=num_workers,
+            batch_size=batch_size,
+            predict=questions,
+        )
     finally:
         results.close()

@@ -9,7 +9,14 @@ import pytest
 import torch
 from torch._subclasses import FakeTensorMode
 
-from escnet.data.simulated_prompts import centre_clicks, exact_boxes, loose_boxes, random_clicks, shrink_masks
+from escnet.data.simulated_prompts import (
+    centre_clicks,
+    clicks_inside,
+    exact_boxes,
+    loose_boxes,
+    random_clicks,
+    shrink_masks,
+)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -68,6 +75,17 @@ def deepest_by_brute_force(region: np.ndarray) -> np.ndarray:
     for y, x in zip(*np.nonzero(region), strict=True):
         depth[y, x] = min(math.hypot(y - b, x - a) for b, a in outside)
     return depth
+
+
+def test_clicks_inside_reach_every_pixel_of_their_own_mask_and_repeat() -> None:
+    targets = torch.zeros(2, 4, 8, dtype=torch.bool)
+    targets[0, 1, 2:5], targets[1, 3, 7] = True, True
+    points = clicks_inside(targets, 32, 60, [np.random.RandomState(seed) for seed in (0, 1)])
+    again = clicks_inside(targets, 32, 60, [np.random.RandomState(seed) for seed in (0, 1)])
+    assert points.shape == (2, 60, 2) and torch.equal(points, again)
+    # A pixel of the masks is 4 wide and 8 high there.
+    assert {tuple(point) for point in points[0].tolist()} == {(9.5, 11.5), (13.5, 11.5), (17.5, 11.5)}
+    assert {tuple(point) for point in points[1].tolist()} == {(29.5, 27.5)}
 
 
 def test_centre_clicks_are_farthest_from_what_is_right() -> None:

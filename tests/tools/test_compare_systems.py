@@ -162,6 +162,48 @@ def test_missing_data_is_told_before_anything_is_measured(
     assert "mojiscenes_val_base" in capsys.readouterr().err and measured == []
 
 
+def test_a_column_of_each_protocol(
+    tool: ModuleType, plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    output, name = tmp_path / "out", "mojiscenes_val_novel[:1]"
+    drawn = []
+    monkeypatch.setattr("escnet.evaluation.systems.plot.save_cost_plot", lambda *_: None)
+    monkeypatch.setattr("escnet.evaluation.systems.plot.cost_plot", lambda *given: drawn.append(given[2:]))
+    contents = yaml.safe_load(plan.read_text())
+    contents["data"] = [{"name": "moji_novel", "role": "unseen", "protocol": "oracle"}, {"name": "moji_novel"}]
+    plan.write_text(yaml.safe_dump(contents))
+    assert tool.main([str(plan), "--output", str(output), "--resamples", "20", "--limit", "1"]) == 0
+    printed, markdown = capsys.readouterr().out, (output / "table.md").read_text()
+    for text in (printed, markdown):
+        assert "Moji-novel, oracle (unseen)" in text and "Moji-novel, oracle: each image was asked only for" in text
+    contents = json.loads((output / "systems.json").read_text())
+    assert contents["data"] == [
+        {"name": name, "role": "unseen", "protocol": "oracle", "prompts": "none"}, {"name": name, "role": ""},
+    ]  # fmt: skip
+    with open(output / "table.csv") as file:
+        row = next(csv.DictReader(file))
+    keys = [f"{name}@oracle", name]
+    for key in keys:
+        metrics = json.loads((output / f"runs/free/{key}/metrics.json").read_text())
+        assert float(row[f"miou {key}"]) == contents["systems"][0]["scores"][key]["miou"] == metrics["miou"]
+    assert [difference["runs"]["dataset"] for difference in contents["differences"]] == keys
+    assert contents["differences"][0]["name"].startswith("oracle mIoU")
+    # Both have an axis of their own, so that only one is drawn.
+    assert drawn == [(["Moji-novel"], "mIoU")]
+    assert "Moji-novel, oracle" in (output / "runs/report.html").read_text()
+
+
+def test_a_system_that_cannot_answer_is_told_before_anything_is_measured(
+    tool: ModuleType, plan: Path, tmp_path: Path, measured: list[str], capsys
+) -> None:
+    contents = yaml.safe_load(plan.read_text())
+    contents["data"].append({"name": "moji_novel", "protocol": "oracle", "prompts": "points"})
+    plan.write_text(yaml.safe_dump(contents))
+    assert tool.main([str(plan), "--output", str(tmp_path / "out")]) == 2
+    expected = "free, on mojiscenes_val_novel: DenseClip cannot draw masks from prompts (points)"
+    assert expected in capsys.readouterr().err and measured == []
+
+
 @pytest.mark.slow
 def test_as_it_is_typed(plan: Path, tmp_path: Path) -> None:
     """In a process of its own, with another in which costs are measured."""

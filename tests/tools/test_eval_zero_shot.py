@@ -309,3 +309,86 @@ def test_an_impossible_batch_is_a_usage_error(tool: ModuleType, capsys: pytest.C
     with pytest.raises(SystemExit, match="2"):
         tool.parse_arguments(["--config-file", str(MINI), "--benchmarks", "a150", "--batch-size", "0"])
     assert "--batch-size" in capsys.readouterr().err
+
+
+# The oracle protocol
+
+
+def oracle(tool: ModuleType, street: Path, output: Path, *arguments: str) -> Path:
+    """The folder of the results on the street, of an evaluation in this process."""
+    evaluate(tool, street, output, "--protocol", "oracle", *arguments)
+    (folder,) = {path.parent for path in output.glob("ESCNet/*@oracle*/metrics.json")}
+    return folder
+
+
+def test_oracle_numbers_are_the_same_however_they_are_made(tool: ModuleType, street: Path, tmp_path: Path) -> None:
+    ordinary = evaluate(tool, street, tmp_path / "out")
+    folder = oracle(tool, street, tmp_path / "out", "--baselines")
+    expected = (tmp_path / "out/table.md").read_text()
+    assert "street, oracle" in expected and "published" not in expected and "Not comparable" in expected
+    again = oracle(tool, street, tmp_path / "again", "--baselines", "--batch-size", "3")
+    assert (tmp_path / "again/table.md").read_text() == expected
+    lines = [(path / "images.0.jsonl").read_text().splitlines(keepends=True) for path in (folder, again)]
+    entries = [[json.loads(line)["entries"] for line in written] for written in lines]
+    assert entries[0] == entries[1] and len(entries[0]) == 5
+    # As a kill leaves it.
+    (again / "metrics.json").unlink()
+    (again / "images.0.jsonl").write_text("".join(lines[1][:2]) + lines[1][2][:30])
+    oracle(tool, street, tmp_path / "again", "--baselines")
+    assert (tmp_path / "again/table.md").read_text() == expected
+    # The ordinary run beside it is gone on with, and nothing of it has changed.
+    assert evaluate(tool, street, tmp_path / "out") == ordinary
+
+
+@pytest.mark.slow
+def test_oracle_in_two_processes_gives_the_table_of_one(data: Path, tmp_path: Path) -> None:
+    options = ("--benchmarks", "pas20b", "--protocol", "oracle")
+    one = finish(start(data, tmp_path / "one", *options), tmp_path / "one")
+    assert finish(start(data, tmp_path / "two", *options, "--num-gpus", "2"), tmp_path / "two") == one
+    assert len(list((tmp_path / "two/ESCNet/voc_20b_val@oracle").glob("images.*.jsonl"))) == 2
+
+
+@pytest.mark.parametrize("prompts", ["none", "points", "box"])
+def test_oracle_on_the_tiny_world_as_it_is_typed(
+    tool: ModuleType, tiny_config: str, tmp_path: Path, prompts: str, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    output, merged = tmp_path / "out", ("MODEL.META_ARCHITECTURE", "SamClip", "MODEL.SAM_CLIP.IMAGE_SIZE", "(64,64)")
+    shown = ("--protocol", "oracle", "--prompts", prompts)
+    arguments = ["--config-file", tiny_config, "--benchmarks", "moji_novel", *shown, "--output", str(output), *merged]
+    monkeypatch.setattr("sys.argv", ["eval_zero_shot.py", *arguments])
+    tool.main()
+    words = "oracle" if prompts == "none" else f"oracle, {prompts}"
+    printed = capsys.readouterr().out
+    assert f"Moji-novel, {words}" in printed and "over 40 of 52 classes (ids 12..51)" in printed
+    folder = output / f"SamClip/mojiscenes_val_novel@{words.replace(', ', '-')}"
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["scored_classes"] == [12, 52] and metrics["pairs"] >= metrics["images"] == 2
+    # What is not scored, the ground, is not asked for.
+    assert not any(entry["truth_pixels"] or entry["predicted_pixels"] for entry in metrics["classes"][:12])
+    assert json.loads((folder / "run.json").read_text())["conditions"]["protocol"]["prompts"] == prompts
+    assert f"Moji-novel, {words}" in (output / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--prompts", "box"), "the ordinary protocol shows a model nothing of the truth; choose the protocol oracle"),
+        (("--protocol", "oracle", "--prompts", "points"), "ESCNet cannot draw masks from prompts (points)"),
+    ],
+)
+def test_prompts_that_cannot_be_given(
+    tool: ModuleType, tiny_config: str, tmp_path: Path, options, message: str, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    arguments = [
+        "--config-file",
+        tiny_config,
+        "--benchmarks",
+        "moji_novel",
+        *options,
+        "--output",
+        str(tmp_path / "out"),
+    ]
+    monkeypatch.setattr("sys.argv", ["eval_zero_shot.py", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        tool.main()
+    assert stop.value.code == 2 and message in capsys.readouterr().err and not (tmp_path / "out").exists()

@@ -11,6 +11,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from escnet.evaluation.protocols import ORDINARY
 from escnet.evaluation.report.result_table import words_looked_at
 from escnet.evaluation.runs.conditions import flatten
 from escnet.evaluation.runs.image_results import ResultsError
@@ -31,6 +32,11 @@ MEANINGS = {
     "pixel_accuracy": "share of the pixels that are right",
     "mean_accuracy": "mean over the classes present of the share of their pixels that is right",
     "fw_iou": "mean IoU weighted by the classes' pixels in the ground truth",
+}
+# Under the oracle protocol, which has no others.
+ORACLE_MEANINGS = {
+    "miou": "mean IoU over the classes that were asked for, each of images that have it alone",
+    "mean_accuracy": "mean over these classes of the share of their pixels that is found",
 }
 # A longer value, such as a list of templates, is folded.
 _LONG = 120
@@ -63,12 +69,14 @@ def write_report(output: Path) -> Path:
     environment.filters |= {"percent": _percent, "thousands": _thousands, "value": _words}
     html = environment.get_template("report.html").render(
         columns=table["columns"],
+        ordinary=[column for column in table["columns"] if not column["oracle"]],
         rows=table["rows"],
         notes=table.get("notes", []),
         best={score: _best(table, score) for score in SCORES},
         runs=[_run(output, column, row) for row, column in _measured(table)],
         score_names=SCORES,
         meanings=MEANINGS,
+        oracle_meanings=ORACLE_MEANINGS,
         long=_LONG,
     )
     path = output / "report.html"
@@ -81,13 +89,16 @@ def _read_table(path: Path) -> dict[str, Any]:
     """table.json; each score completed by `_complete`."""
     table = read_json(path)
     try:
-        datasets = [column["dataset"] for column in table["columns"] if column["title"]]
+        for column in table["columns"]:
+            column["key"] = column.get("key", column["dataset"])
+            column["oracle"] = column.get("protocol", ORDINARY.name) != ORDINARY.name
+        keys = [column["key"] for column in table["columns"] if column["title"]]
         for index, row in enumerate(table["rows"]):
             # The tag beside the name says it already.
             row["how"] = row["how"].removeprefix(f"{row['source']}: ")
-            for dataset in datasets:
-                if dataset in row["scores"]:
-                    _complete(row["scores"][dataset], f"run-{index}-{datasets.index(dataset)}", row["model"])
+            for number, key in enumerate(keys):
+                if key in row["scores"]:
+                    _complete(row["scores"][key], f"run-{index}-{number}", row["model"])
     except (KeyError, TypeError, AttributeError) as error:
         raise ResultsError(f"{path}: is not the table of an evaluation ({error!r}); evaluate again") from None
     return table
@@ -106,27 +117,28 @@ def _measured(table: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], dict[s
     """(row, column) of each score that has a run."""
     for row in table["rows"]:
         for column in table["columns"]:
-            if "folder" in row["scores"].get(column["dataset"], {}):
+            if "folder" in row["scores"].get(column["key"], {}):
                 yield row, column
 
 
 def _best(table: Mapping[str, Any], score: str) -> dict[str, float | None]:
-    """The highest measured score of each dataset, of the runs with the most images: others are not comparable."""
+    """The highest measured score of each column, of the runs with the most images: others are not comparable."""
     best = {}
     for column in table["columns"]:
-        measured = [row["scores"][column["dataset"]] for row, of in _measured(table) if of is column]
+        measured = [row["scores"][column["key"]] for row, of in _measured(table) if of is column]
         most = max((entry["images"] for entry in measured), default=0)
         values = [entry[score] for entry in measured if entry["images"] == most and entry[score] is not None]
-        best[column["dataset"]] = max(values, default=None)
+        best[column["key"]] = max(values, default=None)
     return best
 
 
 def _run(output: Path, column: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
     """What the template shows of a run."""
-    score = row["scores"][column["dataset"]]
+    score = row["scores"][column["key"]]
     folder = output / score["folder"]
     run = read_run(folder)
-    metrics = _read_metrics(folder / "metrics.json", run)
+    metrics, oracle = _read_metrics(folder / "metrics.json", run), run.protocol.is_oracle
+    names = {name: SCORES[name] for name in ORACLE_MEANINGS} | {"miou": run.protocol.miou_name}
     plot, worst = folder / "per_class.png", folder / "worst.json"
     return {
         "anchor": score["anchor"],
@@ -134,6 +146,10 @@ def _run(output: Path, column: Mapping[str, Any], row: Mapping[str, Any]) -> dic
         "title": column["title"],
         "folder": score["folder"],
         "of": score["of"],
+        "oracle": oracle,
+        "score_names": names if oracle else SCORES,
+        "meanings": ORACLE_MEANINGS if oracle else MEANINGS,
+        "note": run.protocol.note,
         "conditions": flatten(run.conditions),
         "metrics": metrics,
         "scored": None if run.scored is None else scored_words(run.scored, len(run.class_names)),
@@ -151,6 +167,8 @@ def _read_metrics(path: Path, run: RunDescription) -> dict[str, Any]:
         for name in (*SCORES, "images", "ignored", "seconds_per_image"):
             _percent(metrics[name])
         words_looked_at(metrics)
+        if run.protocol.is_oracle:
+            _thousands(metrics["pairs"])
         for entry in metrics["classes"]:
             _percent(entry["iou"]), _percent(entry["accuracy"])
             _thousands(entry["truth_pixels"]), _thousands(entry["predicted_pixels"])

@@ -18,8 +18,8 @@ def paired_runs(a: Path, b: Path) -> tuple[list[tuple[Path, Path]], list[str]]:
     """Pairs of run folders to compare, and descriptions of the runs left without a partner.
 
     Args:
-        a, b: two run folders; or two output folders of evaluations, whose runs are paired by model and dataset, or by
-            dataset alone if each folder has exactly one model.
+        a, b: two run folders; or two output folders of evaluations, whose runs are paired by model, dataset and
+            protocol, or without the model if each folder has exactly one.
 
     Raises:
         ResultsError: one is a run and the other is not, or there is nothing to pair.
@@ -37,7 +37,7 @@ def paired_runs(a: Path, b: Path) -> tuple[list[tuple[Path, Path]], list[str]]:
     by_dataset = all(len({run.model for run in runs}) == 1 for runs in (runs_a, runs_b))
 
     def keyed(runs: Iterable[RunDescription]) -> dict[tuple[str, ...], Path]:
-        return {(run.dataset,) if by_dataset else (run.dataset, run.model): run.folder for run in runs}
+        return {(run.key,) if by_dataset else (run.key, run.model): run.folder for run in runs}
 
     of_a, of_b = keyed(runs_a), keyed(runs_b)
     alone = [f"{folder} is only in A" for key, folder in of_a.items() if key not in of_b]
@@ -52,9 +52,15 @@ def comparable_results(a: RunDescription, b: RunDescription) -> tuple[dict[str, 
     """The results of two runs by image, which are the same images.
 
     Raises:
-        ComparisonError: the runs have other images, classes or truth, or mIoU is the mean over other classes.
+        ComparisonError: the runs have another protocol, other images, classes or truth, or mIoU is the mean over other
+            classes.
         ResultsError: results are damaged.
     """
+    if a.protocol != b.protocol:
+        raise ComparisonError(
+            f"the protocols differ: '{a.protocol.words}' in A ({a.folder}), '{b.protocol.words}' in B ({b.folder}), "
+            "and their numbers are not comparable; evaluate both under the same protocol"
+        )
     _check_classes(a, b)
     results_a, results_b = _results(a), _results(b)
     _check_images(a, b, results_a.keys(), results_b.keys())
@@ -63,8 +69,9 @@ def comparable_results(a: RunDescription, b: RunDescription) -> tuple[dict[str, 
 
 
 def miou_name(run: RunDescription) -> str:
-    """``mIoU``, or over which classes it is where these are not all."""
-    return "mIoU" if run.scored is None else f"mIoU over {scored_words(run.scored, len(run.class_names))}"
+    """``mIoU`` or ``oracle mIoU``, and over which classes it is where these are not all."""
+    name = run.protocol.miou_name
+    return name if run.scored is None else f"{name} over {scored_words(run.scored, len(run.class_names))}"
 
 
 def _runs_in(folder: Path) -> list[RunDescription]:

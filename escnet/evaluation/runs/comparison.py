@@ -62,7 +62,8 @@ class Comparison:
         samples: resamples of the images.
         confidence: of the intervals, such as 0.95.
         conditions: (key, A, B) of each condition that differs.
-        scores: of miou, pixel_accuracy and fw_iou, as `SemanticMetrics` defines them.
+        scores: of miou, pixel_accuracy and fw_iou, as `SemanticMetrics` defines them; under the oracle protocol of its
+            mIoU alone.
         classes: of the IoU of each class, in id order.
     """
 
@@ -99,7 +100,8 @@ def compare_runs(a: Path, b: Path, samples: int = 1000, seed: int = 0, confidenc
         confidence: of the intervals, between 0 and 1.
 
     Raises:
-        ComparisonError: the runs have other images, classes or truth, or mIoU is the mean over other classes.
+        ComparisonError: the runs have another protocol, other images, classes or truth, or mIoU is the mean over other
+            classes.
         ResultsError: files of a run are missing or damaged.
         ValueError: samples below 1, or a confidence outside (0, 1).
     """
@@ -110,8 +112,10 @@ def compare_runs(a: Path, b: Path, samples: int = 1000, seed: int = 0, confidenc
     run_a, run_b = read_run(Path(a)), read_run(Path(b))
     results_a, results_b = comparable_results(run_a, run_b)
     images = sorted(results_a)
-    counts_a = pixel_counts([results_a[image] for image in images], len(run_a.class_names), run_a.scored)
-    counts_b = pixel_counts([results_b[image] for image in images], len(run_b.class_names), run_b.scored)
+    classes, scored = run_a.protocol.counting(len(run_a.class_names), run_a.scored)
+    counts_a, counts_b = (
+        pixel_counts([results[image] for image in images], classes, scored) for results in (results_a, results_b)
+    )
 
     everything = np.ones((1, len(images)))
     (scores_a, ious_a), (scores_b, ious_b) = counts_a.scores(everything), counts_b.scores(everything)
@@ -120,9 +124,9 @@ def compare_runs(a: Path, b: Path, samples: int = 1000, seed: int = 0, confidenc
         for weights in resamples(len(images), samples, seed)
     ]
     score_changes, class_changes = (np.concatenate(parts) for parts in zip(*changes, strict=True))
-    names = (miou_name(run_a), "pixel accuracy", "fwIoU")
+    names = (miou_name(run_a),) if run_a.protocol.is_oracle else (miou_name(run_a), "pixel accuracy", "fwIoU")
     images_of_scores = [counts_a.images_of_miou(), len(images), len(images)]
-    images_with_class = np.bincount(counts_a.truth.indices, minlength=len(run_a.class_names))
+    images_with_class = np.bincount(counts_a.truth.indices, minlength=classes)
     return Comparison(
         run_a,
         run_b,
@@ -145,7 +149,7 @@ def write_csv(path: str | os.PathLike[str], comparisons: Iterable[Comparison]) -
         writer = csv.writer(stream)
         writer.writerow([*header, "share_b_higher", "resamples", "images", "clear"])
         for compared in comparisons:
-            runs = [compared.a.dataset, compared.a.model, compared.b.model]
+            runs = [compared.a.key, compared.a.model, compared.b.model]
             for i, found in enumerate(compared.classes):
                 values = (found.a, found.b, found.difference, found.low, found.high, found.share_b_higher)
                 numbers = ["" if np.isnan(value) else f"{value:.6f}" for value in values]
@@ -157,10 +161,11 @@ def write_csv(path: str | os.PathLike[str], comparisons: Iterable[Comparison]) -
 def _summaries(
     names: Sequence[str], images: Sequence[int], a: np.ndarray, b: np.ndarray, changes: np.ndarray, confidence: float
 ) -> list[Difference]:
-    """Of the scores `a` and `b` (M,) and their changes in each resample (S, M)."""
+    """Of the scores `a` and `b` (M,) and their changes in each resample (S, M), as many as there are names."""
     tail = (1 - confidence) / 2
     found = []
-    rows = zip(names, images, a.tolist(), b.tolist(), changes.T, strict=True)
+    # Not strict: under the oracle protocol the last scores, and the last class, are none to be told.
+    rows = zip(names, images, a.tolist(), b.tolist(), changes.T, strict=False)
     for name, counted, of_a, of_b, column in rows:
         defined = column[~np.isnan(column)]
         if len(defined):

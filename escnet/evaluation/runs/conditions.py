@@ -38,7 +38,7 @@ def conditions(cfg: CfgNode, model: nn.Module, identity: Conditions, data: Evalu
         cfg: the configuration of the model.
         model: with its weights.
         identity: what `model_identity` says of it.
-        data: the dataset.
+        data: the dataset, and the protocol.
     """
     vocabulary = data.space.vocabulary
     return {
@@ -47,7 +47,7 @@ def conditions(cfg: CfgNode, model: nn.Module, identity: Conditions, data: Evalu
         "data": _data(data),
         "device": device_name(next(model.parameters()).device),
         "versions": versions(),
-    }
+    } | data.protocol.conditions()
 
 
 def model_identity(cfg: CfgNode, model: nn.Module, weights: str = "") -> Conditions:

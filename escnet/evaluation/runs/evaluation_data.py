@@ -11,12 +11,13 @@ from escnet.data.benchmarks import find_benchmark, split_dataset_name
 from escnet.data.errors import DatasetError
 from escnet.data.label_spaces import LabelSpace, label_spaces
 from escnet.data.registration import dataset_metadata, dataset_records
+from escnet.evaluation.protocols import ORDINARY, Protocol
 from escnet.evaluation.scored_classes import ScoredClasses, scored_classes
 
 
 @dataclass(frozen=True)
 class EvaluationData:
-    """A dataset, or a slice of one.
+    """A dataset, or a slice of one, and the protocol under which it is judged.
 
     Attributes:
         dataset: its name, with the slice.
@@ -25,6 +26,7 @@ class EvaluationData:
         class_names: the published name of each class.
         complete: number of images of the dataset without the slice.
         scored: first id and end of the classes that mIoU is the mean of; None: all.
+        protocol: what a model is asked of an image.
     """
 
     dataset: str
@@ -33,9 +35,10 @@ class EvaluationData:
     class_names: tuple[str, ...] = field(repr=False)
     complete: int
     scored: ScoredClasses = None
+    protocol: Protocol = ORDINARY
 
     @classmethod
-    def load(cls, dataset: str, cfg: CfgNode) -> EvaluationData:
+    def load(cls, dataset: str, cfg: CfgNode, protocol: Protocol = ORDINARY) -> EvaluationData:
         """Look up a dataset, with the class names and templates of TEST.
 
         Raises:
@@ -51,12 +54,17 @@ class EvaluationData:
             scored = scored_classes(metadata.get("scored_classes"), len(names))
         except ValueError as error:
             raise DatasetError(f"'{dataset}': {error}; correct its MetadataCatalog entry") from None
-        return cls(dataset, records, space, names, complete, scored)
+        return cls(dataset, records, space, names, complete, scored, protocol)
 
     @property
     def title(self) -> str:
-        """The name of the dataset in tables."""
-        return dataset_title(self.dataset)
+        """The name of the dataset in tables, and that of a protocol which is not the ordinary one."""
+        return self.protocol.titled(dataset_title(self.dataset))
+
+    @property
+    def key(self) -> str:
+        """What tells its column from those of other datasets and protocols."""
+        return self.protocol.key(self.dataset)
 
     @property
     def of(self) -> int | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from escnet.data.benchmarks import dataset_folder_name
+from escnet.evaluation.protocols import ORDINARY, Protocol
 from escnet.evaluation.runs.conditions import SCORED, Conditions, differences
 from escnet.evaluation.runs.evaluation_data import EvaluationData
 from escnet.evaluation.runs.image_results import ImageResults, ResultsError
@@ -37,7 +38,8 @@ class Run:
     @property
     def folder(self) -> Path:
         """Where the results of this run are."""
-        return self.output / dataset_folder_name(self.model) / dataset_folder_name(self.data.dataset)
+        name = self.data.protocol.key(dataset_folder_name(self.data.dataset))
+        return self.output / dataset_folder_name(self.model) / name
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class RunDescription:
         class_names: N names.
         conditions: what the numbers depend on, nested.
         scored: first id and end of the classes that mIoU is the mean of, as the conditions say; None: all.
+        protocol: as the conditions say; without a word the ordinary one.
     """
 
     folder: Path
@@ -61,6 +64,12 @@ class RunDescription:
     class_names: tuple[str, ...]
     conditions: dict[str, Any]
     scored: ScoredClasses
+    protocol: Protocol = ORDINARY
+
+    @property
+    def key(self) -> str:
+        """What tells dataset and protocol from others."""
+        return self.protocol.key(self.dataset)
 
 
 def open_run(run: Run, conditions: Conditions, restart: bool = False) -> None:
@@ -74,7 +83,8 @@ def open_run(run: Run, conditions: Conditions, restart: bool = False) -> None:
         restart: delete what is in the folder.
 
     Raises:
-        ResultsError: the folder has results that were made under other conditions, or nobody knows how.
+        ResultsError: the folder has results that were made under another protocol or other conditions, or nobody knows
+            how.
     """
     if restart:
         shutil.rmtree(run.folder, ignore_errors=True)
@@ -83,7 +93,13 @@ def open_run(run: Run, conditions: Conditions, restart: bool = False) -> None:
     if results.is_empty() and not (run.folder / METRICS).exists():
         _write_run(run, conditions)
     elif (run.folder / "run.json").is_file():
-        require_same_conditions(run.folder, read_run(run.folder).conditions, conditions)
+        known = read_run(run.folder)
+        if known.protocol != run.data.protocol:
+            raise ResultsError(
+                f"{run.folder}: has results of the protocol '{known.protocol.words}', not of "
+                f"'{run.data.protocol.words}'; evaluate into another --output, or delete them with --restart"
+            )
+        require_same_conditions(run.folder, known.conditions, conditions)
     else:
         raise ResultsError(f"{run.folder}: has results, but no run.json that says how they were made; use --restart")
 
@@ -99,7 +115,8 @@ def read_run(folder: Path) -> RunDescription:
     try:
         names, conditions = tuple(fields["class_names"]), dict(fields["conditions"])
         scored = scored_classes(conditions.get("data", {}).get(SCORED), len(names))
-        return RunDescription(folder, fields["model"], fields["dataset"], fields["title"], names, conditions, scored)
+        own = (fields["model"], fields["dataset"], fields["title"], names, conditions, scored)
+        return RunDescription(folder, *own, Protocol.of_conditions(conditions))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ResultsError(f"{path}: is not the description of a run ({error!r}); evaluate again") from None
 

@@ -16,6 +16,7 @@ from escnet.data.mappers import EvaluationMapper
 from escnet.evaluation.confusion import ConfusionMatrix, SemanticMetrics, semantic_metrics
 from escnet.evaluation.figures import prediction_and_truth, save_class_iou_plot
 from escnet.evaluation.loop import evaluation_mode, predict_labels
+from escnet.evaluation.oracle import OUTSIDE, asked_pairs, oracle_metrics
 from escnet.evaluation.runs.image_results import ImageResult, ImageResults, ResultsError
 from escnet.evaluation.runs.run_folder import METRICS, Run, write_json
 from escnet.evaluation.scored_classes import ScoredClasses
@@ -36,18 +37,24 @@ def summarise(run: Run, model: nn.Module, mapper: EvaluationMapper) -> SemanticM
     Raises:
         ResultsError: an image is missing, or nothing can be scored.
     """
-    confusion, summary = ConfusionMatrix(len(run.data.class_names), ignore_label=-1), _Summary(run.data.scored)
+    data, names = run.data, run.data.class_names
+    classes, scored = data.protocol.counting(len(names), data.scored)
+    confusion = ConfusionMatrix(classes, ignore_label=-1)
+    summary = _OracleSummary(scored, len(names)) if data.protocol.is_oracle else _Summary(scored)
     for result in ImageResults(run.folder).added_to(confusion):
         summary.add(result)
     _check_complete(run, confusion, summary.scores.keys())
-    metrics = semantic_metrics(confusion, run.data.class_names, run.data.scored)
+    metrics = (oracle_metrics if data.protocol.is_oracle else semantic_metrics)(confusion, names, data.scored)
     _write_classes(run.folder / "per_class.csv", metrics)
-    _write_confusions(run.folder / "confusions.csv", confusion, run.data.class_names)
-    save_class_iou_plot(run.folder / "per_class.png", metrics, f"{run.model} on {run.data.title}")
-    _draw_worst(run, model, mapper, summary.scores)
+    # The name that follows is of a class that the oracle protocol alone counts.
+    _write_confusions(run.folder / "confusions.csv", confusion, [*names, OUTSIDE])
+    save_class_iou_plot(run.folder / "per_class.png", metrics, f"{run.model} on {data.title}")
+    # Masks that may overlap are no label map that could be drawn beside the truth.
+    if not data.protocol.is_oracle:
+        _draw_worst(run, model, mapper, summary.scores)
     write_json(
         run.folder / METRICS,
-        {"dataset": run.data.dataset, "of": run.data.of, "words": len(run.data.space.vocabulary.rows)}
+        {"dataset": data.dataset, "of": data.of, "words": len(data.space.vocabulary.rows)}
         | summary.to_dict()
         | metrics.to_dict(),
     )
@@ -91,12 +98,34 @@ class _Summary:
         } | considered
 
 
+class _OracleSummary(_Summary):
+    """The same under the oracle protocol, where nothing is ignored, and the pairs of image and class are what counts.
+
+    Args:
+        scored: first id and end of the scored classes.
+        classes: N of the dataset.
+    """
+
+    def __init__(self, scored: ScoredClasses, classes: int) -> None:
+        super().__init__(scored)
+        self._classes, self._pairs = classes, 0
+
+    def add(self, result: ImageResult) -> None:
+        super().add(result)
+        self._pairs += asked_pairs(result.entries, self._classes)
+
+    def to_dict(self) -> dict[str, Any]:
+        return super().to_dict() | {"ignored": 0.0, "pairs": self._pairs}
+
+
 def _check_complete(run: Run, confusion: ConfusionMatrix, images: Set[str]) -> None:
     expected = {record["image_id"] for record in run.data.records}
     if images != expected:
         raise ResultsError(
             f"{run.folder}: has results of {len(images)} images, but the dataset {len(expected)}; use --restart"
         )
+    if not confusion.counts.any() and run.data.protocol.is_oracle:
+        raise ResultsError(f"{run.folder}: not one of {len(expected)} images has a class that could be asked for")
     if not confusion.counts.any():
         raise ResultsError(f"{run.folder}: not a pixel of {len(expected)} images could be scored, all are ignored")
 

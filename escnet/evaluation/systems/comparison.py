@@ -19,8 +19,8 @@ from escnet.evaluation.runs.evaluation_data import EvaluationData
 from escnet.evaluation.systems.configurations import random_configuration, trained_configuration
 from escnet.evaluation.systems.costs import CostSample, SystemCosts
 from escnet.evaluation.systems.kept_costs import cost_sample, measured_or_kept, processor
-from escnet.evaluation.systems.plan import ComparisonPlan, System
-from escnet.evaluation.zero_shot import evaluate_model
+from escnet.evaluation.systems.plan import ComparisonPlan, PlanError, System
+from escnet.evaluation.zero_shot import evaluate_model, require_system
 from escnet.progress import progress_bar
 
 RUNS, COSTS = "runs", "costs"
@@ -69,7 +69,7 @@ class ComparedSystems:
         systems: in the order of the plan.
         sample: on what the costs of the first system were measured; all have the same pictures and classes.
         processor: on which.
-        differences: of each dataset, each pair of systems, later one minus earlier one.
+        differences: of each column of data, each pair of systems, later one minus earlier one.
     """
 
     task: ComparisonTask
@@ -91,6 +91,8 @@ def compare_systems(task: ComparisonTask) -> ComparedSystems:
     """
     configure = random_configuration if task.costs_only else trained_configuration
     configs = [configure(system) for system in task.plan.systems]
+    if not task.costs_only:
+        _require_answers(task.plan, configs)
     loaded = [_load(task, cfg) for cfg in configs]
     samples = [cost_sample(task.plan.costs, cfg, from_data=not task.costs_only) for cfg in configs]
     if task.restart:
@@ -103,20 +105,28 @@ def compare_systems(task: ComparisonTask) -> ComparedSystems:
 
 
 def paired_differences(task: ComparisonTask) -> list[Comparison]:
-    """A paired bootstrap of each two systems on each dataset, from the finished runs in the output."""
+    """A paired bootstrap of each two systems in each column of data, from the finished runs in the output."""
     runs, systems = task.output / RUNS, [dataset_folder_name(system.name) for system in task.plan.systems]
-    pairs = [
-        (runs / a / dataset_folder_name(data.name), runs / b / dataset_folder_name(data.name))
-        for data in task.plan.data
-        for a, b in combinations(systems, 2)
-    ]
+    columns = [data.column for data in task.plan.data]
+    folders = [column.protocol.key(dataset_folder_name(column.dataset)) for column in columns]
+    pairs = [(runs / a / folder, runs / b / folder) for folder in folders for a, b in combinations(systems, 2)]
     told = progress_bar(pairs, total=len(pairs), desc="paired bootstrap", unit="pair", disable=not pairs)
     return [compare_runs(a, b, task.resamples) for a, b in told]
 
 
+def _require_answers(plan: ComparisonPlan, configs: Sequence[CfgNode]) -> None:
+    for system, cfg in zip(plan.systems, configs, strict=True):
+        for data in plan.data:
+            try:
+                require_system(data.column.protocol, cfg)
+            except ValueError as error:
+                raise PlanError(f"{system.name}, on {data.name}: {error}") from None
+
+
 def _load(task: ComparisonTask, cfg: CfgNode) -> list[EvaluationData]:
     """The data with the words as a system's configuration writes them; none where costs alone are asked for."""
-    return [] if task.costs_only else [EvaluationData.load(data.name, cfg) for data in task.plan.data]
+    columns = [] if task.costs_only else [data.column for data in task.plan.data]
+    return [EvaluationData.load(column.dataset, cfg, column.protocol) for column in columns]
 
 
 def _measure(task: ComparisonTask, configs: Sequence[CfgNode], samples: Sequence[CostSample]) -> list[SystemCosts]:
@@ -131,7 +141,7 @@ def _judge(task: ComparisonTask, configs: Sequence[CfgNode], loaded: Sequence[li
     for system, cfg, data in zip(task.plan.systems, configs, loaded, strict=True):
         runs = evaluate_model(system.name, cfg, data, task.output / RUNS, task.restart)
         rows.append(measured_row(system.name, runs))
-    write_table(task.output / RUNS, [data.name for data in task.plan.data], rows)
+    write_table(task.output / RUNS, [data.column for data in task.plan.data], rows)
     write_report(task.output / RUNS)
     return rows
 

@@ -12,6 +12,7 @@ import yaml
 from escnet.command_line import one_line
 from escnet.config import find_config
 from escnet.data.benchmarks import dataset_folder_name, full_dataset_name, split_dataset_name
+from escnet.evaluation.protocols import Column, Protocol
 
 ROLES = ("", "seen", "unseen")
 Entry = TypeVar("Entry")
@@ -43,15 +44,27 @@ class System:
 
 @dataclass(frozen=True)
 class ComparedData:
-    """One column of mIoU.
+    """One column of mIoU. A dataset may have several, one for each protocol.
 
     Attributes:
         name: a dataset's name, short or full, or ``folder:PATH``; with a slice if wanted.
         role: whether the masks of its scored classes were seen while training: "seen", "unseen", or "" for some.
+        protocol, prompts: under which it is judged: name and prompts of a `Protocol`.
     """
 
     name: str
     role: str = ""
+    protocol: str = "ordinary"
+    prompts: str = "none"
+
+    @property
+    def column(self) -> Column:
+        """Dataset and protocol.
+
+        Raises:
+            ValueError: there is no such protocol.
+        """
+        return Column(self.name, Protocol(self.protocol, self.prompts))
 
 
 @dataclass(frozen=True)
@@ -158,11 +171,18 @@ def _plan(contents: Any) -> ComparisonPlan:
     costs = _entry(CostPlan, "costs", contents.get("costs") or {})
     _check_names("systems", [dataset_folder_name(system.name) for system in systems])
     data = tuple(replace(entry, name=full_dataset_name(entry.name)) for entry in data)
-    _check_names("data", [entry.name for entry in data])
     for entry in data:
         if entry.role not in ROLES:
             raise PlanError(f"the role of {entry.name} is '{entry.role}'; it is 'seen', 'unseen' or left out")
+    _check_names("data", [_key(entry) for entry in data])
     return ComparisonPlan(systems, data, _costs(costs, data[0].name))
+
+
+def _key(data: ComparedData) -> str:
+    try:
+        return data.column.key
+    except ValueError as error:
+        raise PlanError(f"{data.name}: {error}") from None
 
 
 def _costs(costs: CostPlan, first: str) -> CostPlan:
@@ -187,7 +207,7 @@ def _entry(kind: type[Entry], where: str, entry: Any) -> Entry:
     """A data class from a mapping; its texts have to be texts."""
     known = {item.name: item for item in fields(kind)}
     entry = _mapping(where, entry, tuple(known))
-    for key in ("name", "config", "weights", "role", "data"):
+    for key in ("name", "config", "weights", "role", "data", "protocol", "prompts"):
         if key in entry and not isinstance(entry[key], str):
             raise PlanError(f"{where}: '{key}' is {entry[key]!r}; it has to be a text")
     for key in ("name", "config"):

@@ -40,13 +40,16 @@ class CostPoint:
     scores: Sequence[float]
 
 
-def cost_plot(points: Sequence[CostPoint], costs: Sequence[str], scores: Sequence[str]) -> Figure:
+def cost_plot(
+    points: Sequence[CostPoint], costs: Sequence[str], scores: Sequence[str], score_name: str = "mIoU"
+) -> Figure:
     """One panel for each cost, with logarithmic axes of it; a system has the same colour in all.
 
     Args:
         points: at least one.
         costs: names of the panels' axes.
         scores: what the markers are: the filled one, which is labelled, then hollow ones above or below it.
+        score_name: of the axis that they share.
 
     Raises:
         ValueError: no points, or a point that does not fit the names, or whose cost a logarithm cannot show.
@@ -64,7 +67,7 @@ def cost_plot(points: Sequence[CostPoint], costs: Sequence[str], scores: Sequenc
             # Matplotlib's ten colours again and again; the names are what tells the points apart.
             _mark(axes, point.costs[i], [100 * score for score in point.scores], f"C{number}")
         _style(axes, name)
-    panels[0].set_ylabel("mIoU (%)")
+    panels[0].set_ylabel(f"{score_name} (%)")
     if len(scores) > 1:
         panels[0].legend(handles=_markers(scores), frameon=False, fontsize=8.5)
     # Labels are placed where the layout has put the axes.

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from tabulate import tabulate
 
-from escnet.evaluation.report.result_table import words_note
+from escnet.evaluation.report import result_table
+from escnet.evaluation.report.result_table import protocol_notes, words_note
 from escnet.evaluation.runs.comparison import Comparison
 from escnet.evaluation.runs.conditions import versions
-from escnet.evaluation.runs.evaluation_data import dataset_title
 from escnet.evaluation.runs.run_folder import write_json
 from escnet.evaluation.systems.comparison import ComparedSystem, ComparedSystems, differing_conditions
 from escnet.evaluation.systems.plan import ComparedData
@@ -51,8 +51,8 @@ def write_tables(found: ComparedSystems) -> str:
 
 
 def column_title(data: ComparedData) -> str:
-    """The heading of a column of mIoU: the benchmark, and whether its classes were seen."""
-    return dataset_title(data.name) + (f" ({data.role})" if data.role else "")
+    """The heading of a column of mIoU: the benchmark and the protocol, and whether its classes were seen."""
+    return result_table.column_title(data.column) + (f" ({data.role})" if data.role else "")
 
 
 def _systems_table(found: ComparedSystems, kind: str) -> str:
@@ -66,7 +66,7 @@ def _systems_table(found: ComparedSystems, kind: str) -> str:
 
 
 def _score(system: ComparedSystem, data: ComparedData) -> str:
-    scores = system.row.scores[data.name]
+    scores = system.row.scores[data.column.key]
     if scores["miou"] is None:
         return "-"
     text = f"{100 * scores['miou']:.2f}"
@@ -145,22 +145,25 @@ def _costs_note(found: ComparedSystems) -> str:
 
 
 def _scores_notes(found: ComparedSystems) -> list[str]:
-    """The columns whose mIoU is not the mean over all classes, and the systems that left out words."""
-    notes, columns = [], found.task.plan.data
-    for data in columns:
-        of_dataset = (system.row.scores[data.name] for system in found.systems)
-        scored = {scores["scored"] for scores in of_dataset if "scored" in scores}
+    """The columns of another protocol, or whose mIoU is over a part of the classes; the systems that left out words."""
+    columns = [data.column for data in found.task.plan.data]
+    notes = protocol_notes(columns)
+    for data, column in zip(found.task.plan.data, columns, strict=True):
+        of_column = (system.row.scores[column.key] for system in found.systems)
+        scored = {scores["scored"] for scores in of_column if "scored" in scores}
         notes += [f"{column_title(data)}: mIoU is over {words}." for words in sorted(scored)]
-    datasets, titles = [data.name for data in columns], [dataset_title(data.name) for data in columns]
-    return notes + [note for system in found.systems if (note := words_note(system.row, datasets, titles))]
+    keys, titles = [column.key for column in columns], list(map(result_table.column_title, columns))
+    return notes + [note for system in found.systems if (note := words_note(system.row, keys, titles))]
 
 
 def _markdown(found: ComparedSystems) -> str:
     parts = []
     if not found.task.costs_only:
+        only_oracle = all(data.column.protocol.is_oracle for data in found.task.plan.data)
         parts.append(
-            "mIoU in percent: mean of IoU over the scored classes that are present in the ground truth. (3/2000): of "
-            "2000 images, only 3 were evaluated.\n"
+            f"{'Oracle ' * only_oracle}mIoU in percent: mean of IoU over the scored classes that are "
+            f"{'asked for' if only_oracle else 'present in the ground truth'}. (3/2000): of 2000 images, only 3 were "
+            "evaluated.\n"
         )
     parts.append(_systems_table(found, "pipe") + "\n")
     if found.differences:
@@ -195,13 +198,13 @@ def _how(system: ComparedSystem) -> str:
 def _csv(found: ComparedSystems) -> str:
     """One line for each system; fractions, numbers, seconds and bytes as they are."""
     data = () if found.task.costs_only else found.task.plan.data
-    header = ["system", *(f"{score} {entry.name}" for entry in data for score in ("miou", "images"))]
+    header = ["system", *(f"{score} {entry.column.key}" for entry in data for score in ("miou", "images"))]
     header += ["parameters", "trainable", "flops", "text_flops", "seconds", "encode_seconds", "words_seconds"]
     header += ["text_seconds", "peak_mib", "mib_before", "weights_bytes", "state_bytes"]
     rows = []
     for system in found.systems:
         costs = system.costs
-        scores = [system.row.scores[entry.name][score] for entry in data for score in ("miou", "images")]
+        scores = [system.row.scores[entry.column.key][score] for entry in data for score in ("miou", "images")]
         medians = map(statistics.median, (costs.encode_seconds, costs.words_seconds, costs.text_seconds))
         numbers = [costs.parameters, costs.trainable, costs.flops, costs.text_flops, costs.seconds, *medians]
         memory = [round(costs.memory, 1), round(costs.memory_before, 1)]
@@ -216,7 +219,7 @@ def _differences_csv(differences: Iterable[Comparison]) -> str:
         miou = compared.scores[0]
         values = (miou.a, miou.b, miou.difference, miou.low, miou.high, miou.share_b_higher)
         numbers = ["" if np.isnan(value) else f"{value:.6f}" for value in values]
-        models = (compared.b.dataset, compared.a.model, compared.b.model)
+        models = (compared.b.key, compared.a.model, compared.b.model)
         rows.append([*models, *numbers, miou.images, compared.is_clear(miou)])
     return _csv_text([[*header, "images", "clear"], *rows])
 
@@ -225,7 +228,7 @@ def _contents(found: ComparedSystems) -> dict[str, Any]:
     """All of it, for programs."""
     sample, plan = found.sample, found.task.plan
     return {
-        "data": [] if found.task.costs_only else [asdict(data) for data in plan.data],
+        "data": [] if found.task.costs_only else [_data(data) for data in plan.data],
         "measured": {
             "words": len(sample.vocabulary.rows),
             "pictures": [list(picture.shape[:2]) for picture in sample.pictures],
@@ -250,9 +253,14 @@ def _contents(found: ComparedSystems) -> dict[str, Any]:
     }
 
 
+def _data(data: ComparedData) -> dict[str, str]:
+    """A column of data; what names its protocol is there only if that is not the ordinary one."""
+    return asdict(data) if data.column.protocol.is_oracle else {"name": data.name, "role": data.role}
+
+
 def _difference(compared: Comparison) -> dict[str, Any]:
     values = {key: None if value != value else value for key, value in asdict(compared.scores[0]).items()}
-    runs = {"dataset": compared.b.dataset, "a": compared.a.model, "b": compared.b.model}
+    runs = {"dataset": compared.b.key, "a": compared.a.model, "b": compared.b.model}
     return {"runs": runs, "clear": compared.is_clear(compared.scores[0]), "samples": compared.samples} | values
 
 

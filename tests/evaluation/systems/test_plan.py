@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from escnet.config import ConfigError
+from escnet.evaluation.protocols import ORDINARY, Protocol
 from escnet.evaluation.systems.configurations import random_configuration, trained_configuration
 from escnet.evaluation.systems.plan import CostPlan, PlanError, System, read_plan
 
@@ -46,6 +47,17 @@ def test_a_plan_is_read_and_changed(tmp_path: Path) -> None:
         plan.limited(3).limited(2)
 
 
+def test_a_dataset_may_have_a_column_of_each_protocol(tmp_path: Path) -> None:
+    oracle = {"name": "a150", "protocol": "oracle"}
+    plan = read_plan(written(tmp_path, data=[{"name": "a150"}, oracle, oracle | {"prompts": "box"}])).limited(2)
+    assert [data.column.key for data in plan.data] == [
+        "ade20k_150_val[:2]", "ade20k_150_val[:2]@oracle", "ade20k_150_val[:2]@oracle-box",
+    ]  # fmt: skip
+    assert plan.data[0].column.protocol == ORDINARY and plan.data[1].column.protocol == Protocol("oracle")
+    with pytest.raises(PlanError, match="names ade20k_150_val@oracle twice"):
+        read_plan(written(tmp_path, data=[oracle, oracle]))
+
+
 @pytest.mark.parametrize("name", ["mojiscenes", "full"])
 def test_the_systems_of_the_plans_that_come_with_the_project_can_be_configured(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -72,6 +84,12 @@ def test_the_systems_of_the_plans_that_come_with_the_project_can_be_configured(
         ({"systems": [{"name": "..", "config": "x"}]}, "the name '..', which no folder can have"),
         ({"data": [{"name": "a150"}, {"name": "ade20k_150_val"}]}, "names ade20k_150_val twice"),
         ({"data": [{"name": "a150", "role": "novel"}]}, "the role of ade20k_150_val is 'novel'"),
+        (
+            {"data": [{"name": "a150", "protocol": "easy"}]},
+            "ade20k_150_val: the protocol is 'easy'; choose",
+        ),
+        ({"data": [{"name": "a150", "prompts": "box"}]}, "ade20k_150_val: the prompts are 'box', but the ordinary"),
+        ({"data": [{"name": "a150", "protocol": 1}]}, "'protocol' is 1; it has to be a text"),
         ({"costs": {"threads": 0}}, "threads has 0; it has to be a whole number of at least 1"),
         ({"costs": {"picture_size": 3}}, r"picture_size is 3; it has to be \[height, width\]"),
     ],
