@@ -11,7 +11,7 @@ from escnet.layers.clip_image_encoder import ClipImageEncoder
 from escnet.layers.clip_text_encoder import ClipTextEncoder
 from escnet.layers.guided_image_encoder import AdapterSettings, GuidedImageEncoder
 from escnet.layers.low_rank import add_low_rank, low_rank_parameters
-from escnet.layers.pixels import SAM_DEVIATION, SAM_MEAN, PixelNormalisation
+from escnet.layers.pixels import PixelNormalisation
 from escnet.layers.trainable_attention import trainable_attention_parameters
 from escnet.meta_arch.clip import clip_image_encoder
 from escnet.meta_arch.image_size import fitting_size
@@ -74,10 +74,8 @@ def build_parts(cfg: Any) -> GuidedParts:
         clip_image=clip_image,
         clip_text=ClipTextEncoder(clip, tokenizer),
         logit_scale=clip.logit_scale.exp().item(),
-        normalise=PixelNormalisation(SAM_MEAN, SAM_DEVIATION),
-        normalise_clip=PixelNormalisation(SAM_MEAN, SAM_DEVIATION)
-        if own.CLIP_PIXELS == "sam"
-        else PixelNormalisation(),
+        normalise=PixelNormalisation.of_sam(),
+        normalise_clip=PixelNormalisation.of_sam() if own.CLIP_PIXELS == "sam" else PixelNormalisation(),
         image_size=fitting_size("MODEL.GUIDED.IMAGE_SIZE", (side, side), encoder.patch_size)[0],
         clip_size=fitting_size("MODEL.CLIP.IMAGE_SIZE", cfg.MODEL.CLIP.IMAGE_SIZE, clip_image.patch_size),
     )
