@@ -9,9 +9,10 @@ from escnet.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from escnet.predictor import Segmenter
+    from escnet.word_prompts import WordPrompts
 
 __version__ = "0.1.0"
-__all__ = ["Segmenter", "Vocabulary", "__version__"]
+__all__ = ["Segmenter", "Vocabulary", "WordPrompts", "__version__"]
 
 silence_scripting()
 
@@ -22,4 +23,8 @@ def __getattr__(name: str) -> Any:
         from escnet.predictor import Segmenter
 
         return Segmenter
+    if name == "WordPrompts":
+        from escnet.word_prompts import WordPrompts
+
+        return WordPrompts
     raise AttributeError(f"module 'escnet' has no attribute {name!r}")

@@ -11,6 +11,8 @@ from pathlib import Path
 
 # What PyTorch puts before the traceback of an error in a loader's process, raised again with both as its message.
 _IN_LOADER = re.compile(r"Caught \w+ in DataLoader worker process \d+\.")
+# The configuration key of `--point-draws`.
+POINT_DRAWS = "MODEL.GUIDED.POINT_DRAWS"
 # Of arguments with which nothing can be done; 1 is for what failed on the way.
 UNUSABLE = 2
 
@@ -73,6 +75,29 @@ def add_batch_size(parser: argparse.ArgumentParser) -> None:
         metavar="B",
         help="images of any sizes that share a pass (default: 1); it changes time and memory, no result",
     )
+
+
+def add_point_draws(parser: argparse.ArgumentParser) -> None:
+    """Let a command say how often a model draws the points that it makes of a word, whose masks are averaged."""
+    parser.add_argument(
+        "--point-draws",
+        type=at_least_one,
+        metavar="R",
+        help=f"draw the points of each word R times, and average the masks ({POINT_DRAWS})",
+    )
+
+
+def point_draws_options(draws: int | None, opts: Sequence[str]) -> list[str]:
+    """KEY VALUE options with what `--point-draws` sets, if it is given.
+
+    Raises:
+        ValueError: the options set the same key.
+    """
+    if draws is None:
+        return list(opts)
+    if POINT_DRAWS in opts[::2]:
+        raise ValueError(f"--point-draws and {POINT_DRAWS} set the same key; leave one out")
+    return [*opts, POINT_DRAWS, str(draws)]
 
 
 def add_gpu_assumptions(parser: argparse.ArgumentParser, tflops: float, memory: float) -> None:

@@ -171,7 +171,7 @@ def _add_guided(cfg: CN) -> None:
     cfg.MODEL.GUIDED.IMAGE_SIZE = 0
     # Adapters of SAM's blocks: plain, on the output of attention, in all of them; semantic, beside the MLP.
     cfg.MODEL.GUIDED.ADAPTERS = ("plain", "semantic")
-    # Blocks with a semantic adapter: () all (paper), or their numbers as Python counts: (-4, -3, -2, -1), the last four.
+    # Blocks with a semantic adapter: () all (paper), or numbers as Python counts: (-4, -3, -2, -1) are the last four.
     cfg.MODEL.GUIDED.BLOCKS = ()
     # Channels of an adapter's hidden layer, as a share of the encoder's (paper: a quarter).
     cfg.MODEL.GUIDED.BOTTLENECK = 0.25

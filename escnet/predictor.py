@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
-from typing import Any, BinaryIO
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -21,16 +20,27 @@ import escnet.meta_arch  # noqa: F401  (registers the systems)
 from escnet.config import load_config
 from escnet.data.images import MAX_PIXELS, read_image, to_rgb
 from escnet.devices import usable_device
+from escnet.encoded_image import EncodedImage, evaluating
 from escnet.layers.pseudo_prompts import PseudoPrompts
 from escnet.meta_arch.interfaces import SegmentingModel
 from escnet.meta_arch.segmentation import Segmentation
 from escnet.pretrained.loading import load_exactly
 from escnet.pretrained.reading import load_checkpoint
+from escnet.prompted_masks import PromptedMasks
 from escnet.segmentation_result import SegmentationResult
 from escnet.vocabulary import Vocabulary, VocabularyError
 from escnet.word_lists import WordList
+from escnet.word_prompts import PromptError, PromptsOfWords, WordPrompts, model_prompts, prompts_by_row
 
-__all__ = ["EncodedImage", "Picture", "SegmentationResult", "Segmenter"]
+__all__ = [
+    "EncodedImage",
+    "Picture",
+    "PromptError",
+    "PromptedMasks",
+    "SegmentationResult",
+    "Segmenter",
+    "WordPrompts",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -103,8 +113,11 @@ class Segmenter:
         background: WordList | str = (),
         value_range: ValueRange | None = None,
         max_pixels: int | None = MAX_PIXELS,
+        prompts: PromptsOfWords | None = None,
     ) -> SegmentationResult:
         """Segment one image.
+
+            segmenter("photo.jpg", "cat, grass", prompts={"cat": WordPrompts(points=[(120, 80)])})
 
         Args:
             image: a path, the bytes of a file or an open file; a PIL image, an array or a tensor, as
@@ -115,15 +128,22 @@ class Segmenter:
             background: further words in the same forms, whose pixels become the class "background".
             value_range: the values of black and of white, of an image that has others than its type says.
             max_pixels: the most pixels of a file that is decoded; None for no limit, by default Pillow's, 179 million.
+            prompts: what is pointed at, for a model that takes it: of some of the words, each by its name or one of its
+                synonyms, `WordPrompts` or a mapping such as {"box": (90, 40, 200, 160)}. The others are looked for as
+                without prompts.
 
         Raises:
             ImageError: for a file that is missing, damaged, too large or not an image.
             ValueError: for an array that is not an image.
             VocabularyError: for words that cannot be used.
+            PromptError: for prompts that cannot be used, or a model that takes none for words.
         """
-        # A wrong word should be told before the image is encoded.
+        # Wrong words and prompts should be told before the image is encoded.
         vocabulary = self.vocabulary(vocabulary, background)
-        return self.encode(image, value_range, max_pixels)(vocabulary)
+        named = prompts_by_row(prompts or {}, vocabulary, type(self.model))
+        pixels = self.preprocess(image, value_range, max_pixels)
+        given = model_prompts(named, self.model, pixels.shape[:2])
+        return self._encode(pixels).segment(vocabulary, given)
 
     def batch(
         self,
@@ -153,7 +173,7 @@ class Segmenter:
         pictures = [self.preprocess(image, value_range, max_pixels) for image in images]
         if not pictures:
             return []
-        with self._evaluating() as model:
+        with evaluating(self.model) as model:
             features = model.encode([_to_tensor(pixels) for pixels in pictures])
             segmentation = model.segment(features, vocabulary)
         return [self.postprocess(p, segmentation.of_image(i), vocabulary) for i, p in enumerate(pictures)]
@@ -172,10 +192,7 @@ class Segmenter:
         Raises:
             ImageError, ValueError: as a call does.
         """
-        pixels = self.preprocess(image, value_range, max_pixels)
-        with self._evaluating() as model:
-            features = model.encode(_to_tensor(pixels))
-        return EncodedImage(self, pixels, features)
+        return self._encode(self.preprocess(image, value_range, max_pixels))
 
     def vocabulary(self, vocabulary: WordList | str | Vocabulary, background: WordList | str = ()) -> Vocabulary:
         """The words of a call as a Vocabulary with this segmenter's templates; a Vocabulary is left as it is.
@@ -219,13 +236,10 @@ class Segmenter:
             considered=segmentation.logits.shape[1],
         )
 
-    @contextmanager
-    def _evaluating(self) -> Iterator[SegmentingModel]:
-        """The model in evaluation mode, which a training beside may have changed; nothing is recorded for gradients."""
-        if self.model.training:
-            self.model.eval()
-        with torch.no_grad():
-            yield self.model
+    def _encode(self, pixels: np.ndarray) -> EncodedImage:
+        with evaluating(self.model) as model:
+            features = model.encode(_to_tensor(pixels))
+        return EncodedImage(self, pixels, features)
 
     def _warn_of_single_class(self, vocabulary: Vocabulary) -> None:
         if vocabulary.num_classes > 1:
@@ -239,32 +253,6 @@ class Segmenter:
                 "classes, or background words for what else there is",
                 vocabulary.names[0],
             )
-
-
-@dataclass(frozen=True)
-class EncodedImage:
-    """An image that `Segmenter.encode` has encoded: a call with words costs no further pass of the image encoder.
-
-    Attributes:
-        segmenter: by which.
-        pixels: (H, W, 3) uint8 RGB.
-        features: what the model has of it.
-    """
-
-    segmenter: Segmenter
-    pixels: np.ndarray = field(repr=False)
-    features: Any = field(repr=False)
-
-    def __call__(self, vocabulary: WordList | str | Vocabulary, background: WordList | str = ()) -> SegmentationResult:
-        """Segment the image; words as for `Segmenter.__call__`.
-
-        Raises:
-            VocabularyError: for words that cannot be used.
-        """
-        words = self.segmenter.vocabulary(vocabulary, background)
-        with self.segmenter._evaluating() as model:
-            segmentation = model.segment(self.features, words)
-        return self.segmenter.postprocess(self.pixels, segmentation.of_image(0), words)
 
 
 def _to_tensor(pixels: np.ndarray) -> Tensor:

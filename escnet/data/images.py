@@ -164,6 +164,26 @@ def read_labels(path: str | os.PathLike[str], bits: int | None = None) -> np.nda
     return labels
 
 
+def read_mask(path: str | os.PathLike[str]) -> np.ndarray:
+    """Read the picture of a mask, of any mode, as an (H,W) bool array, upright as a photograph is.
+
+    Inside is what is neither zero (black) nor wholly transparent. A lossy format has no clean zeros: use PNG.
+
+    Raises:
+        ImageError: the file cannot be decoded.
+    """
+
+    def decode(image: Image.Image, name: str) -> np.ndarray:
+        image.load()
+        ImageOps.exif_transpose(image, in_place=True)
+        if image.mode in WIDE_MODES:
+            return np.asarray(image) != 0
+        pixels = np.asarray(image.convert("RGBA"))
+        return pixels[..., :3].any(axis=2) & (pixels[..., 3] > 0)
+
+    return _decode(Path(path), decode, MAX_PIXELS, "shrink it")
+
+
 def bits_of(labels: np.ndarray) -> int:
     """The bits of the file that labels were read from, 8 or 16 (32-bit integers hold 16-bit ids)."""
     return 8 if labels.dtype.itemsize == 1 else 16

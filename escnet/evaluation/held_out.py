@@ -4,26 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import partial
 from statistics import fmean
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.utils import comm
 from torch import nn
 
 from escnet.data.errors import DatasetError
 from escnet.data.label_spaces import label_spaces
-from escnet.data.mappers import EvaluationMapper
-from escnet.data.registration import dataset_metadata
-from escnet.evaluation.confusion import ConfusionMatrix, semantic_metrics
-from escnet.evaluation.loop import Prediction, pass_images
+from escnet.evaluation.counting import count_images
+from escnet.evaluation.protocols import ORDINARY, Protocol
 
 Record = dict[str, Any]
-Sample = dict[str, Any]
 
 
-def held_out_miou(cfg: CfgNode, model: nn.Module, records: Sequence[Record]) -> float:
+def held_out_miou(cfg: CfgNode, model: nn.Module, records: Sequence[Record], protocol: Protocol = ORDINARY) -> float:
     """The mIoU of a model on held-out images of DATASETS.TRAIN, in percent; of several datasets the mean of theirs.
 
     The images are whole, as in an evaluation, and the model looks for the words that it is trained with: INPUT's
@@ -34,6 +29,7 @@ def held_out_miou(cfg: CfgNode, model: nn.Module, records: Sequence[Record]) -> 
         cfg: names the datasets, and how they are read.
         model: on its device, in whatever mode, in which it is left.
         records: of the held-out images, at least one, each with its `dataset`.
+        protocol: what the model is asked of them.
 
     Raises:
         DatasetError: the images have no pixel to score.
@@ -41,16 +37,14 @@ def held_out_miou(cfg: CfgNode, model: nn.Module, records: Sequence[Record]) -> 
         ValueError: a label map that does not fit its image, or holds unknown ids.
     """
     spaces = label_spaces(cfg.DATASETS.TRAIN, cfg.INPUT.TEMPLATES, cfg.INPUT.CLASS_NAMES)
-    mapper = EvaluationMapper(spaces, with_truth=True)
     datasets = sorted({record["dataset"] for record in records})
     scores = []
     for name in datasets:
-        confusion = ConfusionMatrix(spaces[name].vocabulary.num_classes, spaces[name].ignore_label)
         # Of each dataset by itself: two may have other labels of the same photographs.
         own = [record for record in records if record["dataset"] == name]
         title = f"validation on {name}"
-        pass_images(model, own, mapper, partial(_count, confusion), title=title, num_workers=cfg.DATALOADER.NUM_WORKERS)
-        scores.append(_miou(name, confusion))
+        metrics = count_images(model, own, spaces[name], protocol, title, cfg.DATALOADER.NUM_WORKERS)
+        scores.append(metrics.miou)
     finite = [score for score in scores if math.isfinite(score)]
     if not finite:
         raise DatasetError(
@@ -58,19 +52,3 @@ def held_out_miou(cfg: CfgNode, model: nn.Module, records: Sequence[Record]) -> 
             "LABELLED.SEED, more with LABELLED.VALIDATION, or none with LABELLED.VALIDATION 0"
         )
     return 100 * fmean(finite)
-
-
-def _count(confusion: ConfusionMatrix, sample: Sample, prediction: Prediction, _: float) -> None:
-    try:
-        confusion.update(prediction.labels, sample["sem_seg_truth"])
-    except ValueError as error:
-        raise ValueError(f"{sample['file_name']}, {sample['sem_seg_file_name']}: {error}") from error
-
-
-def _miou(dataset: str, counted: ConfusionMatrix) -> float:
-    """Of what all processes have counted, as a fraction; NaN where none of the scored classes was there."""
-    total = ConfusionMatrix(counted.num_classes, counted.ignore_label)
-    for confusion in comm.all_gather(counted):
-        total.merge(confusion)
-    metadata = dataset_metadata(dataset)
-    return semantic_metrics(total, metadata.stuff_classes, metadata.get("scored_classes")).miou

@@ -131,6 +131,16 @@ class Column:
     dataset: str
     protocol: Protocol = ORDINARY
 
+    @classmethod
+    def of_key(cls, key: str) -> Column:
+        """The column of a `key`: a dataset alone, ``DATASET@oracle`` or ``DATASET@oracle-points``.
+
+        Raises:
+            ValueError: there is no such protocol.
+        """
+        dataset, _, protocol = key.partition("@")
+        return cls(dataset, Protocol(*protocol.split("-")) if protocol else ORDINARY)
+
     @property
     def key(self) -> str:
         """Under which the scores of a row are found."""

@@ -26,10 +26,11 @@ from escnet.labelling.pictures import (
 from escnet.predictor import SegmentationResult, Segmenter
 from escnet.safe_files import DiskFullError, is_disk_full
 from escnet.vocabulary import Vocabulary
+from escnet.word_prompts import PromptError, WordPrompts
 
 # What one picture may end with, where the others go on.
-_FAILURES = (ImageError, OSError, RuntimeError, MemoryError)
-# What a report has to agree in with a new call, for its picture to be done.
+_FAILURES = (ImageError, PromptError, OSError, RuntimeError, MemoryError)
+# What a report has to agree in with a new call, for its picture to be done, beside the prompts of the picture, if any.
 _SAME = ("image", "config", "weights", "options", "value_range", "class_names", "background", "templates")
 
 
@@ -48,6 +49,8 @@ class LabellingTask:
         overwrite: do again what is done already, in the place of whatever is there.
         value_range, max_pixels: as for `Segmenter`.
         batch_size: pictures that share a pass of the model, which changes no result.
+        prompts: what is pointed at in some of the pictures, by the words of the vocabulary; such a picture has a pass
+            of its own.
 
     Raises:
         ValueError: for a batch without pictures.
@@ -64,6 +67,7 @@ class LabellingTask:
     value_range: tuple[float, float] | None = None
     max_pixels: int | None = MAX_PIXELS
     batch_size: int = 1
+    prompts: Mapping[Path, Mapping[str, WordPrompts]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -134,6 +138,10 @@ def _segment(
     """Segment pictures in one pass; what is wrong with one stands in its place."""
     if len(paths) == 1:
         return [_segment_alone(segmenter, task, paths[0])]
+    shared = [path for path in paths if path not in task.prompts]
+    if len(shared) < len(paths):
+        answers = iter(_segment(segmenter, task, shared, say) if shared else ())
+        return [_segment_alone(segmenter, task, path) if path in task.prompts else next(answers) for path in paths]
     start = time.perf_counter()
     pictures = [_attempt(segmenter.preprocess, path, task.value_range, task.max_pixels) for path in paths]
     readable = [picture for picture in pictures if not isinstance(picture, Exception)]
@@ -151,7 +159,7 @@ def _segment(
 def _segment_alone(segmenter: Segmenter, task: LabellingTask, path: Path) -> _Answer | Exception:
     start = time.perf_counter()
     reading = {"value_range": task.value_range, "max_pixels": task.max_pixels}
-    result = _attempt(segmenter, path, task.vocabulary, **reading)
+    result = _attempt(segmenter, path, task.vocabulary, prompts=task.prompts.get(path), **reading)
     return result if isinstance(result, Exception) else _Answer(result, time.perf_counter() - start)
 
 
@@ -193,6 +201,7 @@ def _is_done(task: LabellingTask, path: Path, stem: Path) -> bool:
     if os.path.abspath(str(found["image"])) == os.path.abspath(path):
         found["image"] = str(path)
     differing = [key for key in _SAME if found[key] != ours[key]]
+    differing += ["prompts"] * (found.get("prompts") != ours.get("prompts"))
     if differing:
         raise LabellingError(f"{report}: was made with other {', '.join(differing)}; {remedy}")
     return there == wanted
@@ -203,7 +212,9 @@ def _wanted(task: LabellingTask) -> list[str]:
 
 
 def _origin(task: LabellingTask, path: Path) -> dict[str, Any]:
-    return {"image": str(path), **task.origin}
+    """How the labels of a picture come about, for its report."""
+    prompts = {word: prompts.record() for word, prompts in task.prompts.get(path, {}).items()}
+    return {"image": str(path), **task.origin, **({"prompts": prompts} if prompts else {})}
 
 
 def _write(result: SegmentationResult, path: Path, stem: Path, seconds: float, task: LabellingTask) -> None:

@@ -160,6 +160,11 @@ class ClipGuidedSam(SegmentingModel, PromptableModel):
         side = 4 * self.input_size // self.encoder.patch_size
         return side, side
 
+    def mask_prompt(self, region: Tensor) -> Tensor:
+        """With the logits of the mask prompts that words get, if they get any; see `PromptableModel.mask_prompt`."""
+        own = self.prompting.mask_prompt(region)
+        return super().mask_prompt(region) if own is None else own
+
     def encode_pixels(self, pixels: Tensor) -> GuidedFeatures:
         """CLIP's features, and what of SAM's is the same for all words, of images (B, 3, S, S) of SAM's size."""
         is_by_cells = self.norm == "cells"

@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from escnet.vocabulary import Vocabulary
 
+# Inside a mask that is known, as a logit; outside its negative. SAM was trained on logits of its own, which are large.
+KNOWN_MASK_LOGIT = 8.0
+
 
 @dataclass(frozen=True)
 class Prompts:
@@ -110,6 +113,10 @@ class PromptableModel(nn.Module, ABC):
     @abstractmethod
     def encode(self, images: Tensor) -> Any:
         """The features (B, C, h, w) of raw images (3, H, W) or (B, 3, H, W) in 0..255, made square."""
+
+    def mask_prompt(self, region: Tensor) -> Tensor:
+        """Masks that are known, (P, 4h, 4w) bool of the size `mask_size`, as `Prompts.masks`: (P, 1, 4h, 4w) logits."""
+        return KNOWN_MASK_LOGIT * (2 * region[:, None].float() - 1)
 
     def of_images(self, features: Any, rows: Tensor) -> Any:
         """The features of the images `rows` (P,), one for each prompt, from those of B images."""

@@ -19,6 +19,7 @@ from escnet.layers.merged_backbone import MergedBackbone
 from escnet.layers.merged_heads import ClipHead, Head, MergedFeatures, SamHead
 from escnet.layers.pixels import SAM_DEVIATION, SAM_MEAN, PixelNormalisation
 from escnet.layers.point_sampling import sample_points
+from escnet.losses.segmentation import segmentation_loss
 from escnet.meta_arch.interfaces import (
     ClassifyingModel,
     InferenceOptions,
@@ -242,10 +243,15 @@ class SamClip(SegmentingModel, PromptableModel, ClassifyingModel, RepresentingMo
         embedding = features.of("sam").features if isinstance(features, MergedFeatures) else features
         return predict_masks(self, embedding, prompts, multimask, self.inference.image_size)
 
+    def losses(self, images: Tensor, targets: Tensor, vocabulary: Vocabulary) -> dict[str, Tensor]:
+        """Cross entropy of the CLIP head's label map, for a fine-tuning on labelled pixels; see `SegmentingModel`."""
+        features = self.encode_pixels(self.to_size(images, self.inference.image_size), neck=False)
+        logits = self._correlation(features, vocabulary) * self.logit_scale
+        return {"loss_sem_seg": segmentation_loss(logits, targets.to(logits.device))}
+
     def segment_features(self, features: MergedFeatures, vocabulary: Vocabulary) -> Segmentation:
         """Logits on the CLIP head's grid from that head alone, four times finer than the backbone's with both heads."""
-        dense = F.normalize(features.of("clip").features, dim=1)
-        correlation = correlation_maps(dense, self.clip_text.encode(vocabulary), self.smoothing)
+        correlation = self._correlation(features, vocabulary)
         logits = correlation * self.logit_scale
         if self.label_map == "both":
             logits = self._refine(features.of("sam").features, logits)
@@ -260,6 +266,11 @@ class SamClip(SegmentingModel, PromptableModel, ClassifyingModel, RepresentingMo
         """What SAM brought learns more slowly than the CLIP head (SAM-CLIP, sec. A "Training")."""
         rate = cfg.SOLVER.SAM_MULTIPLIER
         return [LearningPart("backbone", r"backbone\.", rate), LearningPart("SAM head", r"mask_decoder\.", rate)]
+
+    def _correlation(self, features: MergedFeatures, vocabulary: Vocabulary) -> Tensor:
+        """(B, N, h, w) similarity of the CLIP head's cells with the words."""
+        dense = F.normalize(features.of("clip").features, dim=1)
+        return correlation_maps(dense, self.clip_text.encode(vocabulary), self.smoothing)
 
     def _parts(self, images: Tensor, name: str, pooled: bool) -> Iterator[Tensor]:
         """What a representation consists of, of cells (B, h, w, .) or pooled (B, .)."""

@@ -1,4 +1,4 @@
-"""Experiments with the small ESC-Net: train, evaluate, remember; and tables of them over several seeds."""
+"""Experiments with small models: train, evaluate, remember; and tables of them over several seeds."""
 
 from __future__ import annotations
 
@@ -21,12 +21,15 @@ from tabulate import tabulate
 
 import escnet.meta_arch  # noqa: F401  registers the systems
 from escnet.config import load_config
-from escnet.evaluation.loop import evaluate_datasets
+from escnet.data.label_spaces import label_spaces
+from escnet.data.registration import dataset_records
+from escnet.evaluation.counting import count_images
+from escnet.evaluation.protocols import Column
 from escnet.own_process import several_processes
 from escnet.pretrained.files import file_sha256
 from escnet.safe_files import replacing
 from escnet.training.checkpoint import SafeCheckpointer
-from escnet.training.tasks.segmentation import segmentation_trainer
+from escnet.training.tasks.build import build_trainer
 
 NOVEL_BASE = ("mojiscenes_val_novel[:100]", "mojiscenes_val_base[:100]")
 Options = tuple[str, ...]
@@ -60,13 +63,17 @@ class Table:
         name: on the command line.
         question: above the table.
         variants: its rows.
-        datasets: its columns.
+        datasets: its columns, each a `Column.key`.
+        config_file: of variants that name none, where it is not ESC-Net's.
+        shows_parameters: how many numbers each row trains is a column too.
     """
 
     name: str
     question: str
     variants: tuple[Variant, ...]
     datasets: tuple[str, ...] = NOVEL_BASE
+    config_file: str | None = None
+    shows_parameters: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,7 +83,7 @@ class Experiment:
     Attributes:
         config_file: a .yaml file, for a variant that names none.
         variant: what differs from it.
-        datasets: on which it is evaluated.
+        datasets: on which it is evaluated, each a `Column.key`.
         seed: of the training.
         output: folder of all experiments.
         common: options of all experiments of a call.
@@ -123,7 +130,8 @@ def run_experiment(experiment: Experiment) -> dict[str, dict[str, Any]]:
         experiment: what to do.
 
     Returns:
-        For each dataset the scores as fractions, and `seconds` of an image; `trained`, seconds of an iteration.
+        For each dataset the scores as fractions, and `seconds` of an image; `trained`, seconds of an iteration, and
+        `parameters`, how many numbers were trained.
     """
     results = {}
     for dataset in experiment.datasets:
@@ -180,6 +188,8 @@ def write_up(table: Table, config_file: str, output: Path, seeds: Sequence[int],
         iteration = [run[table.datasets[0]]["trained"] for run in runs if variant.is_trained]
         trained = f"{statistics.mean(iteration):.2f}" if iteration else "-"
         costs[variant] = [trained, f"{1000 * seconds:.0f}"]
+        if table.shows_parameters:
+            costs[variant].insert(0, f"{runs[0][table.datasets[0]]['parameters']:,}" if variant.is_trained else "0")
     reference = next((v for v in table.variants if _changes_nothing(v, config_file, common)), None)
     lines = []
     for variant in table.variants:
@@ -193,7 +203,8 @@ def write_up(table: Table, config_file: str, output: Path, seeds: Sequence[int],
         lines.append([variant.name, *cells, *costs[variant]])
     headers = [
         table.name,
-        *(name.removeprefix("mojiscenes_val_") for name in table.datasets),
+        *(_heading(key) for key in table.datasets),
+        *(["trained parameters"] if table.shows_parameters else []),
         "s/iteration",
         "ms/image",
     ]
@@ -203,6 +214,12 @@ def write_up(table: Table, config_file: str, output: Path, seeds: Sequence[int],
 def _changes_nothing(variant: Variant, config_file: str, common: Options) -> bool:
     options = (*common, *variant.train, *variant.test)
     return load_config(variant.config_file or config_file, options).dump() == load_config(config_file, common).dump()
+
+
+def _heading(key: str) -> str:
+    """ "novel[:100], oracle" for a column of MojiScenes."""
+    column = Column.of_key(key)
+    return column.protocol.titled(column.dataset.removeprefix("mojiscenes_val_"))
 
 
 def _experiments(
@@ -230,7 +247,8 @@ def _evaluate(experiment: Experiment, dataset: str) -> dict[str, Any]:
     log = setup_logger(str(folder), name="escnet", configure_stdout=False)
     setup_logger(str(folder), name="detectron2", configure_stdout=False)
     log.info(f"{experiment.variant.name}: {' '.join(experiment.train_options)}")
-    datasets = ["DATASETS.TEST", f'("{dataset}",)']
+    column = Column.of_key(dataset)
+    datasets = ["DATASETS.TEST", f'("{column.dataset}",)']
     trained = _train(experiment, folder) if experiment.variant.is_trained else 0.0
     output = ["OUTPUT_DIR", str(folder / digest(experiment.variant.test))]
     cfg = experiment.load([*experiment.train_options, *experiment.variant.test, *datasets, *output])
@@ -238,20 +256,20 @@ def _evaluate(experiment: Experiment, dataset: str) -> dict[str, Any]:
         cfg.MODEL.WEIGHTS = str(folder / "model_final.pth")
     model = build_model(cfg).eval()
     SafeCheckpointer(model).load(cfg.MODEL.WEIGHTS, checkpointables=[])
-    start = time.perf_counter()
-    scores = evaluate_datasets(cfg, model)[dataset]["sem_seg"]
-    seconds = time.perf_counter() - start
-    path = Path(cfg.OUTPUT_DIR) / "inference" / dataset / "semantic_metrics.json"
-    metrics = json.loads(path.read_text(encoding="utf-8"))
+    (space,) = label_spaces(cfg.DATASETS.TEST, cfg.TEST.TEMPLATES, cfg.TEST.CLASS_NAMES).values()
+    records, start = dataset_records(column.dataset), time.perf_counter()
+    found = count_images(model, records, space, column.protocol, dataset, cfg.DATALOADER.NUM_WORKERS)
+    seconds, metrics = time.perf_counter() - start, found.to_dict()
     return {
         "variant": experiment.variant.name,
         "seed": experiment.seed,
         "options": [*experiment.train_options, *experiment.variant.test],
-        "miou": scores["mIoU"] / 100,
-        "pixel_accuracy": scores["pACC"] / 100,
+        "miou": metrics["miou"],
+        "pixel_accuracy": metrics["pixel_accuracy"],
         "class_iou": {entry["name"]: entry["iou"] for entry in metrics["classes"]},
-        "seconds": seconds / metrics["images"],
+        "seconds": seconds / len(records),
         "trained": trained,
+        "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
     }
 
 
@@ -261,7 +279,7 @@ def _train(experiment: Experiment, folder: Path) -> float:
     timing = folder / "seconds.json"
     if not timing.is_file():
         start = time.perf_counter()
-        trainer = segmentation_trainer(cfg)
+        trainer = build_trainer(cfg)
         trainer.resume_or_load(resume=True)
         trainer.train()
         seconds = (time.perf_counter() - start) / cfg.SOLVER.MAX_ITER

@@ -221,3 +221,20 @@ def test_a_coarser_grid_of_the_clip_head_leaves_sams_own(picture: Tensor) -> Non
 def test_words_are_no_prompts(model: SamClip, picture: Tensor) -> None:
     with torch.no_grad(), pytest.raises(ValueError, match="segment"):
         model.masks(model.encode(picture[0]), Prompts.from_boxes(torch.rand(1, 4)), words=WORDS)
+
+
+def test_it_can_be_fine_tuned_on_labelled_pixels() -> None:
+    model = make("MODEL.SAM_CLIP.TRAIN", "all").train()
+    images = torch.randint(0, 256, (2, 3, 64, 64), generator=torch.Generator().manual_seed(0)).float()
+    targets = torch.randint(0, 3, (2, 64, 64), generator=torch.Generator().manual_seed(1))
+    targets[:, :9] = -1
+    words = Vocabulary(["cat", "dog", "grass"])
+    (loss,) = model.losses(images, targets, words).values()
+    with torch.no_grad():
+        logits = model.eval().segment(model.encode(images), words).logits
+        fine = F.interpolate(logits, (64, 64), mode="bilinear", align_corners=False)
+        picked = fine.log_softmax(dim=1).gather(1, targets.clamp(min=0)[:, None])[:, 0]
+        expected = -picked[targets >= 0].mean()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    loss.backward()
+    assert all(p.grad is not None for p in model.clip_head.parameters())

@@ -47,7 +47,7 @@ def test_the_score_is_the_mean_over_the_objects(experiment: Experiment) -> None:
 
 def test_evaluation_options_share_a_training(experiment: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
     run_experiment(experiment)
-    monkeypatch.setattr(experiments, "segmentation_trainer", lambda *arguments: pytest.fail("trained again"))
+    monkeypatch.setattr(experiments, "build_trainer", lambda *arguments: pytest.fail("trained again"))
     fewer = Variant("fewer", test=("MODEL.ESC.MAX_CLASSES", "2"))
     other = replace(experiment, variant=fewer)
     assert other.training_folder == experiment.training_folder

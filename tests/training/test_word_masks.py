@@ -11,6 +11,10 @@ from detectron2.config import CfgNode
 from torch import Tensor
 
 from escnet.config import load_config
+from escnet.data.label_spaces import label_spaces
+from escnet.data.mappers import EvaluationMapper
+from escnet.evaluation.oracle import OracleQuestions
+from escnet.evaluation.protocols import Protocol
 from escnet.ignore_label import IGNORE_LABEL
 from escnet.losses.masks import MaskLossWeights, word_mask_loss
 from escnet.meta_arch.interfaces import Prompts
@@ -185,8 +189,25 @@ def test_models_that_take_no_words_are_refused(cfg: CfgNode) -> None:
         build_trainer(cfg)
 
 
-def test_some_labelled_images_and_a_validation_on_others(cfg: CfgNode) -> None:
+@pytest.mark.parametrize("prompts", ["text", "points", "boxes"])
+def test_held_out_images_are_asked_as_in_training(cfg: CfgNode, prompts: str) -> None:
     cfg.LABELLED.IMAGES, cfg.LABELLED.VALIDATION, cfg.LABELLED.PERIOD = 3.0, 0.34, 1
+    cfg.PROMPTABLE.PROMPTS = prompts
+    task = build_trainer(cfg).task
+    (record,) = task.split.validation
+    score = task.validate()
     run(cfg)
     assert (Path(cfg.OUTPUT_DIR) / "labelled.json").is_file()
     assert (Path(cfg.OUTPUT_DIR) / "model_best.pth").is_file()
+    # By hand, class by class.
+    space = next(iter(label_spaces(cfg.DATASETS.TRAIN, cfg.INPUT.TEMPLATES, cfg.INPUT.CLASS_NAMES).values()))
+    protocol = Protocol("oracle", {"text": "none", "points": "points", "boxes": "box"}[prompts])
+    sample = EvaluationMapper({record["dataset"]: space}, with_truth=True)(record)
+    (result,) = OracleQuestions(space, None, protocol)(task.model.eval(), [sample])
+    hits = {}
+    for truth, predicted, pixels in result.entries.tolist():
+        for row in {truth, predicted}:
+            common, either = hits.get(row, (0, 0))
+            hits[row] = common + pixels * (truth == predicted), either + pixels
+    hits.pop(space.vocabulary.num_classes, None)
+    assert score == pytest.approx(100 * sum(c / e for c, e in hits.values()) / len(hits))

@@ -17,6 +17,8 @@ from torch import Tensor
 
 from escnet.data.labelled import LabelledSplit, labelled_split
 from escnet.data.simulated_prompts import loose_boxes, shrink_masks
+from escnet.evaluation.held_out import held_out_miou
+from escnet.evaluation.protocols import Protocol
 from escnet.ignore_label import IGNORE_LABEL
 from escnet.layers.point_sampling import sample_evenly
 from escnet.losses.masks import MaskLossWeights, word_mask_loss
@@ -138,6 +140,16 @@ class WordMaskTask(SegmentationTask):
                     totals[name] = totals[name] + loss.sum() / len(question.rows)
         scale(sum(totals.values())).backward()
         return {f"loss_{name}": loss.detach() for name, loss in totals.items()}
+
+    def validate(self) -> float | None:
+        """The oracle mIoU on the held-out images, in percent: of the words that they show, asked for as in training.
+
+        Where training asks in several ways it is asked by text; of its absent words this says nothing.
+        """
+        if self.split is None or not self.split.validation:
+            return None
+        shown = {"points": "points", "boxes": "box"}.get(self.prompting.prompts, "none")
+        return held_out_miou(self.cfg, self.model, self.split.validation, Protocol("oracle", shown))
 
     def counts(self) -> dict[str, int]:
         """Words that were asked for, and those that were dropped because their masks vanish at the model's size."""
