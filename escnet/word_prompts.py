@@ -53,7 +53,7 @@ class WordPrompts:
         labels: of each point 1 on the object, 0 beside it; None: all are on it.
         box: (x1, y1, x2, y2), its left, upper, right and lower edge.
         mask: (H, W) bool, of integers those that are not 0; or the path of a picture, of which those pixels are inside
-            that are neither black nor transparent.
+            that are neither black nor transparent. It refines points or a box: SAM learned from no mask alone.
 
     Raises:
         PromptError: nothing is given, or what is given is none of this.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -108,9 +109,12 @@ def test_numbers_reach_a_model_of_the_images_size_unchanged(
 ) -> None:
     seen, model = [], segmenter.model
     with_prompts = model.with_prompts
-    monkeypatch.setattr(
-        model, "with_prompts", lambda features, given: (seen.append(given), with_prompts(features, given))[1]
-    )
+
+    def see(features: Any, given: Any) -> Any:
+        seen.append(given)
+        return with_prompts(features, given)
+
+    monkeypatch.setattr(model, "with_prompts", see)
     points, labels, box = [(0, 0), (127, 3.5), (0.1, 77), (64, 64)], [1, 0, 1, 1], (-0.5, 20, 99.25, 127)
     given = {"wall": {"points": points, "labels": labels, "box": box}, "grass": {"points": [(5, 6)]}}
     segmenter(photo(), ["cat", "grass"], ["sky", "wall"], prompts=given)
@@ -192,15 +196,14 @@ def test_wrong_prompts_are_told_before_the_image_is_encoded(
 def test_other_systems_draw_masks_without_words(tmp_path: Path) -> None:
     windows = ("TEST.SLIDING.ENABLED", "True", "TEST.SLIDING.SIZE", "(128, 192)", "TEST.SLIDING.WINDOW", "(128, 128)")
     pixels = photo((60, 90))
-    answers = [
-        build(*SAM_CLIP, *opts).encode(pixels).masks(points=[(30, 40)], multimask=True) for opts in ((), windows)
-    ]
+    models = [build(*SAM_CLIP, *opts) for opts in ((), windows)]
+    answers = [model.encode(pixels).masks(points=[(30, 40)], multimask=True) for model in models]
     assert answers[0].masks.shape == (3, 60, 90) and answers[0].quality.shape == (3,)
     assert np.array_equal(answers[0].masks, answers[1].masks)
-    encoded = build(*SAM_CLIP).encode(pixels)
+    encoded = models[0].encode(pixels)
     with pytest.raises(PromptError, match="SamClip draws masks from prompts without words; leave the word out"):
         encoded.masks("cat", box=BOX)
-    with pytest.raises(PromptError, match="give points, a box or a mask$"):
+    with pytest.raises(PromptError, match=r"give points, a box or a mask$"):
         encoded.masks()
     with pytest.raises(PromptError, match="SamClip does not take prompts for words"):
         encoded("cat, grass", prompts={"cat": {"points": [(3, 4)]}})

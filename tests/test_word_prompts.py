@@ -117,7 +117,7 @@ def test_a_whole_name_goes_before_a_synonym() -> None:
         (("xyz",), '"xyz", which is not in the vocabulary'),
         (("pet",), 'several classes; name one, "dog, pet", "guinea pig, pet"'),
         (("background",), '"background"; name one of its words instead, such as "wall", "sky"'),
-        (("cat", "kitty"), '"cat" and "kitty", which are one class; join them'),
+        (("cat", "kitty"), '"cat" and of "kitty", which are one class: join them'),
         ((7,), "prompts of 7"),
     ],
 )
@@ -127,10 +127,10 @@ def test_a_word_that_cannot_be_used_is_named(words: tuple[Any, ...], message: st
 
 
 def test_what_takes_no_prompts_for_words_is_refused() -> None:
-    with pytest.raises(PromptError, match="SamClip does not take prompts for words.*configuration of ClipGuidedSam"):
+    with pytest.raises(PromptError, match=r"SamClip does not take prompts for words.*configuration of ClipGuidedSam"):
         prompts_by_row({"cat": {"box": (1, 2, 3, 4)}}, WORDS, SamClip)
     assert prompts_by_row({}, WORDS, SamClip) == {}
-    with pytest.raises(PromptError, match='give those of each word, {"cat": '):
+    with pytest.raises(PromptError, match=r'give those of each word, \{"cat": '):
         prompts_by_row([WordPrompts([(1, 2)])], WORDS, ClipGuidedSam)
 
 
@@ -150,7 +150,7 @@ def test_pixels_of_the_image_become_those_of_the_square_input() -> None:
     [
         (
             {"points": [(3, 4), (40, 4)]},
-            r"the point \(40, 4\) is outside .* 40 pixels wide and 20 high; x goes from 0 to",
+            r"the point \(40, 4\) is outside .* 40 pixels wide and 20 high; x goes",
         ),
         ({"points": [(3, 20)]}, r"\(3, 20\) is outside.*y from 0 to 19"),
         ({"points": [(-1, 3)]}, "is outside"),
@@ -198,8 +198,8 @@ def test_a_mask_is_read_from_a_picture(tmp_path: Path, monkeypatch: pytest.Monke
         assert torch.equal(WordPrompts(mask=path).for_model(Model(), (20, 40)).masks, expected)
     Image.new("L", (40, 20)).save(tmp_path / "empty.png")
     (tmp_path / "text.png").write_text("no picture")
-    for name, message in (("empty", "is empty"), ("text", "cannot be read"), ("absent", "does not exist")):
-        with pytest.raises(PromptError, match=rf'prompts of "cat".*{name}\.png.*{message}'.replace(".*cannot", ".*")):
+    for name, message in (("empty", "is empty"), ("text", "is not an image"), ("absent", "does not exist")):
+        with pytest.raises(PromptError, match=rf'prompts of "cat".*{name}\.png.*{message}'):
             named = prompts_by_row({"cat": {"mask": tmp_path / f"{name}.png"}}, WORDS, ClipGuidedSam)
             model_prompts(named, Model(), (20, 40))
 

@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from escnet.command_line import add_batch_size, refuse
+from escnet.command_line import POINT_DRAWS, add_batch_size, add_point_draws, point_draws_options, refuse
 from escnet.data.benchmarks import BENCHMARKS, full_dataset_name, split_dataset_name
 from escnet.evaluation.protocols import PROMPTS, PROTOCOLS, Protocol
 
@@ -59,6 +59,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--name", metavar="NAME", help="of the model in the table (default: its architecture)")
     parser.add_argument("--restart", action="store_true", help="delete the results that are in the output folder")
     add_batch_size(parser)
+    add_point_draws(parser)
     parser.add_argument("--num-gpus", type=int, default=1, metavar="N", help="processes; on a CPU too")
     parser.add_argument("--num-machines", type=int, default=1, metavar="N")
     parser.add_argument("--machine-rank", type=int, default=0, metavar="N")
@@ -74,12 +75,16 @@ def read_config(args: argparse.Namespace) -> CfgNode:
 
     Raises:
         ConfigError: a file, key or value is wrong, or CUDA is asked for and missing.
+        ValueError: --point-draws for a model that draws no points.
     """
     from escnet.config import check_device, load_config
+    from escnet.meta_arch.configured import require_key
 
     # In quotes, since a file may be called 1e5, which is a number as an option.
     weights = ("MODEL.WEIGHTS", repr(args.weights)) if args.weights else ()
-    cfg = load_config(args.config_file, [*args.opts, *weights])
+    cfg = load_config(args.config_file, [*point_draws_options(args.point_draws, args.opts), *weights])
+    if args.point_draws is not None:
+        require_key(cfg, POINT_DRAWS, "--point-draws")
     if args.class_names:
         cfg.TEST.CLASS_NAMES = args.class_names
     check_device(cfg)

@@ -6,7 +6,10 @@ r"""Segment photographs into any words: overlays with legends, label maps and JS
 For each image NAME it writes NAME_overlay.png, NAME_labels.png (ids into "class_names" of NAME.json) and NAME.json;
 with --show-prompts also NAME_prompts.png, with --save-scores NAME_scores.npz. What is there already is skipped. Exit
 code: 0 if all images are segmented, 1 if some are not, 2 if none could be tried (usage, configuration, weights,
-vocabulary, no input).
+vocabulary, prompts, no input).
+
+--prompts says what is pointed at in the images, in pixels from the middle of the upper left one, for a system that
+takes it: {"photo.jpg": {"cat": {"points": [[120, 80]], "labels": [1], "box": [90, 40, 200, 160], "mask": "cat.png"}}}
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from escnet.command_line import add_batch_size, refuse
+from escnet.command_line import POINT_DRAWS, add_batch_size, add_point_draws, point_draws_options, refuse
 from escnet.own_process import peak_memory
 
 if TYPE_CHECKING:
@@ -31,21 +34,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the tool; returns the exit code."""
     args = parse(arguments)
     # What is imported in functions takes seconds, and --help and mistyped options should not.
+    from escnet.config import load_config
     from escnet.labelling.engine import LabellingTask, label_pictures
     from escnet.labelling.pictures import find_pictures, listed_suffixes, output_names, prepare_output
+    from escnet.labelling.prompts import read_prompts
+    from escnet.meta_arch.configured import configured_system, require_key
     from escnet.predictor import Segmenter
     from escnet.pretrained.files import WeightsError
     from escnet.safe_files import DiskFullError
     from escnet.vocabulary import Vocabulary, VocabularyError
 
-    options = [*args.opts, *(["TEST.FULL_SCORES", "True"] if args.save_scores else [])]
     try:
+        options = point_draws_options(args.point_draws, args.opts)
         pictures = find_pictures(args.input, args.recursive, args.output)
         names = output_names(pictures.files)
         prepare_output(pictures.files, names, args.output)
-        # A wrong word should be told before a model is loaded; and a pipe can be read once only.
+        # Wrong words and prompts should be told before a model is loaded; and a pipe can be read once only.
         words = Vocabulary.parse(args.vocabulary, args.background)
-        segmenter = Segmenter.from_config(args.config_file, args.weights, options, args.device)
+        cfg = load_config(args.config_file, [*options, *(["TEST.FULL_SCORES", "True"] if args.save_scores else [])])
+        if args.point_draws is not None:
+            require_key(cfg, POINT_DRAWS, "--point-draws")
+        prompts = read_prompts(args.prompts, pictures.files, words, configured_system(cfg))
+        segmenter = Segmenter.from_config(cfg, args.weights, device=args.device)
         vocabulary = segmenter.vocabulary(words.names, words.background)
     except (WeightsError, ValueError, KeyError, OSError) as error:
         return refuse(PROGRAM, error)
@@ -61,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         {
             "config": args.config_file,
             "weights": args.weights,
-            "options": args.opts,
+            "options": options,
             "value_range": args.value_range,
         },
         args.show_prompts,
@@ -69,6 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         args.overwrite,
         tuple(args.value_range) if args.value_range else None,
         batch_size=args.batch_size,
+        prompts=prompts,
         **({} if args.max_pixels is None else {"max_pixels": args.max_pixels or None}),
     )
     try:
@@ -99,6 +110,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help='"cat, grass, building|edifice", or a file: text with one class per line, or .json',
     )
     parser.add_argument("--background", default="", metavar="WORDS", help='words that become the class "background"')
+    parser.add_argument(
+        "--prompts",
+        default="{}",
+        metavar="JSON",
+        help="points, boxes and masks of words in the images: a file, or the JSON itself",
+    )
+    add_point_draws(parser)
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for the results")
     parser.add_argument("--overwrite", action="store_true", help="do again what is there already")
     parser.add_argument("--show-prompts", action="store_true", help="also draw correlation maps and pseudo prompts")

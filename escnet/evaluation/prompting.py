@@ -2,20 +2,40 @@
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from escnet.data.simulated_prompts import centre_clicks, exact_boxes
 from escnet.losses.masks import mask_iou
-from escnet.meta_arch.interfaces import PromptableModel, Prompts
+from escnet.meta_arch.interfaces import AskedWords, PromptableModel, Prompts
+from escnet.vocabulary import Vocabulary
 
 CLICKS = (1, 3, 5)
 
 
+class RegionWords(NamedTuple):
+    """What the regions of n images are.
+
+    Attributes:
+        vocabulary: the words.
+        rows: (n, R) the row of region k of each image at place k.
+    """
+
+    vocabulary: Vocabulary
+    rows: Tensor
+
+
 @torch.no_grad()
 def evaluate_prompting(
-    model: PromptableModel, images: Tensor, regions: Tensor, end: int, batch_size: int = 16
+    model: PromptableModel,
+    images: Tensor,
+    regions: Tensor,
+    end: int,
+    batch_size: int = 16,
+    words: RegionWords | None = None,
 ) -> dict[str, float]:
     """Mean IoU over all objects of some images, at the images' size.
 
@@ -28,6 +48,7 @@ def evaluate_prompting(
         regions: (n, H, W) integers; those from 1 on and below `end` are objects, the others are not asked for.
         end: as said.
         batch_size: images at a time.
+        words: what the objects are, for a model that takes words; None asks without words.
 
     Returns:
         Mean IoU in 0..1 under "1 click", "1 click, best of 3", "3 clicks", "5 clicks" and "box", and the number of
@@ -37,12 +58,15 @@ def evaluate_prompting(
         ValueError: no image has an object.
     """
     found: dict[str, list[Tensor]] = {}
-    for some, their_regions in zip(images.split(batch_size), regions.split(batch_size), strict=True):
-        owners, targets = _objects(their_regions, end)
+    device = next(model.parameters(), images).device
+    for start in range(0, len(images), batch_size):
+        some = slice(start, start + batch_size)
+        owners, numbers, targets = _objects(regions[some], end)
         if not len(owners):
             continue
-        features = model.of_images(model.encode(some), owners)
-        for name, iou in _judge(model, features, targets.to(features.device)).items():
+        features = model.of_images(model.encode(images[some]), owners)
+        asked = None if words is None else AskedWords(words.vocabulary, words.rows[some][owners, numbers])
+        for name, iou in _judge(model, features, targets.to(device), asked).items():
             found.setdefault(name, []).append(iou)
     if not found:
         raise ValueError(f"none of the {len(images)} pictures has an object")
@@ -50,24 +74,25 @@ def evaluate_prompting(
     return {name: iou.mean().item() for name, iou in scores.items()} | {"objects": len(scores["box"])}
 
 
-def _objects(regions: Tensor, end: int) -> tuple[Tensor, Tensor]:
-    """The image (P,) and the mask (P, H, W) of each object of (B, H, W) regions."""
+def _objects(regions: Tensor, end: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The image (P,), the number (P,) and the mask (P, H, W) of each object of (B, H, W) regions."""
     pairs = [(b, k) for b, image in enumerate(regions) for k in image.unique().tolist() if 0 < k < end]
     owners, numbers = torch.tensor(pairs, dtype=torch.long, device=regions.device).view(-1, 2).unbind(dim=1)
-    return owners, regions[owners] == numbers[:, None, None]
+    return owners, numbers, regions[owners] == numbers[:, None, None]
 
 
-def _judge(model: PromptableModel, features: Tensor, targets: Tensor) -> dict[str, Tensor]:
+def _judge(model: PromptableModel, features: Any, targets: Tensor, words: AskedWords | None) -> dict[str, Tensor]:
     """(P,) IoU of each kind of prompt."""
     size = targets.shape[-2:]
-    answer = model.masks(features, Prompts.from_boxes(exact_boxes(targets, model.input_size)))
+    answer = model.masks(features, Prompts.from_boxes(exact_boxes(targets, model.input_size)), words)
     scores = {"box": mask_iou(_enlarge(answer.logits, size), targets[:, None])[:, 0]}
 
-    prompts = Prompts(features.new_zeros(len(targets), 0, 2), features.new_zeros(len(targets), 0))
+    nothing = torch.zeros(len(targets), 0, device=targets.device)
+    prompts = Prompts(nothing[:, :, None].expand(-1, -1, 2), nothing)
     predicted = torch.zeros_like(targets)
     for count in range(1, max(CLICKS) + 1):
         prompts = prompts.with_clicks(*centre_clicks(predicted, targets, model.input_size))
-        answer = model.masks(features, prompts, multimask=count == 1)
+        answer = model.masks(features, prompts, words, multimask=count == 1)
         if count == 1:
             scores["1 click, best of 3"] = mask_iou(_enlarge(answer.logits, size), targets[:, None]).amax(dim=1)
         best = answer.likeliest()

@@ -285,22 +285,25 @@ class ClipGuidedSam(SegmentingModel, PromptableModel):
         """SAM's image embedding (P,C,h,w) for each word, and the word's similarity (P,h,w) with the image."""
         images, device = features.rows, features.vision.device
         if words is None:
-            if "" not in features.remembered or torch.is_grad_enabled():
-                features.remembered[""] = self.encoder.finish(features.state, None), None
-            embedding = features.remembered[""][0]
+            known = None if torch.is_grad_enabled() else features.remembered.get("")
+            embedding = self.encoder.finish(features.state, None) if known is None else known[0]
+            features.remembered[""] = embedding, None
             return (embedding if images is None else embedding[images]), None
-        known = [len(x) for x in (images, prompts and prompts.labels) if x is not None]
-        asked = AskedWords.of(words, known[0] if known else len(words.rows))
+        counts = [len(x) for x in (images, prompts and prompts.labels) if x is not None]
+        asked = AskedWords.of(words, counts[0] if counts else len(words.rows))
         if images is None:
-            count = len(features.vision)
-            images = torch.zeros_like(asked.rows) if count == 1 else torch.arange(count)
+            number = len(features.vision)
+            images = torch.zeros_like(asked.rows) if number == 1 else torch.arange(number)
         key = (asked.vocabulary, tuple(asked.rows.tolist()))
-        if key not in features.remembered or torch.is_grad_enabled():
+        # Read once: another thread may ask for other words meanwhile.
+        known = None if torch.is_grad_enabled() else features.remembered.get(key)
+        if known is None:
             text = self.clip_text.encode(asked.vocabulary)[asked.rows.to(device)]
             signals = self._signals(features.vision, text, images.to(device))
+            known = self.encoder.finish(features.state, signals), signals.similarity
             features.remembered.clear()
-            features.remembered[key] = self.encoder.finish(features.state, signals), signals.similarity
-        return features.remembered[key]
+            features.remembered[key] = known
+        return known
 
     def _signals(self, vision: Tensor, text: Tensor, images: Tensor) -> WordSignals:
         """Of words (P,D) in the images (P,)."""

@@ -64,7 +64,6 @@ class Table:
         question: above the table.
         variants: its rows.
         datasets: its columns, each a `Column.key`.
-        config_file: of variants that name none, where it is not ESC-Net's.
         shows_parameters: how many numbers each row trains is a column too.
     """
 
@@ -72,7 +71,6 @@ class Table:
     question: str
     variants: tuple[Variant, ...]
     datasets: tuple[str, ...] = NOVEL_BASE
-    config_file: str | None = None
     shows_parameters: bool = False
 
 

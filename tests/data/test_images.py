@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from escnet.data.images import ImageError, read_image, read_labels, to_rgb, write_labels
+from escnet.data.images import ImageError, read_image, read_labels, read_mask, to_rgb, write_labels
 from escnet.safe_files import replacing
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
@@ -285,3 +285,33 @@ def test_real_samples(sample_data):
     segments = next((sample_data / "ade20k_full").rglob("*_seg.png"))
     with pytest.raises(ImageError, match=re.escape(segments.name)):
         read_labels(segments)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA", "I;16", "I", "F"])
+def test_masks_of_every_mode_are_inside_where_they_are_not_zero(tmp_path, mode):
+    mask = np.arange(20).reshape(4, 5) % 3 == 0
+    if mode == "1":
+        image = Image.fromarray(mask)
+    elif mode in ("I;16", "I", "F"):
+        image = Image.fromarray(mask.astype({"I;16": np.uint16, "I": np.int32, "F": np.float32}[mode]))
+    else:
+        image = Image.fromarray(mask.astype(np.uint8)).convert(mode)
+    assert image.mode == mode
+    read = read_mask(saved(tmp_path / ("m.tif" if mode in ("I", "F") else "m.png"), image))
+    assert read.dtype == bool and np.array_equal(read, mask)
+
+
+def test_what_is_transparent_in_a_mask_is_outside(tmp_path):
+    pixels = np.full((2, 2, 4), 200, np.uint8)
+    pixels[0, 0, 3] = 0
+    assert read_mask(saved(tmp_path / "m.png", Image.fromarray(pixels))).tolist() == [[False, True], [True, True]]
+
+
+def test_a_mask_is_turned_upright_and_a_faulty_one_is_named(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = Image.fromarray(np.array([[0, 1, 1]], np.uint8))
+    assert read_mask(saved(tmp_path / "m.png", image, exif=exif)).tolist() == [[False], [True], [True]]
+    (tmp_path / "text.png").write_text("no image")
+    with pytest.raises(ImageError, match=r"text\.png"):
+        read_mask(tmp_path / "text.png")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from escnet.evaluation.prompting import evaluate_prompting
+from escnet.evaluation.prompting import RegionWords, evaluate_prompting
 from escnet.meta_arch.interfaces import MaskPrediction, PromptableModel, Prompts
 from escnet.vocabulary import Vocabulary
 
@@ -56,3 +56,29 @@ def test_evaluation_clicks_and_scores() -> None:
     regions.fill_(GROUND)
     with pytest.raises(ValueError, match="none of the 2 pictures"):
         evaluate_prompting(oracle, images, regions, GROUND)
+
+
+class Hearing(Oracle):
+    """Notes the words that it is asked with."""
+
+    takes_words = True
+
+    def __init__(self, targets: torch.Tensor) -> None:
+        super().__init__(targets)
+        self.heard: list[tuple[str, ...]] = []
+
+    def masks(self, features, prompts, words=None, multimask=False):
+        self.heard.append(tuple(words.vocabulary.names[row] for row in words.rows))
+        return super().masks(features, prompts, None, multimask)
+
+
+def test_each_object_is_asked_for_with_its_own_word() -> None:
+    regions = torch.zeros(2, 32, 32, dtype=torch.uint8)
+    regions[0, :8, :8], regions[0, 20:, 20:], regions[1, 4:9, 3:30] = 1, 3, 2
+    targets = torch.stack([regions[0] == 1, regions[0] == 3, regions[1] == 2])
+    rows = torch.tensor([[0, 2, 0, 1], [0, 0, 1, 0]])
+    model = Hearing(targets)
+    words = RegionWords(Vocabulary(["ground", "cat", "dog"]), rows)
+    evaluate_prompting(model, torch.zeros(2, 3, 32, 32), regions, 10, words=words)
+    assert set(model.heard) == {("dog", "cat", "cat")}
+    assert len(model.heard) == 6  # a box and five clicks

@@ -18,6 +18,7 @@ from escnet.labelling.engine import LabellingTask, Outcome, label_pictures
 from escnet.labelling.pictures import LabellingError, find_pictures, output_names
 from escnet.safe_files import DiskFullError
 from escnet.segmentation_result import SegmentationResult
+from escnet.word_prompts import PromptError, WordPrompts
 
 WORDS = Vocabulary(["cat", "dog"])
 OTHER = Vocabulary(["sea", "sky", "sun"])
@@ -37,10 +38,12 @@ class StandIn:
     def __init__(self, room: int = 9, error: type[Exception] = RuntimeError) -> None:
         self.room, self.error = room, error
         self.passes: list[int] = []
+        self.prompts: dict[str, Any] = {}
 
-    def __call__(self, path: Path, vocabulary: Vocabulary, **_: Any) -> SegmentationResult:
+    def __call__(self, path: Path, vocabulary: Vocabulary, prompts: Any = None, **_: Any) -> SegmentationResult:
         pixels = self.preprocess(path)
         self.passes.append(1)
+        self.prompts[path.name] = prompts
         return segment(path, vocabulary, pixels=pixels)
 
     def preprocess(self, path: Path, *_: Any) -> np.ndarray:
@@ -243,7 +246,7 @@ def test_a_batch_of_broken_pictures_fails_as_a_whole(five: Path) -> None:
 
 def test_a_report_and_a_line_say_how_many_words_were_considered(folder: Path) -> None:
     class Few(StandIn):
-        def __call__(self, path: Path, vocabulary: Vocabulary, **_: Any) -> SegmentationResult:
+        def __call__(self, path: Path, vocabulary: Vocabulary, *_: Any, **__: Any) -> SegmentationResult:
             return replace(super().__call__(path, vocabulary), considered=2)
 
     lines: list[str] = []
@@ -258,3 +261,55 @@ def test_a_report_and_a_line_say_how_many_words_were_considered(folder: Path) ->
 def test_a_batch_without_pictures_is_refused(folder: Path) -> None:
     with pytest.raises(ValueError, match="batch size is 0"):
         label(folder, batch_size=0)
+
+
+def test_a_picture_with_prompts_has_a_pass_of_its_own(five: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    output.mkdir()
+    point = {"cat": WordPrompts([(1, 2)])}
+    segmenter, lines = StandIn(), []
+    prompts = {five / "1.png": point, five / "2.png": point}
+    outcome = label(five, output, segmenter=segmenter, say=lines.append, batch_size=4, prompts=prompts)
+    # Of the first four the third is broken.
+    assert segmenter.passes == [2, 1, 1] and segmenter.prompts == {"1.png": point, "4.png": None}
+    assert len(outcome.seconds) == 4 and [Path(path).name for path, _ in outcome.failures] == ["2.png"]
+    assert [line.split("]")[0] for line in lines] == [f"[{number}/5" for number in range(1, 6)]
+    found = reports(output)
+    assert found["1.json"]["prompts"] == {"cat": {"points": [[1, 2]], "labels": [1]}}
+    assert "prompts" not in found["0.json"] and Image.open(output / "1_labels.png").size == (6, 4)
+
+
+def test_other_prompts_are_other_results(folder: Path, tmp_path: Path) -> None:
+    mask = tmp_path / "masks" / "cat.png"
+    mask.parent.mkdir()
+    Image.new("L", (5, 4), 1).save(mask)
+    output = tmp_path / "out"
+    output.mkdir()
+    first = {folder / "a.png": {"cat": WordPrompts([(1, 2.5)], mask=mask), "dog": WordPrompts(box=(0, 0, 2.5, 3))}}
+    assert len(label(folder, output, prompts=first).seconds) == 2
+    assert label(folder, output, prompts=first).done_before == 2
+    before = contents(output)
+    for others in (
+        {},
+        {folder / "a.png": {**first[folder / "a.png"], "dog": WordPrompts(box=(0, 0, 3, 3))}},
+        {**first, folder / "b.png": {"cat": WordPrompts([(1, 2)])}},
+    ):
+        with pytest.raises(LabellingError, match=r"[ab]\.json: was made with other prompts; .*--overwrite"):
+            label(folder, output, prompts=others)
+    Image.new("L", (5, 4), 2).save(mask)
+    with pytest.raises(LabellingError, match=r"a\.json: was made with other prompts"):
+        label(folder, output, prompts=first)
+    assert contents(output) == before
+    assert len(label(folder, output, prompts={}, overwrite=True).seconds) == 2
+    assert label(folder, output).done_before == 2
+
+
+def test_prompts_that_do_not_fit_a_picture_are_its_failure(folder: Path) -> None:
+    def refuse(path: Path, vocabulary: Vocabulary, prompts: Any = None, **_: Any) -> SegmentationResult:
+        if prompts:
+            raise PromptError('the prompts of "cat": the point (9, 9) is outside the image')
+        return segment(path, vocabulary)
+
+    outcome = label(folder, segmenter=refuse, prompts={folder / "a.png": {"cat": WordPrompts([(9, 9)])}})
+    assert outcome.failures == [(str(folder / "a.png"), 'the prompts of "cat": the point (9, 9) is outside the image')]
+    assert len(outcome.seconds) == 1
