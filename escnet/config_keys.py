@@ -202,7 +202,7 @@ def _add_guided(cfg: CN) -> None:
     cfg.MODEL.GUIDED.POINT_DRAWS = 1
     # What says that a word is there: quality (the IoU that SAM expects), clip (of the whole image), inside (CLIP's
     # probability inside the mask); several multiply. Free: the paper asks for words that are there.
-    cfg.MODEL.GUIDED.PRESENCE = ("quality", "inside")
+    cfg.MODEL.GUIDED.PRESENCE = ("inside",)
     # Ask only for the words that CLIP's maps rank highest (0: all). Not exact.
     cfg.MODEL.GUIDED.MAX_WORDS = 0
     # Words in SAM at a time (0: all); changes speed and memory, never the result.

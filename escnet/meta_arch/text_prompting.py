@@ -41,7 +41,7 @@ class TextPrompting:
     mask_levels: tuple[float, float] | None = (0.0, 255.0)
     seed: int = 0
     draws: int = 1
-    presence: tuple[str, ...] = ("quality", "inside")
+    presence: tuple[str, ...] = ("inside",)
 
     def __post_init__(self) -> None:
         levels = self.mask_levels

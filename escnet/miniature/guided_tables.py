@@ -82,10 +82,15 @@ PUBLISHED = Table(
 )
 NEGATIVES = Table(
     "negatives",
-    "What share of the words that are asked for in training is absent (paper: none), and is the IoU learned?",
-    (
-        *(Variant(share, (*few(64), "PROMPTABLE.NEGATIVES", share)) for share in ("0.0", "0.25", "0.5", "0.75")),
-        Variant("0.5, IoU not learned", (*few(64), "PROMPTABLE.QUALITY_WEIGHT", "0.0")),
+    "What share of the words that are asked for in training is absent (paper: none; with some, the IoU is learned)?",
+    tuple(
+        Variant(
+            f"{share}, told by {' and '.join(kinds)}",
+            (*few(64), "PROMPTABLE.NEGATIVES", share, "PROMPTABLE.QUALITY_WEIGHT", "0.0" if share == "0.0" else "1.0"),
+            ("MODEL.GUIDED.PRESENCE", repr(kinds)),
+        )
+        for share in ("0.0", "0.25", "0.5")
+        for kinds in (("inside",), ("quality",), ("quality", "inside"))
     ),
     (*ORDINARY, *ORACLE),
 )
@@ -99,14 +104,13 @@ PRESENCE = Table(
             ("MODEL.GUIDED.PRESENCE", repr(kinds), "MODEL.MASK_SHARE", share),
         )
         for kinds in (
+            ("inside",),
             ("quality",),
             ("clip",),
-            ("inside",),
             ("quality", "inside"),
-            ("quality", "clip"),
-            ("quality", "clip", "inside"),
+            ("clip", "inside"),
         )
-        for share in ("0.8", "0.95", "0.999")
+        for share in ("0.5", "0.8", "0.95")
     ),
     ORDINARY,
 )

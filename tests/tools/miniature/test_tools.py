@@ -51,7 +51,7 @@ def test_pretrain_clip_writes_weights_that_load(
         script.main(["--output", str(path), "--pictures", "3"])
 
 
-@pytest.mark.parametrize("name", ["pretrain_clip", "pretrain_sam", "train_esc_net", "train_sam_clip"])
+@pytest.mark.parametrize("name", ["pretrain_clip", "pretrain_sam", "train_shipped", "train_sam_clip"])
 def test_the_output_is_looked_at_before_a_training(
     load_script: Callable[[str], ModuleType], tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
@@ -76,7 +76,7 @@ def test_what_is_needed_after_a_training_is_looked_for_before_it(
     assert "mojiexamination: has no words (the data root is DETECTRON2_DATASETS); datasets/prepare_mojireplay.py" in (
         capsys.readouterr().err
     )
-    assert load_script("tools/miniature/train_esc_net.py").main(output) == 1
+    assert load_script("tools/miniature/train_shipped.py").main(output) == 1
     assert "mojiscenes" in capsys.readouterr().err
     laboratory = ["headline", "--output", str(tmp_path / "out"), "--seeds", "0", "--jobs", "1"]
     monkeypatch.setattr("escnet.miniature.sam_clip_tables.several_processes", lambda jobs: _Here())
@@ -123,10 +123,10 @@ def test_an_experiment_that_fails_is_told_in_a_line(
     assert len(lines) == 1 and lines[0].startswith(f"{name}: ") and told in lines[0]
 
 
-def test_train_esc_net_writes_weights_that_segment(
+def test_train_shipped_writes_weights_that_segment(
     load_script: Callable[[str], ModuleType], tiny_config: str, tmp_path: Path
 ) -> None:
-    script = load_script("tools/miniature/train_esc_net.py")
+    script = load_script("tools/miniature/train_shipped.py")
     path = tmp_path / "esc_net.safetensors"
     arguments = ["--output", str(path), "--config-file", tiny_config, "OUTPUT_DIR", str(tmp_path / "run")]
     assert script.main(arguments) == 0

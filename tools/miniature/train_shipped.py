@@ -1,6 +1,8 @@
-"""Train the small ESC-Net of MojiScenes and write it with a card, as it ships with the package.
+"""Train a small model on MojiScenes by its configuration and write it with a card, as it ships with the package.
 
-    python tools/miniature/train_esc_net.py --output output/esc_net.safetensors SOLVER.MAX_ITER 2000
+    python tools/miniature/train_shipped.py --output output/esc_net.safetensors SOLVER.MAX_ITER 2000
+    python tools/miniature/train_shipped.py --output output/clip_guided_sam.safetensors \
+        --config-file configs/mojiscenes/clip_guided_sam.yaml PROMPTABLE.PROMPTS mixed SOLVER.MAX_ITER 2000
 
 Training and checkpoints go to OUTPUT_DIR, and a stopped call goes on there. Beside the weights comes a card, the same
 name with .json: options, command, seed, time, SHA-256, and the figures of the weights as written, in half precision.
@@ -35,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Takes seconds, and --help and mistyped options should not.
     from escnet.training.failures import run_or_refuse
 
-    return run_or_refuse("train_esc_net", lambda: train(options), (ValueError, FloatingPointError), code=1)
+    return run_or_refuse("train_shipped", lambda: train(options), (ValueError, FloatingPointError), code=1)
 
 
 def train(options: argparse.Namespace) -> None:
@@ -53,7 +55,7 @@ def train(options: argparse.Namespace) -> None:
     from escnet.pretrained.reading import load_checkpoint
     from escnet.safe_files import check_writable
     from escnet.training.failures import leave_tracebacks_to_python
-    from escnet.training.tasks.segmentation import segmentation_trainer
+    from escnet.training.tasks.build import build_trainer
 
     cfg = load_config(options.config_file, options.opts)
     # What is needed after the training, which is long.
@@ -63,7 +65,7 @@ def train(options: argparse.Namespace) -> None:
     setup_logger(cfg.OUTPUT_DIR, name="detectron2")
     leave_tracebacks_to_python()
     cfg.DATASETS.TEST = ()
-    trainer = segmentation_trainer(cfg)
+    trainer = build_trainer(cfg)
     trainer.resume_or_load(resume=True)
     trainer.train()
     model = trainer.checkpointer.model.eval()
