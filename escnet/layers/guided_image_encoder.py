@@ -81,7 +81,7 @@ class SharedState(NamedTuple):
     hidden: Tensor | None
     seen: list[Tensor | None]
 
-    def of_images(self, rows: Tensor) -> SharedState:
+    def of_images(self, rows: Tensor | slice) -> SharedState:
         """That of some of the images."""
         hidden = None if self.hidden is None else self.hidden[rows]
         return SharedState(self.tokens[rows], hidden, [None if seen is None else seen[rows] for seen in self.seen])

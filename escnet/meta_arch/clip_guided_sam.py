@@ -294,7 +294,7 @@ class ClipGuidedSam(SegmentingModel, PromptableModel):
         if images is None:
             number = len(features.vision)
             images = torch.zeros_like(asked.rows) if number == 1 else torch.arange(number)
-        key = (asked.vocabulary, tuple(asked.rows.tolist()))
+        key = words if asked is not words else (asked.vocabulary, tuple(asked.rows.tolist()))
         # Read once: another thread may ask for other words meanwhile.
         known = None if torch.is_grad_enabled() else features.remembered.get(key)
         if known is None:

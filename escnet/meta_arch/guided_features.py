@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from escnet.layers.clip_image_encoder import ClipFeatures
@@ -36,6 +35,6 @@ class GuidedFeatures:
 
     def of_image(self, index: int) -> GuidedFeatures:
         """One image."""
-        rows = torch.tensor([index], device=self.vision.device)
+        rows = slice(index, index + 1)
         clip = ClipFeatures(self.clip.dense[rows], [], None if self.clip.pooled is None else self.clip.pooled[rows])
         return GuidedFeatures(self.state.of_images(rows), clip, self.vision[rows], given=self.given)

@@ -159,6 +159,26 @@ def test_both_heads_wait_for_the_number_of_words_alone(precision: str) -> None:
     assert masks.device.type == "cuda" and masks.dtype == torch.float
 
 
+GUIDED = ("MODEL.SAM.WEIGHTS", "", "MODEL.GUIDED.CHECKPOINT", "False")
+
+
+@pytest.mark.parametrize(
+    "opts", [(), ("MODEL.GUIDED.MAX_WORDS", "3", "MODEL.GUIDED.WORD_CHUNK", "2", "MODEL.GUIDED.POINT_DRAWS", "2")]
+)
+def test_clip_guided_sam_takes_its_random_numbers_from_the_host_alone(opts: tuple[str, ...], precision: str) -> None:
+    """segment_anything's prompt encoder looks which points are none, which the device alone knows."""
+    model = make_model("ClipGuidedSam", "MODEL.PRECISION", precision, *GUIDED, *opts)
+    with on_fake_cuda(model, dynamic=True), torch.no_grad():
+        features = model.encode(image())
+        with CopiesFromTheHost() as copies:
+            segmented = model.segment(features, WORDS)
+        masks = model.word_masks(features, WORDS, (60, 80))
+        prompts = Prompts.from_boxes(torch.empty(6, 4, device="cuda"))
+        prompted = model.masks(features, prompts, WORDS)
+    assert {shape[-1] for shape in copies.shapes} <= {5}  # K random numbers
+    assert segmented.logits.device.type == masks.device.type == prompted.logits.device.type == "cuda"
+
+
 @pytest.mark.parametrize(
     "opts",
     [
