@@ -31,6 +31,7 @@ from escnet.predictor import Segmenter
 from escnet.pretrained.clip import build_clip
 from escnet.pretrained.sam import build_sam
 from escnet.training.optimizer import parameter_groups
+from escnet.training.tasks.build import build_trainer
 from escnet.training.tasks.segmentation import segmentation_trainer
 from escnet.training.trainer import Trainer
 
@@ -98,6 +99,15 @@ def test_losses_of_esc_net(world: Path, tmp_path: Path) -> None:
     }
     cfg = load_config(MOJISCENES, [word for pair in options.items() for word in pair])
     assert_losses(losses_of(segmentation_trainer(cfg)), "esc_net_losses")
+
+
+@pytest.mark.slow
+def test_losses_of_clip_guided_sam(world: Path, tmp_path: Path) -> None:
+    options = ["SOLVER.MAX_ITER", "20", "DATALOADER.NUM_WORKERS", "0", "DATASETS.TEST", "()", "MODEL.DEVICE", "cpu"]
+    # Without thresholds, on either side of which two processors may find themselves.
+    options += ["PROMPTABLE.PROMPTS", "boxes", "MODEL.GUIDED.MASK_PROMPT", "False", "OUTPUT_DIR", str(tmp_path)]
+    cfg = load_config(CONFIGS / "mojiscenes/clip_guided_sam.yaml", options)
+    assert_losses(losses_of(build_trainer(cfg)), "clip_guided_sam_losses")
 
 
 @pytest.mark.slow

@@ -23,8 +23,10 @@ from escnet.meta_arch.interfaces import AskedWords, Prompts
 from escnet.meta_arch.mask_scores import MaskScores
 from escnet.meta_arch.sam import PromptableSam
 from escnet.meta_arch.text_prompting import TextPrompting
+from escnet.predictor import Segmenter
+from escnet.pretrained.files import WeightsError
 from escnet.pretrained.sam import build_sam
-from escnet.vocabulary import Vocabulary
+from escnet.vocabulary import Vocabulary, VocabularyError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 WORDS = Vocabulary(["cat", "grass, lawn", "car"])
@@ -392,3 +394,23 @@ def test_questions_that_make_no_sense_are_refused() -> None:
         model.masks(features, prompts(2), WORDS)
     with pytest.raises(TypeError, match="set TASK to promptable"):
         model.train()([{"image": make_images()[0], "sem_seg": torch.zeros(60, 80).long(), "vocabulary": WORDS}])
+
+
+def test_a_checkpoint_of_another_sam_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "other.pth"
+    torch.save({"model": make_model().state_dict()}, path)
+    options = [*TINY, "MODEL.GUIDED.BOTTLENECK", "0.5"]
+    with pytest.raises(WeightsError, match=r"encoder\.plain\.0\.down.*Use the configuration it was trained with"):
+        Segmenter.from_config(CONFIGS / "mojiscenes/clip_guided_sam.yaml", path, options)
+    sam = tmp_path / "sam.pth"
+    torch.save(build_sam("mini").state_dict(), sam)
+    with pytest.raises(WeightsError, match=r"sam\.pth.*image_encoder"):
+        make_model("MODEL.SAM.NAME", "moji", "MODEL.SAM.WEIGHTS", str(sam))
+
+
+def test_words_that_cannot_be_used_are_refused() -> None:
+    model = make_model()
+    with pytest.raises(VocabularyError, match=r"is too long: .* tokens, and the text encoder takes 77"):
+        model.segment(model.encode(make_images()), Vocabulary(["cat", "very " * 80 + "long"]))
+    with pytest.raises(VocabularyError, match="the vocabulary is empty"):
+        Segmenter(model)(make_images()[0], [])
