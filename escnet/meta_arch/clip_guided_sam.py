@@ -16,10 +16,9 @@ from torch.nn import functional as F
 from escnet.layers.class_choice import highest, regional_shares, take_classes
 from escnet.layers.clip_image_encoder import ClipImageEncoder
 from escnet.layers.clip_text_encoder import ClipTextEncoder
-from escnet.layers.correlation import correlation_maps, mean_of_neighbours
+from escnet.layers.correlation import correlation_maps
 from escnet.layers.guided_image_encoder import GuidedImageEncoder
 from escnet.layers.pixels import PixelNormalisation
-from escnet.layers.semantic_adapter import WordSignals
 from escnet.layers.similarity_prompts import SimilarityPrompter
 from escnet.meta_arch.clip_guided_sam_parts import GuidedParts, build_parts
 from escnet.meta_arch.dense_clip import CLIP_KEYS
@@ -201,7 +200,7 @@ class ClipGuidedSam(SegmentingModel, PromptableModel):
         if prompts is None and words is None:
             raise ValueError("there are neither prompts nor words; give at least one of them")
         with self.autocast():
-            embedding, similarity = self._embed(features, prompts, words)
+            embedding, similarity = self.embed(features, words, prompts)
             if prompts is None:
                 numbers = self.prompting.random_numbers(len(similarity), self.training)
                 return self.prompting.ask(self, embedding, similarity, self.input_size, numbers, multimask)
@@ -271,49 +270,50 @@ class ClipGuidedSam(SegmentingModel, PromptableModel):
         """
         return sam_of_word(self, word)
 
-    def embed(self, features: GuidedFeatures, words: Vocabulary | None) -> tuple[Tensor, Tensor | None]:
-        """SAM's image embedding (P,C,h,w) of an image for each word, and the word's similarity (P,h,w) with it."""
-        return self._embed(features, None, words)
-
     def learning_parts(self, cfg: Any) -> list[LearningPart]:
         """CLIP learns more slowly than what is SAM's."""
         return [LearningPart("CLIP image encoder", r"clip_image\.", cfg.SOLVER.CLIP_MULTIPLIER)]
 
-    def _embed(
-        self, features: GuidedFeatures, prompts: Prompts | None, words: Vocabulary | AskedWords | None
+    def embed(
+        self, features: GuidedFeatures, words: Vocabulary | AskedWords | None, prompts: Prompts | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """SAM's image embedding (P,C,h,w) for each word, and the word's similarity (P,h,w) with the image."""
+        """SAM's image embedding (P,C,h,w) for each word, and the word's similarity (P,h,w) with the image.
+
+        Of the last words they are remembered, so that further prompts of them cost no pass of the encoder.
+
+        Args:
+            features: of P images, or of one for all.
+            words: one for all, or P; None for SAM's embedding (B,C,h,w) or (P,C,h,w) without a word.
+            prompts: whose number is P, where neither images nor words say it.
+
+        Raises:
+            ValueError: there are other numbers of words than of images or prompts.
+        """
         images, device = features.rows, features.vision.device
         if words is None:
-            known = None if torch.is_grad_enabled() else features.remembered.get("")
-            embedding = self.encoder.finish(features.state, None) if known is None else known[0]
-            features.remembered[""] = embedding, None
+            (embedding,) = features.remember("", lambda: (self.encoder.finish(features.state, None),))
             return (embedding if images is None else embedding[images]), None
         counts = [len(x) for x in (images, prompts and prompts.labels) if x is not None]
-        asked = AskedWords.of(words, counts[0] if counts else len(words.rows))
-        if images is None:
-            number = len(features.vision)
-            images = torch.zeros_like(asked.rows) if number == 1 else torch.arange(number)
-        key = words if asked is not words else (asked.vocabulary, tuple(asked.rows.tolist()))
-        # Read once: another thread may ask for other words meanwhile.
-        known = None if torch.is_grad_enabled() else features.remembered.get(key)
-        if known is None:
-            text = self.clip_text.encode(asked.vocabulary)[asked.rows.to(device)]
-            signals = self._signals(features.vision, text, images.to(device))
-            known = self.encoder.finish(features.state, signals), signals.similarity
-            features.remembered.clear()
-            features.remembered[key] = known
-        return known
+        count = counts[0] if counts else len(words.rows)
+        asked = AskedWords.of(words, count)
+        number = len(features.vision)
+        is_one = number == 1 and asked is not words and len(words.rows) == 1
+        rows = asked.rows[:1] if is_one else asked.rows
+        if number == 1:
+            images = torch.zeros_like(rows)
+        elif images is None:
+            images = torch.arange(number)
 
-    def _signals(self, vision: Tensor, text: Tensor, images: Tensor) -> WordSignals:
-        """Of words (P,D) in the images (P,)."""
-        if len(vision) == 1:
-            similarity = torch.einsum("pd,dhw->phw", text, vision[0])
-        else:
-            similarity = torch.einsum("pd,pdhw->phw", text, vision[images])
-        if self.smoothing > 1:
-            similarity = mean_of_neighbours(similarity[:, None], self.smoothing)[:, 0]
-        return WordSignals(text, similarity, images)
+        def hear() -> tuple[Tensor, Tensor]:
+            text = self.clip_text.encode(asked.vocabulary)[rows.to(device)]
+            signals = features.signals(text, images.to(device), self.smoothing)
+            return self.encoder.finish(features.state, signals), signals.similarity
+
+        key = words if asked is not words else (asked.vocabulary, tuple(rows.tolist()))
+        embedding, similarity = features.remember(key, hear)
+        if is_one:
+            return embedding.expand(count, -1, -1, -1), similarity.expand(count, -1, -1)
+        return embedding, similarity
 
     def _draw(
         self, image: GuidedFeatures, text: Tensor, rows: Tensor
@@ -326,7 +326,7 @@ class ClipGuidedSam(SegmentingModel, PromptableModel):
         numbers = self.prompting.random_numbers(0, False)
         for places in torch.arange(len(rows), device=text.device).split(self.word_chunk or max(len(rows), 1)):
             of_chunk = rows.to(text.device)[places]
-            signals = self._signals(image.vision, text[of_chunk], torch.zeros_like(places))
+            signals = image.signals(text[of_chunk], torch.zeros_like(places), self.smoothing)
             embedding = self.encoder.finish(image.state, signals)
             answer = self.prompting.ask(self, embedding, signals.similarity, self.input_size, numbers)
             is_given = torch.zeros_like(places, dtype=torch.bool)

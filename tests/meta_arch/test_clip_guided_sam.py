@@ -142,7 +142,7 @@ def test_a_word_alone_is_asked_by_points_and_a_mask_read_off_its_similarity() ->
 
 def replace_state(model: ClipGuidedSam, features: object, embedding: Tensor) -> object:
     """Features whose embedding without words is the one given."""
-    return replace(features, remembered={"": (embedding, None)})
+    return replace(features, remembered={"": (embedding,)})
 
 
 @torch.no_grad()
@@ -223,6 +223,20 @@ def test_words_of_several_images_are_answered_each_by_its_own() -> None:
             word = Vocabulary([WORDS.names[row]])
             alone = model.masks(model.encode(images[owner]), own, word)
             torch.testing.assert_close(answer.logits[number], alone.logits[0], atol=1e-3, rtol=1e-3)
+
+
+@torch.no_grad()
+def test_one_word_is_heard_once_for_any_number_of_prompts() -> None:
+    model, image, word = make_model(learned=True), make_images(), Vocabulary(["cat"])
+    features, passes = model.encode(image), []
+    model.encoder.encoder.neck.register_forward_hook(lambda *_: passes.append(1))
+    one, three = model.masks(features, prompts(1), word), model.masks(features, prompts(3), word)
+    again = model.masks(features, prompts(1), word)
+    assert len(passes) == 1
+    assert torch.equal(one.logits, again.logits)
+    for number in range(3):
+        alone = model.masks(model.encode(image), prompts_of(prompts(3), number), word)
+        torch.testing.assert_close(three.logits[number], alone.logits[0], atol=1e-4, rtol=1e-3)
 
 
 def prompts_of(given: Prompts, number: int) -> Prompts:
