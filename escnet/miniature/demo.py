@@ -26,11 +26,14 @@ from escnet.training.tasks.segmentation import segmentation_trainer
 NAME = "ESC-Net"
 BENCHMARKS = ("mojiscenes_val_base", "mojiscenes_val_novel")
 LARGE_VOCABULARY = "mojiscenes_val_847"
-# A row beside those of ESC-Net and the baselines: name, configuration, keys.
+# Rows beside those of ESC-Net and the baselines: name, configuration, keys.
 COMPARED = (
-    "SAM-CLIP, both heads",
-    "configs/mojiscenes/sam_clip.yaml",
-    ("MODEL.WEIGHTS", "shipped:sam_clip", "MODEL.SAM_CLIP.LABEL_MAP", "both", "MODEL.CLIP.SMOOTHING", "3"),
+    (
+        "SAM-CLIP, both heads",
+        "configs/mojiscenes/sam_clip.yaml",
+        ("MODEL.WEIGHTS", "shipped:sam_clip", "MODEL.SAM_CLIP.LABEL_MAP", "both", "MODEL.CLIP.SMOOTHING", "3"),
+    ),
+    ("CLIP-Guided SAM", "configs/mojiscenes/clip_guided_sam.yaml", ("MODEL.WEIGHTS", "shipped:clip_guided_sam")),
 )
 
 
@@ -87,11 +90,13 @@ def run_demo(task: DemoTask, say: Callable[[str], None]) -> Path:
         trainer.resume_or_load(resume=True)
         trainer.train()
         cfg.MODEL.WEIGHTS = str(Path(cfg.OUTPUT_DIR) / "model_final.pth")
-        say("3/4  evaluating it, two training-free baselines and SAM-CLIP on its own words, on others, and on 847")
+        say("3/4  evaluating it, two baselines and two other systems on its own words, on others, and on 847")
         datasets = (*BENCHMARKS, f"{LARGE_VOCABULARY}[:{task.large_limit}]")
         evaluation = task.output / "evaluation"
-        compared, config_file, keys = COMPARED
-        others = ((compared, load_config(config_file, [*keys, "MODEL.DEVICE", cfg.MODEL.DEVICE])),)
+        others = tuple(
+            (name, load_config(config_file, [*keys, "MODEL.DEVICE", cfg.MODEL.DEVICE]))
+            for name, config_file, keys in COMPARED
+        )
         table = evaluate_zero_shot(cfg, ZeroShotTask(datasets, evaluation, NAME, baselines=True, others=others))
         say(f"\n{table}\n")
         say("4/4  drawing the page")

@@ -39,7 +39,8 @@ def test_the_demo_from_nothing_to_the_page(
     assert os.environ["DETECTRON2_DATASETS"] == before
     html = page.read_text(encoding="utf-8")
     assert page == output / "index.html"
-    for name in ("ESC-Net", "DenseClip", "ClipThenSam", "SAM-CLIP, both heads", "CC BY-SA 4.0", "3 iterations"):
+    systems = ("ESC-Net", "DenseClip", "ClipThenSam", "SAM-CLIP, both heads", "CLIP-Guided SAM")
+    for name in (*systems, "CC BY-SA 4.0", "3 iterations"):
         assert name in html
     assert len(re.findall(r'src="data:image/png;base64,', html)) == 2
     assert not re.search(r"(src|href)=\"(?!data:)", html)

@@ -1,4 +1,4 @@
-"""The ESC-Nets that ship, end to end: pictures are drawn, read, segmented and scored, and the score is the card's."""
+"""The models that ship and learned from label maps, end to end: pictures are drawn, read, segmented and scored, and the score is the card's."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ NOVEL = "mojiscenes_val_novel"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "config"), [("esc_net", "escnet"), ("esc_net_sam_clip", "escnet_sam_clip")])
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [("esc_net", "escnet"), ("esc_net_sam_clip", "escnet_sam_clip"), ("clip_guided_sam", "clip_guided_sam")],
+)
 def test_the_score_on_novel_classes_is_that_of_the_card(
     name: str, config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -38,5 +41,5 @@ def test_the_score_on_novel_classes_is_that_of_the_card(
 
 
 def test_the_files_are_small() -> None:
-    names = ("clip", "sam", "sam_clip", "esc_net", "esc_net_sam_clip")
+    names = ("clip", "sam", "sam_clip", "esc_net", "esc_net_sam_clip", "clip_guided_sam")
     assert sum(shipped_weights(name).stat().st_size for name in names) < 35e6
