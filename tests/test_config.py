@@ -28,7 +28,7 @@ CONFIGS = [path for path in FILES if path.parent.name != "comparison"]
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_shipped_configurations_load(path):
     cfg = load_config(path)
-    assert cfg.MODEL.META_ARCHITECTURE in ("ESCNet", "DenseClip", "ClipThenSam", "SamClip")
+    assert cfg.MODEL.META_ARCHITECTURE in ("ESCNet", "DenseClip", "ClipThenSam", "SamClip", "ClipGuidedSam")
     assert cfg.INPUT.FORMAT == "RGB"
 
 
@@ -46,13 +46,16 @@ def test_every_key_is_explained():
     keys, unexplained = [], []
     for before, line in itertools.pairwise(lines):
         key = re.match(
-            r"cfg\.((?:(?:MODEL|TEST)\.(?:CLIP|SAM|SAM_CLIP|ESC|SLIDING)|DISTILL(?:\.\w+)?)\.\w+) = (?!CN)", line
+            r"cfg\.((?:(?:MODEL|TEST)\.(?:CLIP|SAM|SAM_CLIP|GUIDED|ESC|SLIDING)|DISTILL(?:\.\w+)?|PROMPTABLE|LABELLED)"
+            r"\.\w+) = (?!CN)",
+            line,
         )
         # A comment may explain the keys that follow it without a gap.
         keys += [key.group(1)] if key else []
         if key and not before.startswith(("#", "cfg.")):
             unexplained.append(key.group(1))
     assert {"MODEL.ESC.ALPHA", "MODEL.SAM_CLIP.SCORE", "DISTILL.BALANCE", "DISTILL.SAM.WEIGHT"} < set(keys)
+    assert {"MODEL.GUIDED.SIGNALS", "PROMPTABLE.NEGATIVES", "LABELLED.IMAGES"} < set(keys)
     assert unexplained == []
 
 

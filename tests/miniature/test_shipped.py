@@ -1,4 +1,4 @@
-"""The models that ship and learned from label maps, end to end: pictures are drawn, read, segmented and scored, and the score is the card's."""
+"""The models that ship and learned from label maps, end to end: the score on drawn pictures is the card's."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def test_pretrain_clip_writes_weights_that_load(
     assert script.main(["--output", str(path), "--seed", "3", *small]) == 0
     card = read_card(path)
     assert (card["recipe"]["seed"], card["recipe"]["steps"]) == (3, 2)
-    assert set(card["figures"]) == {"value", "qq", "kk", "qk"}
+    assert set(card["figures"]) == {"value", "qq", "kk", "vv", "qk"}
     assert 0 <= card["figures"]["value"]["zero_shot"] <= 1
     model, _ = build_clip("escnet-moji", path)
     assert model.visual.positional_embedding.shape == (1 + 6 * 6, 192)
@@ -93,7 +93,7 @@ class _Here(ThreadPoolExecutor):
         super().__init__(1)
 
 
-@pytest.mark.parametrize("name", ["ablation", "sam_clip"])
+@pytest.mark.parametrize("name", ["ablation", "sam_clip", "clip_guided_sam"])
 @pytest.mark.parametrize(
     ("error", "code", "told"),
     [
@@ -117,7 +117,7 @@ def test_an_experiment_that_fails_is_told_in_a_line(
 
     monkeypatch.setattr("escnet.miniature.experiments.run_table", fails)
     monkeypatch.setattr("escnet.miniature.sam_clip_tables.run_question", fails)
-    question = {"ablation": "sam_block", "sam_clip": "headline"}[name]
+    question = {"ablation": "sam_block", "sam_clip": "headline", "clip_guided_sam": "signals"}[name]
     assert load_script(f"tools/miniature/{name}.py").main([question, "--output", str(tmp_path)]) == code
     lines = [line for line in capsys.readouterr().err.splitlines() if line]
     assert len(lines) == 1 and lines[0].startswith(f"{name}: ") and told in lines[0]
