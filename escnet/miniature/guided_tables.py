@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from escnet.miniature.experiments import Options, Table, Variant
 
 CONFIG = "configs/mojiscenes/clip_guided_sam.yaml"
@@ -12,6 +14,10 @@ POINTS = tuple(f"{split}@oracle-points" for split in SPLITS)
 BOXES = tuple(f"{split}@oracle-box" for split in SPLITS)
 # What nothing of CLIP is trained by, where neither its features nor similarities enter.
 _CLIP_FROZEN = ("MODEL.CLIP.TRAIN", "none")
+
+
+# Every table says how many numbers each row trains.
+_table = partial(Table, shows_parameters=True)
 
 
 def few(images: int) -> Options:
@@ -37,7 +43,7 @@ METHODS: dict[str, Options] = {
     "decoder alone": ("MODEL.GUIDED.ADAPTERS", "()", *_CLIP_FROZEN),
 }
 _TEXT, _VISION, _SIMILARITY = "text", "vision", "similarity"
-SIGNALS = Table(
+SIGNALS = _table(
     "signals",
     "Which of CLIP's signals (paper, VOC 1/16, oracle: none 67.1, T 67.2, V 68.8, S 77.5, T+V 69.5, all 78.3)?",
     tuple(
@@ -54,14 +60,12 @@ SIGNALS = Table(
         )
     ),
     (*ORDINARY, *ORACLE),
-    shows_parameters=True,
 )
-PROMPTS = Table(
+PROMPTS = _table(
     "prompts",
     "Prompts in training (rows) and in use (columns; paper, VOC 1/16: CLIP/CLIP 78.3, truth/CLIP 69.8)?",
     tuple(Variant(kind, (*few(64), "PROMPTABLE.PROMPTS", kind)) for kind in ("text", "points", "boxes", "mixed")),
     (*ORACLE, *POINTS, *BOXES),
-    shows_parameters=True,
 )
 _PUBLISHED = {
     "scale 1/2": ("MODEL.GUIDED.SCALE", "0.5"),
@@ -70,7 +74,7 @@ _PUBLISHED = {
     "norm over the tokens": ("MODEL.GUIDED.NORM", "cells"),
     "SAM's pixels": ("MODEL.GUIDED.CLIP_PIXELS", "sam"),
 }
-PUBLISHED = Table(
+PUBLISHED = _table(
     "published",
     "The paper's constants, or those of its published code?",
     (
@@ -80,7 +84,7 @@ PUBLISHED = Table(
     ),
     (*ORDINARY, *ORACLE),
 )
-NEGATIVES = Table(
+NEGATIVES = _table(
     "negatives",
     "What share of the words that are asked for in training is absent (paper: none; with some, the IoU is learned)?",
     tuple(
@@ -94,7 +98,7 @@ NEGATIVES = Table(
     ),
     (*ORDINARY, *ORACLE),
 )
-PRESENCE = Table(
+PRESENCE = _table(
     "presence",
     "What says that a word is there, and what say has CLIP's own map?",
     tuple(
@@ -114,7 +118,7 @@ PRESENCE = Table(
     ),
     ORDINARY,
 )
-CLIP = Table(
+CLIP = _table(
     "clip",
     "Which dense features of CLIP, and is it trained (paper, VOC 1/16: plain 72.8, frozen 73.7, trained 78.3)?",
     (
@@ -126,9 +130,8 @@ CLIP = Table(
         Variant("trained, 1/500 of the rate", (*few(64), "SOLVER.CLIP_MULTIPLIER", "0.002")),
     ),
     (*ORDINARY, *ORACLE),
-    shows_parameters=True,
 )
-BLOCKS = Table(
+BLOCKS = _table(
     "blocks",
     "Which blocks do words enter (of four)?",
     tuple(
@@ -136,9 +139,8 @@ BLOCKS = Table(
         for name, blocks in (("all", "()"), ("last two", "(-2, -1)"), ("last one", "(-1,)"), ("first two", "(0, 1)"))
     ),
     (*ORDINARY, *ORACLE),
-    shows_parameters=True,
 )
-LOSS = Table(
+LOSS = _table(
     "mask_loss",
     "Which loss (paper, VOC 1/16: BCE 76.1, BCE+Dice 77.7, BCE+IoU 78.1, Dice+IoU 76.8, all 78.3)?",
     tuple(
@@ -160,7 +162,7 @@ LOSS = Table(
     ),
     (*ORDINARY, *ORACLE),
 )
-POINTS_OF_WORDS = Table(
+POINTS_OF_WORDS = _table(
     "points",
     "How is a word alone asked for (paper, VOC 1/16: without the mask prompt 77.6 for 78.3)?",
     (

@@ -428,3 +428,17 @@ def test_words_that_cannot_be_used_are_refused() -> None:
         model.segment(model.encode(make_images()), Vocabulary(["cat", "very " * 80 + "long"]))
     with pytest.raises(VocabularyError, match="the vocabulary is empty"):
         Segmenter(model)(make_images()[0], [])
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_at_full_size_it_starts_as_sam_to_the_bit() -> None:
+    options = [*RANDOM, "MODEL.GUIDED.BLOCKS", "(-2, -1)"]
+    model = ClipGuidedSam(load_config(CONFIGS / "clip_guided_sam/paper.yaml", options)).eval()
+    sam = build_sam("vit_b").eval()
+    sam.image_encoder.load_state_dict(model.encoder.encoder.state_dict())
+    image = make_images(size=(480, 640))
+    features = model.encode(image)
+    embedding, similarity = model.embed(features, Vocabulary(["cat"]))
+    assert torch.equal(embedding, PromptableSam(sam).encode(image))
+    assert similarity.shape == (1, 32, 32)
