@@ -277,7 +277,7 @@ def _add_labelled(cfg: CN) -> None:
     # Training on few labelled images of DATASETS.TRAIN: so many (1 or more), or such a share of them (below 1; 0: all).
     cfg.LABELLED = CN()
     cfg.LABELLED.IMAGES = 0.0
-    # Which ones; the list is written to OUTPUT_DIR/labelled.json.
+    # Which ones (-1: as SEED says); the list is written to OUTPUT_DIR/labelled.json.
     cfg.LABELLED.SEED = 0
     # Share of them that is kept from training, to choose among the weights of the training (0: none, the last are
     # taken), and how often they are looked at, in iterations.

@@ -51,7 +51,7 @@ def labelled_split(cfg: CfgNode, records: Sequence[Record] | None = None) -> Lab
     """
     if records is None:
         records = [record for name in cfg.DATASETS.TRAIN for record in dataset_records(name)]
-    return choose_labelled(records, cfg.LABELLED.IMAGES, cfg.LABELLED.SEED, cfg.LABELLED.VALIDATION)
+    return choose_labelled(records, cfg.LABELLED.IMAGES, _seed(cfg), cfg.LABELLED.VALIDATION)
 
 
 def choose_labelled(
@@ -115,7 +115,7 @@ def write_labelled(cfg: CfgNode, split: LabelledSplit) -> None:
     if not uses_labelled(cfg):
         path.unlink(missing_ok=True)
         return
-    contents = {"datasets": list(cfg.DATASETS.TRAIN), "seed": cfg.LABELLED.SEED} | _ids(split)
+    contents = {"datasets": list(cfg.DATASETS.TRAIN), "seed": _seed(cfg)} | _ids(split)
     logger.info(f"{len(split.training)} labelled images are trained on, {len(split.validation)} are held out: {path}")
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(contents, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -129,7 +129,7 @@ def check_labelled(cfg: CfgNode, split: LabelledSplit) -> None:
     """
     path = Path(cfg.OUTPUT_DIR) / LABELLED_FILE
     remedy = "set DATASETS.TRAIN and LABELLED as in the config.yaml beside it, or begin a new run without --resume"
-    asked = f"LABELLED.IMAGES {cfg.LABELLED.IMAGES}, SEED {cfg.LABELLED.SEED} and VALIDATION {cfg.LABELLED.VALIDATION}"
+    asked = f"LABELLED.IMAGES {cfg.LABELLED.IMAGES}, SEED {_seed(cfg)} and VALIDATION {cfg.LABELLED.VALIDATION}"
     if not path.exists():
         if uses_labelled(cfg):
             raise DatasetError(
@@ -140,6 +140,11 @@ def check_labelled(cfg: CfgNode, split: LabelledSplit) -> None:
     contents = read_json_object(path, "ids of labelled images")
     if not uses_labelled(cfg) or {part: contents.get(part) for part in ("training", "validation")} != _ids(split):
         raise DatasetError(f"{path}: the run in this folder has other labelled images than {asked} choose; {remedy}")
+
+
+def _seed(cfg: CfgNode) -> int:
+    """Which images are chosen: LABELLED.SEED, or SEED where that is -1."""
+    return cfg.SEED if cfg.LABELLED.SEED < 0 else cfg.LABELLED.SEED
 
 
 def _key(record: Record) -> _Key:

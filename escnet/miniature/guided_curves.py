@@ -28,7 +28,8 @@ def _named(method: str, count: int) -> str:
 
 def _over_counts(methods: dict[str, Options], config_file: str | None = None) -> tuple[Variant, ...]:
     return tuple(
-        Variant(_named(method, count), (*few(count), *options), config_file=config_file)
+        # Other pictures with each seed: of few it matters which.
+        Variant(_named(method, count), (*few(count), "LABELLED.SEED", "-1", *options), config_file=config_file)
         for method, options in methods.items()
         for count in COUNTS
     )

@@ -119,6 +119,17 @@ def test_a_config_names_datasets_and_numbers(cfg: CfgNode) -> None:
     assert labelled_split(cfg, dataset_records("camvid_train")) == split
 
 
+def test_the_choice_may_go_with_the_seed_of_the_training(cfg: CfgNode) -> None:
+    cfg.LABELLED.IMAGES, chosen = 2.0, {}
+    for own, seed in ((-1, 1), (-1, 2), (1, 2), (-1, 1)):
+        cfg.LABELLED.SEED, cfg.SEED = own, seed
+        chosen[own, seed] = ids(labelled_split(cfg).training)
+    assert chosen[-1, 1] == chosen[1, 2] != chosen[-1, 2]
+    cfg.LABELLED.SEED, cfg.SEED = -1, 7
+    write_labelled(cfg, labelled_split(cfg))
+    assert json.loads((Path(cfg.OUTPUT_DIR) / "labelled.json").read_text())["seed"] == 7
+
+
 def test_the_file_holds_the_ids(cfg: CfgNode) -> None:
     cfg.LABELLED.IMAGES, cfg.LABELLED.SEED, cfg.LABELLED.VALIDATION = 3.0, 4, 0.34
     split = labelled_split(cfg)
