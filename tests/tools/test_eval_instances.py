@@ -109,6 +109,9 @@ def test_a_detectors_boxes_for_a_merged_model(run: Callable[..., int], world: Pa
     merged = ("MODEL.META_ARCHITECTURE", "SamClip", "MODEL.SAM_CLIP.IMAGE_SIZE", "(128, 128)")
     assert run(*boxes, "--restart", keys=merged) == 0
     assert scores(tmp_path) == pytest.approx(found, abs=1e-3)
+    # And so does a SAM whose adapters have learned nothing.
+    assert run(*boxes, "--restart", keys=("MODEL.META_ARCHITECTURE", "ClipGuidedSam")) == 0
+    assert scores(tmp_path) == pytest.approx(found, abs=1e-6)
 
 
 def test_a_call_that_ended_before_its_first_result_binds_nobody(
@@ -131,7 +134,7 @@ def test_a_call_that_ended_before_its_first_result_binds_nobody(
 
 def test_a_model_that_cannot_is_refused(run: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     assert run() == 2
-    expected = "ESCNet cannot draw masks from boxes; take MODEL.META_ARCHITECTURE SamClip, or --system sam"
+    expected = "ESCNet cannot draw masks from boxes; take MODEL.META_ARCHITECTURE ClipGuidedSam or SamClip, or --system sam"
     assert capsys.readouterr().err == f"eval_instances.py: {expected}\n"
 
 
