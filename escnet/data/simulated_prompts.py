@@ -11,6 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import masks_to_boxes
 
+# SAM's own noise of boxes, as a share of their sides, and its limit, as a share of the input's side.
+BOX_NOISE, BOX_LIMIT = 0.1, 20 / 1024
+
 
 def random_clicks(predicted: Tensor, targets: Tensor, side: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Click anywhere in the error region; on the object where nothing is wrong.

@@ -21,6 +21,7 @@ from escnet.data.shards.decoding import Augmentation
 from escnet.data.shards.embeddings import check_embeddings, told
 from escnet.data.shards.index import Shard, find_shards
 from escnet.data.shards.schedule import BatchSchedule
+from escnet.data.simulated_prompts import BOX_LIMIT
 from escnet.evaluation.runs.conditions import weights_sha256
 from escnet.meta_arch.clip import ClassifyingClip, clip_image_encoder
 from escnet.meta_arch.image_size import fitting_size
@@ -158,8 +159,7 @@ def _sam_teacher(cfg: CfgNode) -> SamTeacher:
         mask_size=sam.mask_size[0],
         **_sharing(cfg),
     )
-    # SAM's own limit of a box's noise, as a share of its input.
-    prompting = Prompting(rounds=own.ROUNDS, box_limit=20 / 1024 * sam.input_size, focal_weight=own.FOCAL_WEIGHT)
+    prompting = Prompting(rounds=own.ROUNDS, box_limit=BOX_LIMIT * sam.input_size, focal_weight=own.FOCAL_WEIGHT)
     return SamTeacher(
         stream,
         sam,

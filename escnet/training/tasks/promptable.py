@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from escnet.data.simulated_prompts import loose_boxes, random_clicks, shrink_masks
+from escnet.data.simulated_prompts import BOX_NOISE, loose_boxes, random_clicks, shrink_masks
 from escnet.losses.masks import prediction_loss
 from escnet.meta_arch.interfaces import MaskPrediction, PromptableModel, Prompts
 from escnet.training.tasks.interface import SequentialTask
@@ -30,7 +30,7 @@ class Prompting:
     """
 
     rounds: int = 5
-    box_noise: float = 0.1
+    box_noise: float = BOX_NOISE
     box_limit: float = 20.0
     focal_weight: float = 20.0
     focal_alpha: float = 0.75

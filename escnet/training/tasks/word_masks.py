@@ -16,7 +16,7 @@ from detectron2.utils import comm
 from torch import Tensor
 
 from escnet.data.labelled import LabelledSplit, labelled_split
-from escnet.data.simulated_prompts import loose_boxes, shrink_masks
+from escnet.data.simulated_prompts import BOX_LIMIT, BOX_NOISE, loose_boxes, shrink_masks
 from escnet.evaluation.held_out import held_out_miou
 from escnet.evaluation.protocols import Protocol
 from escnet.ignore_label import IGNORE_LABEL
@@ -30,8 +30,6 @@ from escnet.vocabulary import Vocabulary
 
 KINDS = ("text", "points", "boxes")
 PROMPTS = (*KINDS, "mixed")
-# SAM's own noise of boxes: a share of their sides, and its limit as a share of the input.
-_BOX_NOISE, _BOX_LIMIT = 0.1, 20 / 1024
 
 
 @dataclass(frozen=True)
@@ -240,5 +238,5 @@ def draw_prompts(question: Question, prompting: WordPrompting, side: int) -> Ite
             points = (drawn.cells + 0.5) * (side / torch.tensor([width, height])) - 0.5
             yield index, Prompts(points, drawn.labels)
         else:
-            boxes = loose_boxes(targets, side, _BOX_NOISE, _BOX_LIMIT * side, torch.default_generator)
+            boxes = loose_boxes(targets, side, BOX_NOISE, BOX_LIMIT * side, torch.default_generator)
             yield index, Prompts.from_boxes(boxes)
