@@ -201,7 +201,7 @@ def write_up(table: Table, config_file: str, output: Path, seeds: Sequence[int],
         lines.append([variant.name, *cells, *costs[variant]])
     headers = [
         table.name,
-        *(_heading(key) for key in table.datasets),
+        *(column_heading(key) for key in table.datasets),
         *(["trained parameters"] if table.shows_parameters else []),
         "s/iteration",
         "ms/image",
@@ -214,7 +214,7 @@ def _changes_nothing(variant: Variant, config_file: str, common: Options) -> boo
     return load_config(variant.config_file or config_file, options).dump() == load_config(config_file, common).dump()
 
 
-def _heading(key: str) -> str:
+def column_heading(key: str) -> str:
     """ "novel[:100], oracle" for a column of MojiScenes."""
     column = Column.of_key(key)
     return column.protocol.titled(column.dataset.removeprefix("mojiscenes_val_"))

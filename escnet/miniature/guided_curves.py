@@ -10,8 +10,15 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from tabulate import tabulate
 
-from escnet.evaluation.protocols import Column
-from escnet.miniature.experiments import Experiment, Options, Table, Variant, mean_and_deviation, run_experiment
+from escnet.miniature.experiments import (
+    Experiment,
+    Options,
+    Table,
+    Variant,
+    column_heading,
+    mean_and_deviation,
+    run_experiment,
+)
 from escnet.miniature.guided_tables import METHODS, ORACLE, ORDINARY, POINTS, few
 from escnet.safe_files import replacing
 
@@ -82,7 +89,7 @@ def write_up_curves(table: Table, config_file: str, output: Path, seeds: Sequenc
             result = run_experiment(_experiment(first, table, config_file, output, 0, common))[table.datasets[0]]
             trained = f"{result['parameters']:,}" if first.is_trained else "0"
             lines.append([method, trained, *(cells[count or _ALL] for count in COUNTS)])
-        headers = [_title(key), "trained parameters", *(str(count or _ALL) for count in COUNTS)]
+        headers = [column_heading(key), "trained parameters", *(str(count or _ALL) for count in COUNTS)]
         parts.append(tabulate(lines, headers=headers, tablefmt="pipe", disable_numparse=True))
     return "\n\n".join(parts)
 
@@ -106,7 +113,7 @@ def save_curves(
                 axes.errorbar(list(found), means, spread, label=method, marker="o", markersize=4)
             else:
                 axes.axhline(means[0], linestyle="--", color="#777777", label=method)
-        axes.set(title=_title(key), xlabel="labelled pictures", ylabel="mIoU, %", xscale="log")
+        axes.set(title=column_heading(key), xlabel="labelled pictures", ylabel="mIoU, %", xscale="log")
         axes.set_xticks([count or _ALL for count in COUNTS], [str(count or _ALL) for count in COUNTS])
         axes.minorticks_off()
         axes.grid(color="#dddddd", linewidth=0.8)
@@ -144,8 +151,3 @@ def _scores(
     used = seeds if variant.is_trained else (0,)
     runs = [run_experiment(_experiment(variant, table, config_file, output, seed, common)) for seed in used]
     return [100 * run[key]["miou"] for run in runs]
-
-
-def _title(key: str) -> str:
-    column = Column.of_key(key)
-    return column.protocol.titled(column.dataset.removeprefix("mojiscenes_val_"))
