@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -57,7 +56,6 @@ class EncodedImage:
     segmenter: SegmentsImages
     pixels: np.ndarray = field(repr=False)
     features: Any = field(repr=False)
-    _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False, compare=False)
 
     def __call__(
         self,
@@ -104,8 +102,7 @@ class EncodedImage:
         require_mask_drawing(self.segmenter.model, word is not None, has_prompts)
         prompts = WordPrompts(points, labels, box, mask) if has_prompts else None
         words = None if word is None else Vocabulary([word], templates=self.segmenter.templates)
-        # One after the other: a model may keep what it knows of the image and the last word.
-        with evaluating(self.segmenter.model) as model, self._lock:
+        with evaluating(self.segmenter.model) as model:
             return draw_masks(model, self.features, self.pixels.shape[:2], prompts, words, multimask)
 
     def segment(self, words: Vocabulary, given: Mapping[int, Prompts]) -> SegmentationResult:
