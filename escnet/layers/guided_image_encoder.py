@@ -194,8 +194,7 @@ class GuidedImageEncoder(nn.Module):
         block, adapter = self.encoder.blocks[number], self.semantic[str(number)]
         tokens = self._attend(number, tokens)
         normalised = block.norm2(tokens)
-        said = adapter.finish(adapter.heard(adapter.down(normalised), seen, words))
-        return tokens + (block.mlp(normalised) + self.settings.scale * said)
+        return tokens + (block.mlp(normalised) + self.settings.scale * adapter(normalised, seen, words))
 
     def _first_block(self, number: int, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """A semantic block but for its adapter: its output (B,h,w,W), and what the adapter has of it (B,h,w,r)."""

@@ -77,20 +77,8 @@ class SemanticAdapter(Adapter):
         self.text = nn.Linear(signal_dim, width) if "text" in signals else None
         self.vision = nn.Linear(signal_dim, width) if {"vision", "similarity"} & set(signals) else None
 
-    def forward(self, tokens: Tensor, vision: Tensor | None = None, words: WordSignals | None = None) -> Tensor:
-        """Adapt tokens.
-
-        Arguments:
-          tokens: (P,h,w,W) n for each word; or (B,h,w,W) for each image where no words are given.
-          vision: (B,D,h',w') V; None leaves out what comes from images alone.
-          words: P of them; None leaves out what depends on words.
-
-        Returns:
-          as `tokens`.
-        """
-        seen = None if vision is None else self.seen(vision, tuple(tokens.shape[1:3]))
-        if seen is not None and words is not None:
-            seen = seen[words.images]
+    def forward(self, tokens: Tensor, seen: Tensor | None = None, words: WordSignals | None = None) -> Tensor:
+        """Adapt tokens (P,h,w,W) n; arguments as of `heard`."""
         return self.finish(self.heard(self.down(tokens), seen, words))
 
     def seen(self, vision: Tensor, grid: tuple[int, int]) -> Tensor | None:
