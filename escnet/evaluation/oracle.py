@@ -96,14 +96,14 @@ class OracleQuestions:
         """(P, *ORACLE_SIZE) bool: the masks that a model draws from prompts of the truth."""
         device, side = next(model.parameters()).device, model.input_size
         if self._prompts == "box":
-            prompts = Prompts.from_boxes(exact_boxes(targets, side).to(device))
+            prompts = Prompts.from_boxes(exact_boxes(targets, side))
         else:
             generators = [prompt_generator(sample["image_id"], index) for index in classes]
-            points = clicks_inside(targets, side, ORACLE_POINTS, generators).to(device)
+            points = clicks_inside(targets, side, ORACLE_POINTS, generators)
             prompts = Prompts(points, points.new_ones(points.shape[:2]))
         of_image = torch.zeros(len(classes), dtype=torch.long)
         features = model.of_images(model.encode(sample["image"]), of_image)
-        logits = model.masks(features, prompts, words if model.takes_words else None).logits
+        logits = model.masks(features, prompts.to(device), words if model.takes_words else None).logits
         return F.interpolate(logits.float(), ORACLE_SIZE, mode="bilinear", align_corners=False)[:, 0] > 0
 
 

@@ -36,6 +36,11 @@ class Prompts:
         """Boxes (P, 4) without clicks."""
         return cls(boxes.new_zeros(len(boxes), 0, 2), boxes.new_zeros(len(boxes), 0), boxes)
 
+    def to(self, device: torch.device | str) -> Prompts:
+        """The same on a device."""
+        boxes, masks = (None if given is None else given.to(device) for given in (self.boxes, self.masks))
+        return Prompts(self.points.to(device), self.labels.to(device), boxes, masks)
+
     def with_clicks(self, points: Tensor, labels: Tensor) -> Prompts:
         """One click more each: (P, 2) and (P,)."""
         points = torch.cat([self.points, points[:, None]], dim=1)

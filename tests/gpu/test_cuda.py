@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 import warnings
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import distributed
+from detectron2.config import CfgNode
+from torch import Tensor, distributed
 
 from escnet.config import load_config
 from escnet.data.benchmarks import find_benchmark
+from escnet.losses.masks import MaskLossWeights
 from escnet.miniature.world.glyphs import load_glyphs
 from escnet.miniature.world.scene import Scene, compose
 from escnet.predictor import Segmenter
 from escnet.training.optimizer import build_optimizer
+from escnet.training.tasks.word_masks import KINDS, WordPrompting, draw_words, question_losses
 from escnet.vocabulary import Vocabulary
 
 DEVICE = "cuda"
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")]
 
-CONFIG = Path(__file__).parents[2] / "configs/mojiscenes/escnet.yaml"
-SYSTEMS = ("ESCNet", "DenseClip", "ClipThenSam")
+CONFIGS = Path(__file__).parents[2] / "configs/mojiscenes"
+# The configuration of each system, and the weights that ship for it.
+SYSTEMS = {
+    "ESCNet": ("escnet.yaml", "shipped:esc_net"),
+    "DenseClip": ("escnet.yaml", ""),
+    "ClipThenSam": ("escnet.yaml", ""),
+    "ClipGuidedSam": ("clip_guided_sam.yaml", "shipped:clip_guided_sam"),
+}
 WORDS = Vocabulary(find_benchmark("mojiscenes_val_novel").class_names)
 FIRST_ROW = find_benchmark("mojiscenes_val_novel").rows[0]
 
@@ -41,10 +51,14 @@ def scenes() -> tuple[Scene, ...]:
     return tuple(compose(glyphs, np.random.default_rng(seed)) for seed in range(4))
 
 
-def make_segmenter(architecture: str, device: str, precision: str = "fp32", *opts: str) -> Segmenter:
-    weights = "shipped:esc_net" if architecture == "ESCNet" else ""
+def make_config(architecture: str, device: str, precision: str = "fp32", *opts: str) -> CfgNode:
+    file, weights = SYSTEMS[architecture]
     options = ["MODEL.META_ARCHITECTURE", architecture, "MODEL.DEVICE", device, "MODEL.PRECISION", precision]
-    return Segmenter.from_config(load_config(CONFIG, [*options, "MODEL.WEIGHTS", weights, *opts]))
+    return load_config(CONFIGS / file, [*options, "MODEL.WEIGHTS", weights, *opts])
+
+
+def make_segmenter(architecture: str, device: str, precision: str = "fp32", *opts: str) -> Segmenter:
+    return Segmenter.from_config(make_config(architecture, device, precision, *opts))
 
 
 def label_maps(segmenter: Segmenter) -> np.ndarray:
@@ -69,24 +83,41 @@ def test_lower_precisions_give_nearly_the_same_labels(architecture: str, precisi
     assert (lower == full).mean() >= 0.95
 
 
+def esc_net_losses(model: torch.nn.Module) -> dict[str, Tensor]:
+    return model([
+        {
+            "image": torch.from_numpy(scene.image).permute(2, 0, 1).contiguous(),
+            "sem_seg": torch.from_numpy(scene.labels.astype(np.int64)) - FIRST_ROW,
+            "vocabulary": WORDS,
+        }
+        for scene in scenes()[:2]
+    ])  # fmt: skip
+
+
+def word_losses(prompts: str, model: torch.nn.Module) -> dict[str, Tensor]:
+    torch.manual_seed(0)
+    prompting = WordPrompting(prompts, words=2)
+    labels = torch.stack([torch.from_numpy(scene.labels.astype(np.int64)) - FIRST_ROW for scene in scenes()[:2]])
+    asked, _ = draw_words(labels, WORDS, prompting, model.mask_size)
+    images = torch.stack([torch.from_numpy(scene.image) for scene in scenes()[:2]]).permute(0, 3, 1, 2)
+    return question_losses(model, images.to(model.device), WORDS, asked, prompting, MaskLossWeights())
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_training_step_begins_with_the_loss_of_the_cpu(precision: str) -> None:
+@pytest.mark.parametrize(
+    ("architecture", "of"),
+    [("ESCNet", esc_net_losses), *(("ClipGuidedSam", partial(word_losses, kind)) for kind in KINDS)],
+)
+def test_a_training_step_begins_with_the_loss_of_the_cpu(
+    architecture: str, of: Callable[[torch.nn.Module], dict[str, Tensor]], precision: str
+) -> None:
     losses = {}
     for device in ("cpu", DEVICE):
-        options = ["MODEL.DEVICE", device, "MODEL.PRECISION", precision, "MODEL.ESC.TRAIN_CLASSES", "0"]
-        cfg = load_config(CONFIG, [*options, "MODEL.WEIGHTS", "shipped:esc_net"])
-        model = make_segmenter("ESCNet", device, precision).model.train()
+        cfg = make_config(architecture, device, precision, "MODEL.ESC.TRAIN_CLASSES", "0")
+        model = make_segmenter(architecture, device, precision).model.train()
         optimizer = build_optimizer(cfg, model)
-        batch = [
-            {
-                "image": torch.from_numpy(scene.image).permute(2, 0, 1).contiguous(),
-                "sem_seg": torch.from_numpy(scene.labels.astype(np.int64)) - FIRST_ROW,
-                "vocabulary": WORDS,
-            }
-            for scene in scenes()[:2]
-        ]
         before = [parameter.detach().clone() for parameter in model.parameters() if parameter.requires_grad]
-        losses[device] = model(batch)
+        losses[device] = of(model)
         sum(losses[device].values()).backward()
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         assert all(parameter.grad.isfinite().all() for parameter in trained if parameter.grad is not None)

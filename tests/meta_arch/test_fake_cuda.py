@@ -20,8 +20,10 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from escnet.config import load_config
+from escnet.losses.masks import MaskLossWeights
 from escnet.meta_arch import correlation_model
 from escnet.meta_arch.interfaces import Prompts, SegmentingModel
+from escnet.training.tasks.word_masks import KINDS, WordPrompting, draw_prompts, draw_words, question_losses
 from escnet.vocabulary import Vocabulary
 
 CONFIG = Path(__file__).parents[2] / "configs/camvid/escnet.yaml"
@@ -177,6 +179,22 @@ def test_clip_guided_sam_takes_its_random_numbers_from_the_host_alone(opts: tupl
         prompted = model.masks(features, prompts, WORDS)
     assert {shape[-1] for shape in copies.shapes} <= {5}  # K random numbers
     assert segmented.logits.device.type == masks.device.type == prompted.logits.device.type == "cuda"
+
+
+@pytest.mark.parametrize("prompts", KINDS)
+def test_a_word_is_learned_on_the_device_whatever_is_given_beside_it(prompts: str, precision: str) -> None:
+    """Words, prompts and targets are drawn on the CPU, where the label maps are."""
+    model = make_model("ClipGuidedSam", "MODEL.PRECISION", precision, *GUIDED)
+    labels, prompting = torch.zeros(2, 48, 48, dtype=torch.long), WordPrompting(prompts)
+    labels[:, :20] = 3
+    asked, _ = draw_words(labels, WORDS, prompting, model.mask_size)
+    drawn = list(draw_prompts(asked, prompting, model.input_size))
+    with on_fake_cuda(model, dynamic=True), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("escnet.training.tasks.word_masks.draw_prompts", lambda *_: drawn)
+        images = torch.empty(2, 3, 48, 48, device="cuda")
+        losses = question_losses(model.train(), images, WORDS, asked, prompting, MaskLossWeights())
+    assert losses.keys() == {"bce", "dice", "iou"}
+    assert {loss.device.type for loss in losses.values()} == {"cuda"}
 
 
 @pytest.mark.parametrize(

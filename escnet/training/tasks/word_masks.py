@@ -121,23 +121,9 @@ class WordMaskTask(SegmentationTask):
         if not len(question.rows):
             return {f"loss_{name}": torch.zeros((), device=self.model.device) for name in names}
         images = torch.stack([sample["image"].to(self.model.device) for sample in batch])
-        totals = dict.fromkeys(names, 0.0)
-        with self.model.autocast():
-            features = self.model.encode(images)
-            for index, prompts in draw_prompts(question, self.prompting, self.model.input_size):
-                part = question.take(index)
-                asked = self.model.of_images(features, part.images)
-                words = AskedWords(vocabulary, part.rows)
-                answer = self.model.masks(asked, prompts, words)
-                device = answer.logits.device
-                losses = word_mask_loss(
-                    answer.logits[:, 0], answer.quality[:, 0], part.targets.to(device), part.valid.to(device),
-                    self.weights,
-                )  # fmt: skip
-                for name, loss in losses.items():
-                    totals[name] = totals[name] + loss.sum() / len(question.rows)
-        scale(sum(totals.values())).backward()
-        return {f"loss_{name}": loss.detach() for name, loss in totals.items()}
+        losses = question_losses(self.model, images, vocabulary, question, self.prompting, self.weights)
+        scale(sum(losses.values())).backward()
+        return {f"loss_{name}": loss.detach() for name, loss in losses.items()}
 
     def validate(self) -> float | None:
         """The oracle mIoU on the held-out images, in percent: of the words that they show, asked for as in training.
@@ -208,6 +194,39 @@ def _draw_rows(labels: Tensor, vocabulary: Vocabulary, prompting: WordPrompting)
     others = [row for row in range(classes) if vocabulary.rows[row] not in names]
     for place in torch.randperm(len(others))[:absent].tolist():
         yield others[place], False
+
+
+def question_losses(
+    model: PromptableModel,
+    images: Tensor,
+    vocabulary: Vocabulary,
+    question: Question,
+    prompting: WordPrompting,
+    weights: MaskLossWeights,
+) -> dict[str, Tensor]:
+    """Ask a model for words and judge its masks: each loss, its mean over the words.
+
+    Args:
+        model: takes words and prompts.
+        images: (B, 3, H, W), on the model's device.
+        vocabulary: of the words.
+        question: those that are asked for, at least one, on any device.
+        prompting: which prompts are drawn beside them, from PyTorch's global generator.
+        weights: of the losses; those of weight 0 are left out.
+    """
+    totals: dict[str, Tensor] = {}
+    with model.autocast():
+        features = model.encode(images)
+        for index, prompts in draw_prompts(question, prompting, model.input_size):
+            part = question.take(index)
+            if prompts is not None:
+                prompts = prompts.to(images.device)
+            asked = model.of_images(features, part.images)
+            answer = model.masks(asked, prompts, AskedWords(vocabulary, part.rows))
+            truth = part.targets.to(images.device), part.valid.to(images.device)
+            for name, loss in word_mask_loss(answer.logits[:, 0], answer.quality[:, 0], *truth, weights).items():
+                totals[name] = totals.get(name, 0.0) + loss.sum() / len(question.rows)
+    return totals
 
 
 def draw_prompts(question: Question, prompting: WordPrompting, side: int) -> Iterator[tuple[Tensor, Prompts | None]]:
