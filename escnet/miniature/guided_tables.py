@@ -174,8 +174,23 @@ POINTS_OF_WORDS = _table(
     ),
     (*ORDINARY, *ORACLE),
 )
+PHOTOGRAPHS = _table(
+    "photographs",
+    "On few real photographs, of streets: does what CLIP says help a SAM that has seen none?",
+    tuple(
+        Variant(
+            f"{method}, {count} photographs",
+            # Other photographs with each seed.
+            ("LABELLED.IMAGES", str(float(count)), "LABELLED.SEED", "-1", *METHODS[method]),
+            config_file="configs/camvid/clip_guided_sam.yaml",
+        )
+        for method in ("CLIP-Guided SAM", "decoder alone")
+        for count in (16, 64)
+    ),
+    ("camvid_val", "camvid_val@oracle"),
+)
 
 TABLES = {
     table.name: table
-    for table in (SIGNALS, PROMPTS, PUBLISHED, NEGATIVES, PRESENCE, CLIP, BLOCKS, LOSS, POINTS_OF_WORDS)
+    for table in (SIGNALS, PROMPTS, PUBLISHED, NEGATIVES, PRESENCE, CLIP, BLOCKS, LOSS, POINTS_OF_WORDS, PHOTOGRAPHS)
 }

@@ -6,7 +6,8 @@
 
 Each variant is trained with each seed, on few labelled pictures of which a part chooses the weights, and judged on
 things that it has no masks of (novel) and on those it has (base). What an earlier call has found is used again, and a
-killed call goes on. Draw the pictures first: python datasets/prepare_mojiscenes.py
+killed call goes on. Draw the pictures first: python datasets/prepare_mojiscenes.py; those of `photographs` come from
+datasets/prepare_camvid.py.
 """
 
 from __future__ import annotations
