@@ -100,6 +100,7 @@ def count(model: nn.Module, *inputs: Tensor) -> FlopCountAnalysis:
     analysis = FlopCountAnalysis(model, inputs)
     analysis.set_op_handle("aten::scaled_dot_product_attention", _attention_flops)
     analysis.set_op_handle("aten::baddbmm", _baddbmm_flops)
+    analysis.set_op_handle("aten::matmul", _matmul_flops)
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
     # The fused fast path of nn.MultiheadAttention would hide its products in one operator.
     was_enabled = torch.backends.mha.get_fastpath_enabled()
@@ -190,3 +191,12 @@ def _baddbmm_flops(inputs: list[Any], outputs: list[Any]) -> int:
     """(M, n, k) @ (M, k, m), the addition included as fvcore does for addmm."""
     left, right = (get_shape(i) for i in inputs[1:3])
     return math.prod(left) * right[-1]
+
+
+def _matmul_flops(inputs: list[Any], outputs: list[Any]) -> int:
+    """Of matrices and vectors, also where one of them stands for a whole batch: fvcore knows matrices alone."""
+    left, right = (get_shape(i) for i in inputs)
+    # What a vector lacks PyTorch adds, and takes away again.
+    rows, columns = left[-2] if len(left) > 1 else 1, right[-1] if len(right) > 1 else 1
+    batch = torch.broadcast_shapes(left[:-2], right[:-2])
+    return math.prod(batch) * rows * left[-1] * columns

@@ -13,8 +13,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from escnet.complexity import ModelFlops, count, count_model, describe, whole_model
-from escnet.config import add_escnet_config
+from escnet.config import add_escnet_config, load_config
 from escnet.meta_arch.interfaces import SegmentingModel
+from escnet.pretrained.random_weights import random_weights
 from escnet.vocabulary import Vocabulary
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -69,6 +70,44 @@ def test_no_product_is_missed(counted: Counted, monkeypatch: pytest.MonkeyPatch)
     kmeans = sum(counter.get_flop_counts()["PseudoPromptGenerator"].values())
     # torch counts a multiply-add as two.
     assert products == pytest.approx((counter.get_total_flops() - kmeans) / 2, rel=0.002)
+
+
+@pytest.mark.parametrize("most", [0, 3])
+def test_no_product_of_words_in_sams_encoder_is_missed(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = load_config(CONFIGS / "mojiscenes/clip_guided_sam.yaml", ["MODEL.DEVICE", "cpu"])
+    cfg.MODEL.GUIDED.MAX_WORDS = most
+    model, image = build_model(random_weights(cfg)).eval(), torch.randn(1, 3, 64, 96)
+    flops = count_model(model, VOCABULARY, image)
+    model.clip_text.cache.clear()
+    monkeypatch.setattr(torch.backends.mha, "get_fastpath_enabled", lambda: False)
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model.segment(model.encode(image), VOCABULARY)
+    products = flops.by_module[""] - sum(
+        flops.by_operator[name] for name in ("layer_norm", "group_norm", "batch_norm", "upsample_bilinear2d")
+    )
+    assert products == pytest.approx(counter.get_total_flops() / 2, rel=0.002)
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "expected"),
+    [
+        ((4, 3), (3, 5), 60),
+        ((4, 3), (3,), 12),
+        ((3,), (3, 5), 15),
+        ((3,), (3,), 3),
+        ((2, 4, 3), (3, 5), 120),
+        ((4, 3), (2, 3, 5), 120),
+        ((2, 1, 4, 3), (6, 3, 5), 720),
+    ],
+)
+def test_products_of_matrices_and_vectors_are_counted(
+    left: tuple[int, ...], right: tuple[int, ...], expected: int
+) -> None:
+    class Product(torch.nn.Module):
+        def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+            return a @ b
+
+    assert count(Product(), torch.randn(left), torch.randn(right)).total() == expected
 
 
 def test_attention_is_counted() -> None:

@@ -167,7 +167,8 @@ class ClipGuidedSam(SegmentingModel, PromptableModel):
     def encode_pixels(self, pixels: Tensor) -> GuidedFeatures:
         """CLIP's features, and what of SAM's is the same for all words, of images (B, 3, S, S) of SAM's size."""
         is_by_cells = self.norm == "cells"
-        clip = self.clip_image(self.normalise_clip(resize(pixels, self.clip_size)), projected=is_by_cells)
+        pooled = is_by_cells or "clip" in self.prompting.presence
+        clip = self.clip_image(self.normalise_clip(resize(pixels, self.clip_size)), pooled, projected=is_by_cells)
         vision = clip.dense
         if is_by_cells:
             # The published code's norm is over all tokens, that of the whole image among them.
@@ -224,14 +225,12 @@ class ClipGuidedSam(SegmentingModel, PromptableModel):
         logits = []
         for b, asked in enumerate(rows):
             image, scores = features.of_image(b), MaskScores(probability[b], self.mask_share)
-            whole = self._whole_image(image, text[asked])
+            whole = self._whole_image(image, text[asked]) if "clip" in self.prompting.presence else None
             for places, prediction, is_given in self._draw(image, text, asked):
                 masks = prediction.logits[:, 0]
-                found = {
-                    "quality": prediction.quality[:, 0],
-                    "clip": whole[places],
-                    "inside": scores.inside(places, masks),
-                }
+                found = {"quality": prediction.quality[:, 0], "inside": scores.inside(places, masks)}
+                if whole is not None:
+                    found["clip"] = whole[places]
                 # What a user points at is there.
                 presence = self.prompting.presence_of(found).masked_fill(is_given, 1.0)
                 scores.add(places, masks, presence)

@@ -182,9 +182,12 @@ def test_masks_compete_by_the_presence_of_their_words(presence: tuple[str, ...])
     probability = F.interpolate(
         (correlation * model.logit_scale).softmax(dim=1), (64, 64), mode="bilinear", align_corners=False
     )[0]
+    # What nothing asks for is not computed.
+    assert (features.clip.pooled is not None) == ("clip" in presence)
+    pooled = make_model("MODEL.GUIDED.PRESENCE", "('clip',)", learned=True).encode(image).clip.pooled
     by_hand = {
         "quality": answer.quality[:, 0].clamp(0, 1),
-        "clip": (text @ F.normalize(features.clip.pooled[0], dim=0) * model.logit_scale).softmax(dim=0),
+        "clip": (text @ F.normalize(pooled[0], dim=0) * model.logit_scale).softmax(dim=0),
         "inside": torch.stack(
             [p[m > 0].sum() / (m > 0).sum().clamp(min=1) for p, m in zip(probability, masks, strict=True)]
         ),
