@@ -118,7 +118,8 @@ def save_curves(
         axes.minorticks_off()
         axes.grid(color="#dddddd", linewidth=0.8)
         axes.spines[["top", "right"]].set_visible(False)
-    plots.flat[0].legend(frameon=False, fontsize=8)
+    lines = plots.flat[0].get_legend_handles_labels()
+    figure.legend(*lines, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
 
