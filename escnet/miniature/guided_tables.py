@@ -81,6 +81,9 @@ PUBLISHED = _table(
         Variant("paper", few(64)),
         *(Variant(name, (*few(64), *options)) for name, options in _PUBLISHED.items()),
         Variant("published code, all of these", (*few(64), *sum(_PUBLISHED.values(), ()))),
+        # Where similarities enter no adapter, prompts alone are read off them.
+        Variant("no signals", (*few(64), *signals())),
+        Variant("no signals, norm over the tokens", (*few(64), *signals(), *_PUBLISHED["norm over the tokens"])),
     ),
     (*ORDINARY, *ORACLE),
 )
