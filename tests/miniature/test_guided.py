@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from escnet.miniature import experiments, guided_ability, guided_curves, guided_tables
+from escnet.miniature import experiments, guided_ability, guided_curves, guided_regions, guided_tables
 from escnet.miniature.experiments import Experiment, Table, Variant, run_experiment
 from escnet.miniature.guided_curves import CURVES, save_curves, write_up_curves
 from escnet.miniature.guided_tables import CONFIG, TABLES, few
@@ -114,6 +114,29 @@ def test_the_ability_is_judged_with_and_without_words(
     assert [row[0] for row in table[2:]] == ["SAM", "trained by text", "trained by text, with words"]
     found = [path.read_text() for path in (tmp_path / "o/results").glob("*.json") if "clicks" in path.read_text()]
     assert len(set(found)) == 3
+
+
+def test_a_region_is_compared_with_a_thing_by_area() -> None:
+    region, thing = torch.zeros(2, 2, dtype=torch.bool), torch.zeros(4, 4, dtype=torch.bool)
+    region[0] = True
+    thing[:3, 1:] = True  # 2, 4 (above), 1, 2 (below) of four pixels of a cell each
+    assert guided_regions.overlap(region, thing) == pytest.approx(((0.5 + 1) / 2, 1.5 / 2.25))
+    assert guided_regions.overlap(~region & region, thing) == (0, 0)
+
+
+def test_regions_are_looked_at_for_each_norm_and_threshold(
+    load_script: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(guided_regions, "PICTURES", 2)
+    monkeypatch.setattr(guided_regions, "ROWS", (("channels", 0.5), ("channels", 0.9), ("cells", 0.9)))
+    assert load_script("tools/miniature/clip_guided_sam.py").main(["regions", "--set", *SHORT]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    assert rows[0][2:] == ["novel: on the thing", "novel: covered", "base: on the thing", "base: covered"]
+    low, high, other = ([float(cell) for cell in row[2:]] for row in rows[2:])
+    # A higher threshold leaves a part of the region.
+    assert low[1] > high[1] > 0 and low[3] > high[3] > 0
+    assert other != high and all(0 <= value <= 100 for value in (*low, *high, *other))
 
 
 def test_mistakes_are_refused(

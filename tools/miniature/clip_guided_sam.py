@@ -21,7 +21,7 @@ from pathlib import Path
 
 from escnet.command_line import at_least_one, refuse
 
-ABILITY = "ability"
+ABILITY, REGIONS = "ability", "regions"
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -41,12 +41,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the script; returns the exit code."""
     options = parse(arguments)
     # Takes seconds, and --help and mistyped options should not.
-    from escnet.miniature.guided_ability import QUESTION
+    from escnet.miniature import guided_ability, guided_regions
     from escnet.miniature.guided_curves import CURVES
     from escnet.miniature.guided_tables import TABLES
     from escnet.training.failures import run_or_refuse
 
-    questions = {name: table.question for name, table in (CURVES | TABLES).items()} | {ABILITY: QUESTION}
+    questions = {name: table.question for name, table in (CURVES | TABLES).items()}
+    questions |= {ABILITY: guided_ability.QUESTION, REGIONS: guided_regions.QUESTION}
     if options.list or not options.question:
         print("\n".join(f"{name:10}  {question}" for name, question in questions.items()))
         return 0
@@ -67,6 +68,7 @@ def answer(options: argparse.Namespace, question: str) -> None:
     from escnet.miniature.experiments import run_table, write_up
     from escnet.miniature.guided_ability import run_ability, write_up_ability
     from escnet.miniature.guided_curves import CURVES, save_curves, write_up_curves
+    from escnet.miniature.guided_regions import write_up_regions
     from escnet.miniature.guided_tables import CONFIG, TABLES
     from escnet.safe_files import check_writable
 
@@ -81,6 +83,8 @@ def answer(options: argparse.Namespace, question: str) -> None:
         for done in run_ability(options.output, options.seeds, options.jobs, common):
             say(done)
         written = write_up_ability(options.output, options.seeds, common)
+    elif options.question == REGIONS:
+        written = write_up_regions(common)
     else:
         table, where = (CURVES | TABLES)[options.question], (CONFIG, options.output, options.seeds)
         for done, total, last in run_table(table, *where, options.jobs, common):
