@@ -28,7 +28,7 @@ from escnet.vocabulary import Vocabulary
 PICTURES = 100
 # No other pictures are drawn with this seed.
 _SEED = 998
-_LEAST_AREA = 32
+LEAST_AREA = 32
 QUESTION = "What is left of SAM's own ability (IoU of single objects, novel ones, in percent)?"
 
 
@@ -92,7 +92,7 @@ def draw_named_objects(count: int) -> tuple[Tensor, Tensor, RegionWords]:
     rows = torch.zeros(count, GROUND, dtype=torch.long)
     for number in range(count):
         scene = compose(glyphs, np.random.default_rng([_SEED, number]), SceneStyle())
-        own = number_regions(scene, _LEAST_AREA)
+        own = number_regions(scene, LEAST_AREA)
         for region in np.unique(own[(own > 0) & (own < GROUND)]).tolist():
             rows[number, region] = int(scene.labels[own == region][0])
         images.append(torch.from_numpy(scene.image.transpose(2, 0, 1).copy()))

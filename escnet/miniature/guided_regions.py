@@ -15,10 +15,11 @@ from torch.nn import functional as F
 from escnet.config import load_config
 from escnet.meta_arch.clip_guided_sam import ClipGuidedSam
 from escnet.miniature.experiments import Options
+from escnet.miniature.guided_ability import LEAST_AREA
 from escnet.miniature.guided_tables import CONFIG
 from escnet.miniature.world.classes import GLYPH_SETS, words
 from escnet.miniature.world.glyphs import load_glyphs
-from escnet.miniature.world.scene import SceneStyle, compose
+from escnet.miniature.world.scene import compose
 from escnet.predictor import Segmenter
 from escnet.vocabulary import Vocabulary
 
@@ -28,7 +29,6 @@ SETS = ("novel", "base")
 ROWS = tuple((norm, threshold) for norm in ("channels", "cells") for threshold in (0.6, 0.7, 0.8, 0.9, 0.95))
 # No other pictures are drawn with this seed.
 _SEED = 997
-_LEAST_AREA = 32
 
 
 class Overlap(NamedTuple):
@@ -64,17 +64,17 @@ def overlaps(model: ClipGuidedSam, name: str, pictures: int) -> Iterator[Overlap
     """Of each thing in so many new pictures of a set of glyphs."""
     glyphs, names = load_glyphs(name), [word.name for word in words()]
     for number in range(pictures):
-        scene = compose(glyphs, np.random.default_rng([_SEED, number]), SceneStyle())
+        scene = compose(glyphs, np.random.default_rng([_SEED, number]))
         features = model.encode(torch.from_numpy(scene.image.transpose(2, 0, 1).copy()))
         labels = torch.from_numpy(scene.labels.astype(np.int64))
         for row in labels.unique().tolist():
             thing = labels == row
-            if row not in GLYPH_SETS[name] or thing.sum() < _LEAST_AREA:
+            if row not in GLYPH_SETS[name] or thing.sum() < LEAST_AREA:
                 continue
             text = model.clip_text.encode(Vocabulary([names[row]]))
             similarity = features.signals(text, torch.zeros(1, dtype=torch.long), model.smoothing).similarity
             region = model.prompting.prompter(similarity, model.mask_size, similarity.new_zeros(1)).region[0]
-            yield overlap(region, thing)
+            yield overlap(region.cpu(), thing)
 
 
 def overlap(region: Tensor, thing: Tensor) -> Overlap:
