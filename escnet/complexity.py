@@ -195,8 +195,4 @@ def _baddbmm_flops(inputs: list[Any], outputs: list[Any]) -> int:
 
 def _matmul_flops(inputs: list[Any], outputs: list[Any]) -> int:
     """Of matrices and vectors, also where one of them stands for a whole batch: fvcore knows matrices alone."""
-    left, right = (get_shape(i) for i in inputs)
-    # What a vector lacks PyTorch adds, and takes away again.
-    rows, columns = left[-2] if len(left) > 1 else 1, right[-1] if len(right) > 1 else 1
-    batch = torch.broadcast_shapes(left[:-2], right[:-2])
-    return math.prod(batch) * rows * left[-1] * columns
+    return math.prod(get_shape(outputs[0])) * get_shape(inputs[0])[-1]

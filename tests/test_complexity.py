@@ -56,36 +56,38 @@ def test_hand_count_of_the_projections(counted: Counted) -> None:
     assert info.flops == cfg.MODEL.ESC.NUM_BLOCKS * cells * (clip_dim * sam_dim + sam_dim * sam_dim)
 
 
-def test_no_product_is_missed(counted: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, model, flops = counted
+def products_by_torch(model: SegmentingModel, image: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> FlopCounterMode:
+    """What torch counts, of the words and of an image; a multiply-add is two."""
     model.clip_text.cache.clear()
     # torch's counter does not see into fused attention.
     monkeypatch.setattr(torch.backends.mha, "get_fastpath_enabled", lambda: False)
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        model.segment(model.encode(torch.randn(1, 3, 64, 96)), VOCABULARY)
-    products = flops.by_module[""] - sum(
-        flops.by_operator[name] for name in ("layer_norm", "group_norm", "upsample_bilinear2d")
-    )
+        model.segment(model.encode(image), VOCABULARY)
+    return counter
+
+
+def products(flops: ModelFlops) -> float:
+    """What is counted and is a product of matrices, or a convolution."""
+    others = ("layer_norm", "group_norm", "batch_norm", "upsample_bilinear2d")
+    return flops.by_module[""] - sum(flops.by_operator[name] for name in others)
+
+
+def test_no_product_is_missed(counted: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, model, flops = counted
+    counter = products_by_torch(model, torch.randn(1, 3, 64, 96), monkeypatch)
     # k-means is left out on purpose.
     kmeans = sum(counter.get_flop_counts()["PseudoPromptGenerator"].values())
-    # torch counts a multiply-add as two.
-    assert products == pytest.approx((counter.get_total_flops() - kmeans) / 2, rel=0.002)
+    assert products(flops) == pytest.approx((counter.get_total_flops() - kmeans) / 2, rel=0.002)
 
 
 @pytest.mark.parametrize("most", [0, 3])
 def test_no_product_of_words_in_sams_encoder_is_missed(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    cfg = load_config(CONFIGS / "mojiscenes/clip_guided_sam.yaml", ["MODEL.DEVICE", "cpu"])
-    cfg.MODEL.GUIDED.MAX_WORDS = most
+    options = ["MODEL.DEVICE", "cpu", "MODEL.GUIDED.MAX_WORDS", str(most)]
+    cfg = load_config(CONFIGS / "mojiscenes/clip_guided_sam.yaml", options)
     model, image = build_model(random_weights(cfg)).eval(), torch.randn(1, 3, 64, 96)
     flops = count_model(model, VOCABULARY, image)
-    model.clip_text.cache.clear()
-    monkeypatch.setattr(torch.backends.mha, "get_fastpath_enabled", lambda: False)
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        model.segment(model.encode(image), VOCABULARY)
-    products = flops.by_module[""] - sum(
-        flops.by_operator[name] for name in ("layer_norm", "group_norm", "batch_norm", "upsample_bilinear2d")
-    )
-    assert products == pytest.approx(counter.get_total_flops() / 2, rel=0.002)
+    counter = products_by_torch(model, image, monkeypatch)
+    assert products(flops) == pytest.approx(counter.get_total_flops() / 2, rel=0.002)
 
 
 @pytest.mark.parametrize(

@@ -117,8 +117,8 @@ class WordMaskTask(SegmentationTask):
         labels = torch.stack([sample["sem_seg"] for sample in batch])
         question, empty = draw_words(labels, vocabulary, self.prompting, self.model.mask_size)
         self.asked, self.empty = self.asked + len(question.rows), self.empty + empty
-        names = [name for name in ("bce", "dice", "iou", "quality") if getattr(self.weights, name)]
         if not len(question.rows):
+            names = [name for name in ("bce", "dice", "iou", "quality") if getattr(self.weights, name)]
             return {f"loss_{name}": torch.zeros((), device=self.model.device) for name in names}
         images = torch.stack([sample["image"].to(self.model.device) for sample in batch])
         losses = question_losses(self.model, images, vocabulary, question, self.prompting, self.weights)
