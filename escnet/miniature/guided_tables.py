@@ -28,6 +28,11 @@ def few(images: int) -> Options:
     )
 
 
+def _presence(*kinds: str) -> Options:
+    """What says that a word is there; several multiply."""
+    return ("MODEL.GUIDED.PRESENCE", repr(kinds))
+
+
 def signals(*names: str) -> Options:
     """What of CLIP enters the semantic adapters."""
     frozen = () if {"vision", "similarity"} & set(names) else _CLIP_FROZEN
@@ -87,37 +92,47 @@ PUBLISHED = _table(
     ),
     (*ORDINARY, *ORACLE),
 )
+_NORM = ", norm over the tokens"
+_TOLD = (("inside",), ("quality",), ("quality", "inside"))
 NEGATIVES = _table(
     "negatives",
     "What share of the words that are asked for in training is absent (paper: none; with some, the IoU is learned)?",
     tuple(
         Variant(
-            f"{share}, told by {' and '.join(kinds)}",
-            (*few(64), "PROMPTABLE.NEGATIVES", share, "PROMPTABLE.QUALITY_WEIGHT", "0.0" if share == "0.0" else "1.0"),
-            ("MODEL.GUIDED.PRESENCE", repr(kinds)),
+            f"{share}, told by {' and '.join(kinds)}{norm}",
+            (
+                *few(64),
+                *("PROMPTABLE.NEGATIVES", share, "PROMPTABLE.QUALITY_WEIGHT", "0.0" if share == "0.0" else "1.0"),
+                *(_PUBLISHED["norm over the tokens"] if norm else ()),
+            ),
+            _presence(*kinds),
         )
-        for share in ("0.0", "0.25", "0.5")
-        for kinds in (("inside",), ("quality",), ("quality", "inside"))
+        for share, norm in (("0.0", ""), ("0.25", ""), ("0.5", ""), ("0.25", _NORM))
+        for kinds in _TOLD
     ),
     (*ORDINARY, *ORACLE),
 )
 PRESENCE = _table(
     "presence",
     "What says that a word is there, and what say has CLIP's own map?",
-    tuple(
-        Variant(
-            f"{' and '.join(kinds)}, masks {share}",
-            few(64),
-            ("MODEL.GUIDED.PRESENCE", repr(kinds), "MODEL.MASK_SHARE", share),
-        )
-        for kinds in (
-            ("inside",),
-            ("quality",),
-            ("clip",),
-            ("quality", "inside"),
-            ("clip", "inside"),
-        )
-        for share in ("0.5", "0.8", "0.95")
+    (
+        *(
+            Variant(
+                f"{' and '.join(kinds)}, masks {share}",
+                few(64),
+                (*_presence(*kinds), "MODEL.MASK_SHARE", share),
+            )
+            for kinds in (*_TOLD, ("clip",), ("clip", "inside"))
+            for share in ("0.5", "0.8", "0.95")
+        ),
+        *(
+            Variant(
+                f"{' and '.join(kinds)}, masks 0.8{_NORM}",
+                (*few(64), *_PUBLISHED["norm over the tokens"]),
+                _presence(*kinds),
+            )
+            for kinds in (*_TOLD, ("clip", "inside"))
+        ),
     ),
     ORDINARY,
 )
