@@ -324,6 +324,8 @@ class FirstKnows(Scripted):
 
 
 def _process(rank: int, address: str, cfg: CfgNode, folder: str) -> None:
+    import tests.training.conftest  # noqa: F401  registers the model: pytest, which does it else, is not here
+
     torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
     trainer = Trainer(FirstKnows(cfg, SCORES), training_settings(cfg))
     trainer.resume_or_load(resume=False)
@@ -334,7 +336,8 @@ def _process(rank: int, address: str, cfg: CfgNode, folder: str) -> None:
 def test_all_processes_end_with_the_chosen_weights(cfg: CfgNode, tmp_path: Path) -> None:
     cfg.SOLVER.CHECKPOINT_PERIOD = 2
     arguments = (f"file://{tmp_path}/address", cfg, str(tmp_path))
-    torch.multiprocessing.start_processes(_process, arguments, nprocs=2, start_method="fork")
+    # Not forked: where there is a CUDA device, or a fake one was made, autograd has threads that a fork does not have.
+    torch.multiprocessing.spawn(_process, arguments, nprocs=2)
     chosen = dict(load(cfg, "model_0000003")["model"])
     assert all(same(dict(torch.load(tmp_path / f"{rank}.pth")), chosen) for rank in (0, 1))
     assert same(dict(load(cfg, "model_final")["model"]), chosen)
