@@ -186,6 +186,9 @@ def _add_guided(cfg: CN) -> None:
     # Dense features are divided by their norm over the channels of each cell (channels, a cosine), or over all cells of
     # each channel (cells, published code).
     cfg.MODEL.GUIDED.NORM = "channels"
+    # Subtract from a word's feature that of its templates without a word, and normalise again: what all words have in
+    # common is not looked for.
+    cfg.MODEL.GUIDED.SUBTRACT_EMPTY = False
     # CLIP sees pixels with its own mean and deviation (clip), or with SAM's (sam, published code).
     cfg.MODEL.GUIDED.CLIP_PIXELS = "clip"
     # LoRA of that rank on query, key and value of SAM's encoder, by PEFT (0: none). For comparison.

@@ -86,6 +86,18 @@ class ClipTextEncoder(nn.Module):
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             return self(vocabulary)
 
+    def encode_empty(self, templates: Sequence[str]) -> Tensor:
+        """The feature (D,) of templates without a word: what all texts made with them have in common.
+
+        Normalised as that of a word, without gradient, in full precision and remembered, as by `encode`.
+        """
+        key = (self._weights.of(self), "", tuple(templates))
+        return self.cache.get(key, lambda: self._encode_empty(templates)).clone()
+
+    def _encode_empty(self, templates: Sequence[str]) -> Tensor:
+        texts = self.encode_sentences([template.replace("{}", "") for template in templates])
+        return F.normalize(texts.mean(dim=0), dim=0)
+
     def encode_sentences(self, sentences: Sequence[str], chunk: int = 256) -> Tensor:
         """Embed whole sentences, such as captions, as they stand: without gradient, in full precision, not remembered.
 

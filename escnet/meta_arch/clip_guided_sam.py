@@ -57,6 +57,7 @@ class ClipGuidedSam(SegmentingModel, PromptableModel):
         inference: how images are run.
         prompting: how a word alone is asked for.
         norm: what dense features are divided by, "channels" or "cells".
+        subtracts_empty: what enters SAM of a word is its feature less that of its templates without a word.
         smoothing: side of the squares of cells over which similarities are averaged.
         mask_share: of SAM's masks in a score, the rest is CLIP's own map.
         max_words: that are asked for, those that CLIP's maps rank highest; 0 for all.
@@ -74,8 +75,8 @@ class ClipGuidedSam(SegmentingModel, PromptableModel):
             f"MODEL.GUIDED.{key}"
             for key in (
                 "IMAGE_SIZE", "ADAPTERS", "BLOCKS", "BOTTLENECK", "SCALE", "INNER_SKIP", "SIGNALS", "NORM",
-                "CLIP_PIXELS", "LORA", "POINTS", "THRESHOLD", "MASK_PROMPT", "MASK_LEVELS", "POINT_SEED", "POINT_DRAWS",
-                "PRESENCE", "MAX_WORDS",
+                "SUBTRACT_EMPTY", "CLIP_PIXELS", "LORA", "POINTS", "THRESHOLD", "MASK_PROMPT", "MASK_LEVELS",
+                "POINT_SEED", "POINT_DRAWS", "PRESENCE", "MAX_WORDS",
             )
         ),
     )  # fmt: skip
@@ -99,6 +100,7 @@ class ClipGuidedSam(SegmentingModel, PromptableModel):
         inference: InferenceOptions,
         prompting: TextPrompting,
         norm: str = "channels",
+        subtracts_empty: bool = False,
         smoothing: int = 1,
         mask_share: float = 0.8,
         max_words: int = 0,
@@ -116,7 +118,8 @@ class ClipGuidedSam(SegmentingModel, PromptableModel):
         self.normalise: PixelNormalisation = parts.normalise
         self.normalise_clip: PixelNormalisation = parts.normalise_clip
         self.clip_size = parts.clip_size
-        self.prompting, self.norm, self.smoothing, self.mask_share = prompting, norm, smoothing, mask_share
+        self.prompting, self.norm, self.subtracts_empty = prompting, norm, subtracts_empty
+        self.smoothing, self.mask_share = smoothing, mask_share
         self.max_words, self.word_chunk = max_words, word_chunk
 
     @classmethod
@@ -142,6 +145,7 @@ class ClipGuidedSam(SegmentingModel, PromptableModel):
                 tuple(own.PRESENCE),
             ),
             "norm": own.NORM,
+            "subtracts_empty": own.SUBTRACT_EMPTY,
             "smoothing": cfg.MODEL.CLIP.SMOOTHING,
             "mask_share": cfg.MODEL.MASK_SHARE,
             "max_words": own.MAX_WORDS,
@@ -209,7 +213,7 @@ class ClipGuidedSam(SegmentingModel, PromptableModel):
 
     def segment_features(self, features: GuidedFeatures, vocabulary: Vocabulary) -> Segmentation:
         """Logits (B, M, 4h, 4w) on SAM's grid."""
-        text = self.clip_text.encode(vocabulary)
+        text, heard = self.clip_text.encode(vocabulary), self._hear(vocabulary)
         correlation = correlation_maps(features.clip.dense, text, self.smoothing)
         rows = torch.arange(len(text), device=text.device).expand(len(correlation), -1)
         chosen = self.max_words and self.max_words < len(text)
@@ -222,11 +226,11 @@ class ClipGuidedSam(SegmentingModel, PromptableModel):
         probability = F.interpolate(
             (correlation * self.logit_scale).softmax(dim=1), self.mask_size, mode="bilinear", align_corners=False
         )
-        logits = []
+        logits, similarities = [], []
         for b, asked in enumerate(rows):
             image, scores = features.of_image(b), MaskScores(probability[b], self.mask_share)
             whole = self._whole_image(image, text[asked]) if "clip" in self.prompting.presence else None
-            for places, prediction, is_given in self._draw(image, text, asked):
+            for places, prediction, is_given in self._draw(image, heard, asked):
                 masks = prediction.logits[:, 0]
                 found = {"quality": prediction.quality[:, 0], "inside": scores.inside(places, masks)}
                 if whole is not None:
@@ -235,15 +239,15 @@ class ClipGuidedSam(SegmentingModel, PromptableModel):
                 presence = self.prompting.presence_of(found).masked_fill(is_given, 1.0)
                 scores.add(places, masks, presence)
             logits.append(scores.logits())
-        return Segmentation(
-            torch.stack(logits), rows if chosen else None, [correlation], [self.prompting.shown(correlation)]
-        )
+            similarities.append(image.signals(heard[asked], torch.zeros_like(asked), self.smoothing).similarity)
+        prompts = self.prompting.shown(torch.stack(similarities))
+        return Segmentation(torch.stack(logits), rows if chosen else None, [correlation], [prompts])
 
     def word_masks(self, features: GuidedFeatures, vocabulary: Vocabulary, size: tuple[int, int]) -> Tensor:
         """(N, H, W) bool: the mask of each word by itself, as in the paper; see `SegmentingModel.word_masks`."""
         if len(features.vision) != 1:
             raise ValueError(f"these are features of {len(features.vision)} images; ask for those of one")
-        text = self.clip_text.encode(vocabulary)
+        text = self._hear(vocabulary)
         with self.autocast():
             masks = [
                 prediction.logits
@@ -304,7 +308,7 @@ class ClipGuidedSam(SegmentingModel, PromptableModel):
             images = torch.arange(number)
 
         def hear() -> tuple[Tensor, Tensor]:
-            text = self.clip_text.encode(asked.vocabulary)[rows.to(device)]
+            text = self._hear(asked.vocabulary)[rows.to(device)]
             signals = features.signals(text, images.to(device), self.smoothing)
             return self.encoder.finish(features.state, signals), signals.similarity
 
@@ -313,6 +317,18 @@ class ClipGuidedSam(SegmentingModel, PromptableModel):
         if is_one:
             return embedding.expand(count, -1, -1, -1), similarity.expand(count, -1, -1)
         return embedding, similarity
+
+    def similarity(self, features: GuidedFeatures, vocabulary: Vocabulary) -> Tensor:
+        """(N,h,w) of words with one image: what prompts are read off."""
+        text = self._hear(vocabulary)
+        return features.signals(text, text.new_zeros(len(text), dtype=torch.long), self.smoothing).similarity
+
+    def _hear(self, vocabulary: Vocabulary) -> Tensor:
+        """(N,D) what of words enters SAM."""
+        text = self.clip_text.encode(vocabulary)
+        if not self.subtracts_empty:
+            return text
+        return F.normalize(text - self.clip_text.encode_empty(vocabulary.templates), dim=-1)
 
     def _draw(
         self, image: GuidedFeatures, text: Tensor, rows: Tensor

@@ -78,11 +78,11 @@ class TextPrompting:
             return None
         return self.mask_prompt(self.prompter(similarity, size, similarity.new_zeros(1)).region)
 
-    def shown(self, correlation: Tensor) -> PseudoPrompts:
-        """The prompts of words by their maps (B, N, h, w), on these maps' grid, as they are drawn."""
+    def shown(self, similarity: Tensor) -> PseudoPrompts:
+        """The prompts of words by their similarities (B, N, h, w), on the grid of these, as they are drawn."""
         numbers = self.random_numbers(0, False)[0]
-        found = self.prompter(correlation.flatten(0, 1), tuple(correlation.shape[-2:]), numbers)
-        shape = correlation.shape[:2]
+        found = self.prompter(similarity.flatten(0, 1), tuple(similarity.shape[-2:]), numbers)
+        shape = similarity.shape[:2]
         corners = [edges.unflatten(0, shape) for edges in _edges(found.region)]
         points = found.points.cells.unflatten(0, shape)
         return PseudoPrompts(
@@ -90,7 +90,7 @@ class TextPrompting:
             labels=found.points.labels.long().unflatten(0, shape),
             boxes=torch.stack(corners, dim=-1)[:, :, None].expand(*points.shape[:3], 4).to(points.dtype),
             assignment=found.region.long().sub(1).unflatten(0, shape),
-            probability=correlation,
+            probability=similarity,
         )
 
     def ask(

@@ -19,7 +19,7 @@ from escnet.miniature.experiments import (
     mean_and_deviation,
     run_experiment,
 )
-from escnet.miniature.guided_tables import METHODS, ORACLE, ORDINARY, POINTS, few
+from escnet.miniature.guided_tables import METHODS, ORACLE, ORDINARY, OURS, POINTS, few
 from escnet.safe_files import replacing
 
 # Labelled pictures; 0 is all.
@@ -53,6 +53,7 @@ TEXT = Table(
             config_file=ESC_NET,
         ),
         *_over_counts(METHODS),
+        *_over_counts({"CLIP-Guided SAM, less the empty text": ()}, OURS),
         *_over_counts({"ESC-Net": ()}, ESC_NET),
         *_over_counts({"SAM-CLIP, fine-tuned": ()}, SAM_CLIP),
     ),

@@ -106,7 +106,7 @@ def test_losses_of_clip_guided_sam(world: Path, tmp_path: Path) -> None:
     options = ["SOLVER.MAX_ITER", "20", "DATALOADER.NUM_WORKERS", "0", "DATASETS.TEST", "()", "MODEL.DEVICE", "cpu"]
     # Without thresholds, on either side of which two processors may find themselves.
     options += ["PROMPTABLE.PROMPTS", "boxes", "MODEL.GUIDED.MASK_PROMPT", "False", "OUTPUT_DIR", str(tmp_path)]
-    cfg = load_config(CONFIGS / "mojiscenes/clip_guided_sam.yaml", options)
+    cfg = load_config(CONFIGS / "mojiscenes/clip_guided_sam_paper.yaml", options)
     assert_losses(losses_of(build_trainer(cfg)), "clip_guided_sam_losses")
 
 

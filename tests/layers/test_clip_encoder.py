@@ -398,6 +398,18 @@ def test_two_vocabularies_in_turn() -> None:
     )
 
 
+def test_templates_without_a_word_have_a_feature() -> None:
+    model, encoder = make_text_encoder()
+    texts = model.encode_text(encoder.tokenizer(["a photo of a ", "the ."]), normalize=True).detach()
+    found = encoder.encode_empty(WORDS.templates)
+    torch.testing.assert_close(found, F.normalize(texts.mean(dim=0), dim=0), atol=1e-5, rtol=0)
+    found.zero_()
+    assert encoder.encode_empty(WORDS.templates).norm() > 0.99 and encoder.encode(WORDS).ndim == 2
+    assert not torch.equal(encoder.encode_empty(WORDS.templates[:1]), encoder.encode_empty(WORDS.templates))
+    load_other_weights(encoder)
+    assert not torch.allclose(F.normalize(texts.mean(dim=0), dim=0), encoder.encode_empty(WORDS.templates), atol=0.01)
+
+
 def optimiser_step(encoder: ClipTextEncoder) -> None:
     optimiser = torch.optim.SGD(encoder.parameters(), lr=1.0)
     encoder(WORDS)[:, 0].sum().backward()

@@ -300,6 +300,25 @@ def test_the_norm_of_the_published_code_is_over_all_tokens_of_a_channel() -> Non
     torch.testing.assert_close(model.encode_pixels(pixels).vision, expected)
 
 
+@torch.no_grad()
+def test_what_all_words_have_in_common_is_left_out_of_what_enters_sam() -> None:
+    plain, model = make_model(), make_model("MODEL.GUIDED.SUBTRACT_EMPTY", "True")
+    features, known = model.encode(make_images()), plain.encode(make_images())
+    _, similarity = model.embed(features, WORDS)
+    text = F.normalize(model.clip_text.encode(WORDS) - model.clip_text.encode_empty(WORDS.templates), dim=-1)
+    torch.testing.assert_close(similarity, correlation_maps(features.vision, text, model.smoothing)[0])
+    assert torch.equal(model.similarity(features, WORDS), similarity)
+    assert not torch.allclose(similarity, plain.similarity(known, WORDS), atol=0.01)
+    # Label maps and masks are drawn with the same words; CLIP's own map stays what it is.
+    ours, theirs = model.segment_features(features, WORDS), plain.segment_features(known, WORDS)
+    assert torch.equal(ours.correlations[0], theirs.correlations[0])
+    # What is drawn of prompts is what was asked with.
+    torch.testing.assert_close(ours.prompts[0].probability[0], similarity)
+    assert not torch.allclose(ours.logits, theirs.logits)
+    drawn = [x.word_masks(y, WORDS, (60, 80)) for x, y in ((model, features), (plain, known))]
+    assert not torch.equal(*drawn)
+
+
 def test_at_another_size_of_images_prompts_mean_the_same_places() -> None:
     small = make_model("MODEL.GUIDED.IMAGE_SIZE", "64", "MODEL.GUIDED.MASK_PROMPT", "False")
     assert small.input_size == 64 and small.mask_size == (32, 32)

@@ -124,19 +124,21 @@ def test_a_region_is_compared_with_a_thing_by_area() -> None:
     assert guided_regions.overlap(~region & region, thing) == (0, 0)
 
 
-def test_regions_are_looked_at_for_each_norm_and_threshold(
+def test_regions_are_looked_at_for_each_similarity_and_threshold(
     load_script: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(guided_regions, "PICTURES", 2)
-    monkeypatch.setattr(guided_regions, "ROWS", (("channels", 0.5), ("channels", 0.9), ("cells", 0.9)))
+    monkeypatch.setattr(guided_regions, "THRESHOLDS", (0.5, 0.9))
     assert load_script("tools/miniature/clip_guided_sam.py").main(["regions", "--set", *SHORT]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
     assert rows[0][2:] == ["novel: on the thing", "novel: covered", "base: on the thing", "base: covered"]
-    low, high, other = ([float(cell) for cell in row[2:]] for row in rows[2:])
-    # A higher threshold leaves a part of the region.
-    assert low[1] > high[1] > 0 and low[3] > high[3] > 0
-    assert other != high and all(0 <= value <= 100 for value in (*low, *high, *other))
+    found = [[float(cell) for cell in row[2:]] for row in rows[2:]]
+    assert len(found) == 6 and all(0 <= value <= 100 for row in found for value in row)
+    for low, high in zip(found[::2], found[1::2], strict=True):
+        # A higher threshold leaves a part of the region.
+        assert low[1] > high[1] > 0 and low[3] > high[3] > 0
+    assert found[1] != found[3] != found[5] != found[1]
 
 
 def test_mistakes_are_refused(
