@@ -173,6 +173,7 @@ POINTS_OF_WORDS = _table(
         _ours("5 points and the mask, 0 and 255", few(64)),
         _ours("mask logits -8 and 8", (*few(64), "MODEL.GUIDED.MASK_LEVELS", "(-8.0, 8.0)")),
         _ours("without the mask", (*few(64), "MODEL.GUIDED.MASK_PROMPT", "False")),
+        _ours("region above 0.7 instead of 0.8", (*few(64), "MODEL.GUIDED.THRESHOLD", "0.7")),
         _ours("1 point", (*few(64), "MODEL.GUIDED.POINTS", "1")),
         _ours("points drawn 5 times", few(64), ("MODEL.GUIDED.POINT_DRAWS", "5")),
     ),
