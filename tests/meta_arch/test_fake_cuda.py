@@ -59,7 +59,7 @@ def on_fake_cuda(model: SegmentingModel, dynamic: bool = False) -> Iterator[None
                 if buffer is not None:
                     module._buffers[name] = torch.empty_like(buffer, device="cuda")
         given = torch.empty_like(features, device="cuda")
-        model.clip_text.encode = lambda vocabulary: given
+        model.clip_text.encode, model.clip_text.encode_empty = lambda vocabulary: given, lambda templates: given[0]
         yield
 
 
@@ -165,7 +165,12 @@ GUIDED = ("MODEL.SAM.WEIGHTS", "", "MODEL.GUIDED.CHECKPOINT", "False")
 
 
 @pytest.mark.parametrize(
-    "opts", [(), ("MODEL.GUIDED.MAX_WORDS", "3", "MODEL.GUIDED.WORD_CHUNK", "2", "MODEL.GUIDED.POINT_DRAWS", "2")]
+    "opts",
+    [
+        (),
+        ("MODEL.GUIDED.MAX_WORDS", "3", "MODEL.GUIDED.WORD_CHUNK", "2", "MODEL.GUIDED.POINT_DRAWS", "2"),
+        ("MODEL.GUIDED.SUBTRACT_EMPTY", "True"),
+    ],
 )
 def test_clip_guided_sam_takes_its_random_numbers_from_the_host_alone(opts: tuple[str, ...], precision: str) -> None:
     """segment_anything's prompt encoder looks which points are none, which the device alone knows."""
