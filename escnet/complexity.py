@@ -61,13 +61,18 @@ class EmbedVocabulary(nn.Module):
 class GivenText(nn.Module):
     """Stands in for a text encoder that has the vocabulary in its cache."""
 
-    def __init__(self, features: Tensor) -> None:
+    def __init__(self, features: Tensor, empty: Tensor) -> None:
         super().__init__()
         self.register_buffer("features", features)
+        self.register_buffer("empty", empty)
 
     def encode(self, vocabulary: Vocabulary) -> Tensor:
         """The features that were given."""
         return self.features
+
+    def encode_empty(self, templates: Sequence[str]) -> Tensor:
+        """The feature of templates without a word that was given."""
+        return self.empty
 
 
 class Replay(nn.Module):
@@ -118,7 +123,7 @@ def count_model(model: SegmentingModel, vocabulary: Vocabulary, images: Tensor) 
     encoder = getattr(model, model.text_encoder)
     text = count(EmbedVocabulary(encoder, vocabulary), images)
     stand_ins = {name: Replay(answers) for name, answers in _answers(model, vocabulary, images).items()}
-    stand_ins[model.text_encoder] = GivenText(encoder.encode(vocabulary))
+    stand_ins[model.text_encoder] = GivenText(encoder.encode(vocabulary), encoder.encode_empty(vocabulary.templates))
     originals = {name: getattr(model, name) for name in stand_ins}
     try:
         for name, stand_in in stand_ins.items():
