@@ -118,7 +118,7 @@ PRESENCE = _table(
     tuple(
         _ours(f"{' and '.join(kinds)}, masks {share}", few(64), (*_presence(*kinds), "MODEL.MASK_SHARE", share))
         for kinds in (*_TOLD, ("clip",), ("clip", "inside"))
-        for share in (("0.5", "0.8", "0.95", "1.0") if kinds == ("inside",) else ("0.5", "0.8", "0.95"))
+        for share in (("0.5", "0.8", "0.95", "0.99") if kinds == ("inside",) else ("0.5", "0.8", "0.95"))
     ),
     ORDINARY,
 )
