@@ -37,7 +37,7 @@ TINY = ("MODEL.CLIP.NAME", "escnet-mini", "MODEL.SAM.NAME", "mini", "MODEL.CLIP.
 def make_model(*opts: str, learned: bool = False) -> ClipGuidedSam:
     """A tiny one; after a training, as far as its adapters are concerned, if wanted."""
     torch.manual_seed(0)
-    model = build_model(load_config(CONFIGS / "mojiscenes/clip_guided_sam.yaml", [*TINY, *opts])).eval()
+    model = build_model(load_config(CONFIGS / "mojiscenes/clip_guided_sam_paper.yaml", [*TINY, *opts])).eval()
     if learned:
         for module in (model.encoder.plain, model.encoder.semantic):
             for parameter in module.parameters():
@@ -437,7 +437,7 @@ def test_a_checkpoint_of_another_sam_is_refused(tmp_path: Path) -> None:
     torch.save({"model": make_model().state_dict()}, path)
     options = [*TINY, "MODEL.GUIDED.BOTTLENECK", "0.5"]
     with pytest.raises(WeightsError, match=r"encoder\.plain\.0\.down.*Use the configuration it was trained with"):
-        Segmenter.from_config(CONFIGS / "mojiscenes/clip_guided_sam.yaml", path, options)
+        Segmenter.from_config(CONFIGS / "mojiscenes/clip_guided_sam_paper.yaml", path, options)
     sam = tmp_path / "sam.pth"
     torch.save(build_sam("mini").state_dict(), sam)
     with pytest.raises(WeightsError, match=r"sam\.pth.*image_encoder"):
