@@ -230,7 +230,8 @@ class ClipGuidedSam(SegmentingModel, PromptableModel):
         for b, asked in enumerate(rows):
             image, scores = features.of_image(b), MaskScores(probability[b], self.mask_share)
             whole = self._whole_image(image, text[asked]) if "clip" in self.prompting.presence else None
-            for places, prediction, is_given in self._draw(image, heard, asked):
+            shown = []
+            for places, prediction, is_given, similarity in self._draw(image, heard, asked):
                 masks = prediction.logits[:, 0]
                 found = {"quality": prediction.quality[:, 0], "inside": scores.inside(places, masks)}
                 if whole is not None:
@@ -238,8 +239,9 @@ class ClipGuidedSam(SegmentingModel, PromptableModel):
                 # What a user points at is there.
                 presence = self.prompting.presence_of(found).masked_fill(is_given, 1.0)
                 scores.add(places, masks, presence)
+                shown.append(similarity)
             logits.append(scores.logits())
-            similarities.append(image.signals(heard[asked], torch.zeros_like(asked), self.smoothing).similarity)
+            similarities.append(torch.cat(shown))
         prompts = self.prompting.shown(torch.stack(similarities))
         return Segmentation(torch.stack(logits), rows if chosen else None, [correlation], [prompts])
 
@@ -251,7 +253,7 @@ class ClipGuidedSam(SegmentingModel, PromptableModel):
         with self.autocast():
             masks = [
                 prediction.logits
-                for _, prediction, _ in self._draw(features, text, torch.arange(len(vocabulary.names)))
+                for _, prediction, _, _ in self._draw(features, text, torch.arange(len(vocabulary.names)))
             ]
         return F.interpolate(torch.cat(masks), size, mode="bilinear", align_corners=False)[:, 0] > 0
 
@@ -332,11 +334,12 @@ class ClipGuidedSam(SegmentingModel, PromptableModel):
 
     def _draw(
         self, image: GuidedFeatures, text: Tensor, rows: Tensor
-    ) -> Iterator[tuple[Tensor, MaskPrediction, Tensor]]:
+    ) -> Iterator[tuple[Tensor, MaskPrediction, Tensor, Tensor]]:
         """The masks of the words `rows` (M,) of one image, some of them at a time.
 
         Yields:
-            their places (P,) in `rows`, their masks, and (P,) whether a user has pointed at them.
+            their places (P,) in `rows`, their masks, (P,) whether a user has pointed at them, and the similarities
+            (P,h,w) that they are asked by.
         """
         numbers = self.prompting.random_numbers(0, False)
         for places in torch.arange(len(rows), device=text.device).split(self.word_chunk or max(len(rows), 1)):
@@ -351,7 +354,7 @@ class ClipGuidedSam(SegmentingModel, PromptableModel):
                     own = slice(place, place + 1)
                     exact = self._point(embedding[own], image.given[row], signals.similarity[own])
                     answer.logits[own], answer.quality[own] = exact
-            yield places, answer, is_given
+            yield places, answer, is_given, signals.similarity
 
     def _point(
         self, embedding: Tensor, prompts: Prompts, similarity: Tensor | None, multimask: bool = False
