@@ -65,6 +65,8 @@ MANUAL = Table(
     "From a word and five points on it, over the number of labelled pictures (trained with points)?",
     (
         Variant(_named("CLIP-Guided SAM, not trained", 0), is_trained=False),
+        # A word's mask prompt misleads a SAM that has not learned it.
+        Variant(_named("SAM, from the points alone", 0), test=("MODEL.GUIDED.MASK_PROMPT", "False"), is_trained=False),
         *_over_counts({method: ("PROMPTABLE.PROMPTS", "points", *options) for method, options in METHODS.items()}),
     ),
     POINTS,
