@@ -109,7 +109,7 @@ def _map_tile(values: np.ndarray, size: tuple[int, int]) -> tuple[Image.Image, s
 
 
 def _prompt_tile(photo: Image.Image, prompts: PseudoPrompts) -> tuple[Image.Image, str]:
-    """The objects and points of one class (B = N = 1) over the dimmed picture, and their number in words."""
+    """The objects and points of one class (B = N = 1) over the dimmed picture, and the number of points in words."""
     assignment = prompts.assignment[0, 0].cpu().numpy()
     tints = palette(prompts.labels.shape[2])[np.maximum(assignment, 0)]
     opacity = Image.fromarray(np.where(assignment >= 0, 180, 0).astype(np.uint8))
@@ -125,7 +125,7 @@ def _prompt_tile(photo: Image.Image, prompts: PseudoPrompts) -> tuple[Image.Imag
     for x, y in (prompts.points[0, 0].cpu().numpy()[is_object] + 0.5) * cell:
         draw.circle((x, y), radius, fill=PAPER, outline=INK, width=3)
     found, cells = int(is_object.sum()), int((assignment >= 0).sum())
-    caption = f"{found} object{'s' * (found != 1)}, {cells} cell{'s' * (cells != 1)}"
+    caption = f"{found} point{'s' * (found != 1)}, {cells} cell{'s' * (cells != 1)}"
     return drawn.resize(photo.size, Image.Resampling.BOX), caption
 
 
