@@ -26,6 +26,8 @@ from escnet.safe_files import replacing
 COUNTS = (16, 64, 256, 0)
 _ALL = 2000
 _SEPARATOR = " | "
+_LESS_EMPTY = "CLIP-Guided SAM, less the empty text"
+_BY_POINTS = ("PROMPTABLE.PROMPTS", "points")
 ESC_NET, SAM_CLIP = "configs/mojiscenes/escnet.yaml", "configs/mojiscenes/sam_clip_finetune.yaml"
 
 
@@ -53,7 +55,7 @@ TEXT = Table(
             config_file=ESC_NET,
         ),
         *_over_counts(METHODS),
-        *_over_counts({"CLIP-Guided SAM, less the empty text": ()}, OURS),
+        *_over_counts({_LESS_EMPTY: ()}, OURS),
         *_over_counts({"ESC-Net": ()}, ESC_NET),
         *_over_counts({"SAM-CLIP, fine-tuned": ()}, SAM_CLIP),
     ),
@@ -67,7 +69,8 @@ MANUAL = Table(
         Variant(_named("CLIP-Guided SAM, not trained", 0), is_trained=False),
         # A word's mask prompt misleads a SAM that has not learned it.
         Variant(_named("SAM, from the points alone", 0), test=("MODEL.GUIDED.MASK_PROMPT", "False"), is_trained=False),
-        *_over_counts({method: ("PROMPTABLE.PROMPTS", "points", *options) for method, options in METHODS.items()}),
+        *_over_counts({method: (*_BY_POINTS, *options) for method, options in METHODS.items()}),
+        *_over_counts({_LESS_EMPTY: _BY_POINTS}, OURS),
     ),
     POINTS,
     shows_parameters=True,
