@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -105,12 +106,13 @@ def save_curves(
 ) -> None:
     """Draw mIoU over the number of labelled pictures as a PNG: a plot for each column, a line for each method.
 
-    Bars are deviations over the seeds; what is not trained is a dashed line.
+    Bars are deviations over the seeds; what is not trained is a dashed or dotted line.
     """
     figure = Figure(figsize=(10, 3.9 * ((len(table.datasets) + 1) // 2)), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     plots = figure.subplots((len(table.datasets) + 1) // 2, 2, squeeze=False)
     for axes, key in zip(plots.flat, table.datasets, strict=False):
+        untrained = itertools.cycle(("--", ":", "-."))
         for method, variants in _methods(table).items():
             found = {count: _scores(v, table, key, config_file, output, seeds, common) for count, v in variants.items()}
             means = [statistics.mean(values) for values in found.values()]
@@ -118,7 +120,7 @@ def save_curves(
                 spread = [statistics.stdev(values) if len(values) > 1 else 0.0 for values in found.values()]
                 axes.errorbar(list(found), means, spread, label=method, marker="o", markersize=4)
             else:
-                axes.axhline(means[0], linestyle="--", color="#777777", label=method)
+                axes.axhline(means[0], linestyle=next(untrained), color="#777777", label=method)
         axes.set(title=column_heading(key), xlabel="labelled pictures", ylabel="mIoU, %", xscale="log")
         axes.set_xticks([count or _ALL for count in COUNTS], [str(count or _ALL) for count in COUNTS])
         axes.minorticks_off()
