@@ -128,6 +128,7 @@ CLIP = _table(
     (
         _ours("value path of the last block", few(64)),
         _ours("value-value, last half", (*few(64), "MODEL.CLIP.DENSE", "vv", "MODEL.CLIP.DENSE_BLOCKS", "2")),
+        _ours("value-value, last block", (*few(64), "MODEL.CLIP.DENSE", "vv", "MODEL.CLIP.DENSE_BLOCKS", "1")),
         _ours("plain", (*few(64), "MODEL.CLIP.DENSE", "qk")),
         _ours("frozen", (*few(64), *_CLIP_FROZEN)),
         _ours("trained, a tenth of the rate", (*few(64), "SOLVER.CLIP_MULTIPLIER", "0.1")),
