@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from detectron2.config import configurable
@@ -39,6 +39,22 @@ from escnet.meta_arch.sam import predict_masks
 from escnet.meta_arch.segmentation import Segmentation
 from escnet.meta_arch.text_prompting import TextPrompting
 from escnet.vocabulary import Vocabulary
+
+
+class DrawnWords(NamedTuple):
+    """The answers to some of the words of one image.
+
+    Attributes:
+        places: (P,) of the words among all that are asked for.
+        prediction: their masks.
+        is_given: (P,) whether a user has pointed at them.
+        similarity: (P,h,w) that they were asked by.
+    """
+
+    places: Tensor
+    prediction: MaskPrediction
+    is_given: Tensor
+    similarity: Tensor
 
 
 @META_ARCH_REGISTRY.register()
@@ -231,15 +247,15 @@ class ClipGuidedSam(SegmentingModel, PromptableModel):
             image, scores = features.of_image(b), MaskScores(probability[b], self.mask_share)
             whole = self._whole_image(image, text[asked]) if "clip" in self.prompting.presence else None
             shown = []
-            for places, prediction, is_given, similarity in self._draw(image, heard, asked):
-                masks = prediction.logits[:, 0]
-                found = {"quality": prediction.quality[:, 0], "inside": scores.inside(places, masks)}
+            for drawn in self._draw(image, heard, asked):
+                places, masks = drawn.places, drawn.prediction.logits[:, 0]
+                found = {"quality": drawn.prediction.quality[:, 0], "inside": scores.inside(places, masks)}
                 if whole is not None:
                     found["clip"] = whole[places]
                 # What a user points at is there.
-                presence = self.prompting.presence_of(found).masked_fill(is_given, 1.0)
+                presence = self.prompting.presence_of(found).masked_fill(drawn.is_given, 1.0)
                 scores.add(places, masks, presence)
-                shown.append(similarity)
+                shown.append(drawn.similarity)
             logits.append(scores.logits())
             similarities.append(torch.cat(shown))
         prompts = self.prompting.shown(torch.stack(similarities))
@@ -251,10 +267,8 @@ class ClipGuidedSam(SegmentingModel, PromptableModel):
             raise ValueError(f"these are features of {len(features.vision)} images; ask for those of one")
         text = self._hear(vocabulary)
         with self.autocast():
-            masks = [
-                prediction.logits
-                for _, prediction, _, _ in self._draw(features, text, torch.arange(len(vocabulary.names)))
-            ]
+            words = torch.arange(len(vocabulary.names))
+            masks = [drawn.prediction.logits for drawn in self._draw(features, text, words)]
         return F.interpolate(torch.cat(masks), size, mode="bilinear", align_corners=False)[:, 0] > 0
 
     def losses(self, images: Tensor, targets: Tensor, vocabulary: Vocabulary) -> dict[str, Tensor]:
@@ -332,15 +346,8 @@ class ClipGuidedSam(SegmentingModel, PromptableModel):
             return text
         return F.normalize(text - self.clip_text.encode_empty(vocabulary.templates), dim=-1)
 
-    def _draw(
-        self, image: GuidedFeatures, text: Tensor, rows: Tensor
-    ) -> Iterator[tuple[Tensor, MaskPrediction, Tensor, Tensor]]:
-        """The masks of the words `rows` (M,) of one image, some of them at a time.
-
-        Yields:
-            their places (P,) in `rows`, their masks, (P,) whether a user has pointed at them, and the similarities
-            (P,h,w) that they are asked by.
-        """
+    def _draw(self, image: GuidedFeatures, text: Tensor, rows: Tensor) -> Iterator[DrawnWords]:
+        """The masks of the words `rows` (M,) of one image, some of them at a time."""
         numbers = self.prompting.random_numbers(0, False)
         for places in torch.arange(len(rows), device=text.device).split(self.word_chunk or max(len(rows), 1)):
             of_chunk = rows.to(text.device)[places]
@@ -354,7 +361,7 @@ class ClipGuidedSam(SegmentingModel, PromptableModel):
                     own = slice(place, place + 1)
                     exact = self._point(embedding[own], image.given[row], signals.similarity[own])
                     answer.logits[own], answer.quality[own] = exact
-            yield places, answer, is_given, signals.similarity
+            yield DrawnWords(places, answer, is_given, signals.similarity)
 
     def _point(
         self, embedding: Tensor, prompts: Prompts, similarity: Tensor | None, multimask: bool = False

@@ -9,7 +9,7 @@ from PIL import Image
 
 from escnet.drawing.overlay import LEAST_SIDE, LEGEND_ENTRIES, _legend_entries, overlay
 from escnet.drawing.palette import palette
-from escnet.drawing.prompt_sheets import _maps_of_classes, draw_prompts
+from escnet.drawing.prompt_sheets import _maps_of_classes, _prompt_tile, draw_prompts
 from escnet.layers.pseudo_prompts import PseudoPromptGenerator, PseudoPrompts
 from escnet.vocabulary import Vocabulary
 
@@ -147,6 +147,19 @@ def test_sheet_marks_points_and_leaves_padding_out() -> None:
         assert tile[25, 25].min() > 200
         assert (tile[175, 175].min() > 200) == second
         assert tile[100, 100].max() < 60
+
+
+def test_several_points_of_one_region_are_points_and_no_objects() -> None:
+    region = torch.full((1, 1, 4, 4), -1)
+    region[0, 0, :2] = 0
+    prompts = PseudoPrompts(
+        points=torch.zeros(1, 1, 5, 2),
+        labels=torch.ones(1, 1, 5, dtype=torch.long),
+        boxes=torch.zeros(1, 1, 5, 4),
+        assignment=region,
+        probability=torch.zeros(1, 1, 4, 4),
+    )
+    assert _prompt_tile(Image.new("RGB", (20, 20)), prompts)[1] == "5 points, 8 cells"
 
 
 def test_maps_are_found_through_the_rows_that_were_kept() -> None:
