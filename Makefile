@@ -59,12 +59,13 @@ format: env
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-$(STAMPS)/packages: requirements.txt requirements-dev.txt constraints.txt
+$(STAMPS)/packages: requirements.txt requirements-dev.txt requirements-gradio.txt constraints.txt
 	@$(PIP) --version >/dev/null 2>&1 || { $(PYTHON) -c '$(CHECK_PYTHON)' && $(PYTHON) -m venv $(VENV); }
 	@$(HAS_OWN_DETECTRON2) || $(PIP) uninstall --quiet --yes sal-detectron2 2>/dev/null
 	$(PIP) install -c constraints.txt setuptools
 	$(PIP) install -c constraints.txt --no-deps --no-build-isolation --use-pep517 $(SOURCE_ONLY)
 	$(PIP) install -r requirements.txt -r requirements-dev.txt
+	$(PIP) install --no-deps -r requirements-gradio.txt
 	@mkdir -p $(STAMPS) && touch $@
 
 $(STAMPS)/detectron2: requirements-detectron2.txt $(STAMPS)/packages

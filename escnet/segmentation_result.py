@@ -7,18 +7,20 @@ import io
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
-from torch import Tensor
 
 from escnet.data.images import write_labels
 from escnet.drawing.overlay import overlay
-from escnet.drawing.prompt_sheets import draw_prompts
-from escnet.layers.pseudo_prompts import PseudoPrompts
 from escnet.safe_files import replacing
 from escnet.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from escnet.layers.pseudo_prompts import PseudoPrompts
 
 # Of a printed result, so many of the largest classes; of a shown one, the pixels of the longer side.
 NAMED_CLASSES = 3
@@ -123,6 +125,9 @@ class SegmentationResult:
 
     def draw_prompts(self, max_classes: int = 6) -> Image.Image:
         """The correlation maps and pseudo prompts of the largest classes; see `escnet.drawing.prompt_sheets`."""
+        # Maps are tensors; a result without them, of an exported model, does without torch.
+        from escnet.drawing.prompt_sheets import draw_prompts
+
         return draw_prompts(
             self.image, self.labels, self.vocabulary, self.correlations, self.prompts, self.rows, max_classes
         )

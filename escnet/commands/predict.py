@@ -1,0 +1,168 @@
+r"""Segment photographs into any words: overlays with legends, label maps and JSON for files, folders and globs.
+
+    python tools/predict.py --config-file configs/escnet/vitb16.yaml --weights model_final.pth \
+        --input photo.jpg folder "more/*.png" --vocabulary "cat, grass, sky" --output out
+
+For each image NAME it writes NAME_overlay.png, NAME_labels.png (ids into "class_names" of NAME.json) and NAME.json;
+with --show-prompts also NAME_prompts.png, with --save-scores NAME_scores.npz. What is there already is skipped. Exit
+code: 0 if all images are segmented, 1 if some are not, 2 if none could be tried (usage, configuration, weights,
+vocabulary, prompts, no input).
+
+--prompts says what is pointed at in the images, in pixels from the middle of the upper left one, for a system that
+takes it: {"photo.jpg": {"cat": {"points": [[120, 80]], "labels": [1], "box": [90, 40, 200, 160], "mask": "cat.png"}}}
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from escnet.command_line import POINT_DRAWS, add_batch_size, add_point_draws, point_draws_options, refuse
+from escnet.own_process import peak_memory
+
+if TYPE_CHECKING:
+    from escnet.labelling.engine import Outcome
+
+PROGRAM = "predict.py: error"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the tool; returns the exit code."""
+    args = parse(arguments)
+    # What is imported in functions takes seconds, and --help and mistyped options should not.
+    from escnet.config import load_config
+    from escnet.labelling.engine import LabellingTask, label_pictures
+    from escnet.labelling.pictures import find_pictures, listed_suffixes, output_names, prepare_output
+    from escnet.labelling.prompts import read_prompts
+    from escnet.meta_arch.configured import configured_system, require_key
+    from escnet.predictor import Segmenter
+    from escnet.pretrained.files import WeightsError
+    from escnet.safe_files import DiskFullError
+    from escnet.vocabulary import Vocabulary, VocabularyError
+
+    try:
+        options = point_draws_options(args.point_draws, args.opts)
+        pictures = find_pictures(args.input, args.recursive, args.output)
+        names = output_names(pictures.files)
+        prepare_output(pictures.files, names, args.output)
+        # Wrong words and prompts should be told before a model is loaded; and a pipe can be read once only.
+        words = Vocabulary.parse(args.vocabulary, args.background)
+        cfg = load_config(args.config_file, [*options, *(["TEST.FULL_SCORES", "True"] if args.save_scores else [])])
+        if args.point_draws is not None:
+            require_key(cfg, POINT_DRAWS, "--point-draws")
+        prompts = read_prompts(args.prompts, pictures.files, words, configured_system(cfg))
+        segmenter = Segmenter.from_config(cfg, args.weights, device=args.device)
+        vocabulary = segmenter.vocabulary(words.names, words.background)
+    except (WeightsError, ValueError, KeyError, OSError) as error:
+        return refuse(PROGRAM, error)
+    if pictures.skipped:
+        print(f"skipped, as Pillow has no pixels of them: {listed_suffixes(pictures.skipped)}", file=sys.stderr)
+    if pictures.outputs:
+        print(f"skipped, as an earlier labelling wrote them: {pictures.outputs}", file=sys.stderr)
+    task = LabellingTask(
+        pictures,
+        names,
+        args.output,
+        vocabulary,
+        {
+            "config": args.config_file,
+            "weights": args.weights,
+            "options": options,
+            "value_range": args.value_range,
+        },
+        args.show_prompts,
+        args.save_scores,
+        args.overwrite,
+        tuple(args.value_range) if args.value_range else None,
+        batch_size=args.batch_size,
+        prompts=prompts,
+        **({} if args.max_pixels is None else {"max_pixels": args.max_pixels or None}),
+    )
+    try:
+        outcome = label_pictures(segmenter, task, lambda line: print(line, flush=True))
+    except (VocabularyError, ValueError) as error:  # such as a name that is too long for the text encoder
+        return refuse(PROGRAM, error)
+    except DiskFullError as error:
+        return refuse(PROGRAM, f"{error}; what is finished is kept, and the same command goes on from here", code=1)
+    except KeyboardInterrupt:
+        return refuse("\npredict.py", "stopped; the same command goes on from here", code=130)
+    print_summary(outcome, args.output)
+    return 1 if outcome.failures else 0
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options of the command line."""
+    parser = argparse.ArgumentParser(
+        prog="predict.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config-file", required=True, metavar="YAML", help="e.g. configs/escnet/vitb16.yaml")
+    parser.add_argument("--weights", metavar="FILE", help="a checkpoint that training wrote (else MODEL.WEIGHTS)")
+    parser.add_argument("--input", required=True, nargs="+", metavar="PATH", help="image files, folders, quoted globs")
+    parser.add_argument("--recursive", action="store_true", help="also look into folders in the folders")
+    parser.add_argument(
+        "--vocabulary",
+        required=True,
+        metavar="WORDS",
+        help='"cat, grass, building|edifice", or a file: text with one class per line, or .json',
+    )
+    parser.add_argument("--background", default="", metavar="WORDS", help='words that become the class "background"')
+    parser.add_argument(
+        "--prompts",
+        default="{}",
+        metavar="JSON",
+        help="points, boxes and masks of words in the images: a file, or the JSON itself",
+    )
+    add_point_draws(parser)
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for the results")
+    parser.add_argument("--overwrite", action="store_true", help="do again what is there already")
+    parser.add_argument("--show-prompts", action="store_true", help="also draw correlation maps and pseudo prompts")
+    parser.add_argument(
+        "--save-scores", action="store_true", help="also write the probabilities of all classes: 2·N·H·W bytes, packed"
+    )
+    parser.add_argument(
+        "--value-range",
+        nargs=2,
+        type=float,
+        metavar=("BLACK", "WHITE"),
+        help="values of images that have other ones than their type says, such as 0 4095 (else declared or found)",
+    )
+    parser.add_argument(
+        "--max-pixels", type=int, metavar="N", help="of an image that is read (default: 179 million; 0: no limit)"
+    )
+    add_batch_size(parser)
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps ... (else a GPU if there is one)")
+    parser.add_argument(
+        "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="configuration keys to set, after all options"
+    )
+    options = parser.parse_args(arguments)
+    if options.max_pixels is not None and options.max_pixels < 0:
+        parser.error(f"--max-pixels is {options.max_pixels}; give a number of pixels, or 0 for no limit")
+    if options.value_range:
+        black, white = options.value_range
+        if not -math.inf < black < white < math.inf:
+            parser.error(f"--value-range is {black:g} {white:g}; black has to be below white, and both finite")
+    return options
+
+
+def print_summary(outcome: Outcome, output: Path) -> None:
+    """What came of it, what failed and why, and what it cost."""
+    import torch
+
+    before = f", {outcome.done_before} done before" if outcome.done_before else ""
+    print(f"\n{len(outcome.seconds)} segmented, {len(outcome.failures)} failed{before}; results are in {output}")
+    for path, reason in outcome.failures:
+        print(f"  {path}: {reason.removeprefix(f'{path}: ')}")
+    figures = [f"peak memory {peak_memory() / 1024:.2f} GiB"]
+    if outcome.seconds:
+        figures.insert(0, f"{sum(outcome.seconds) / len(outcome.seconds):.2f} s per image")
+    if torch.cuda.is_available():
+        figures.append(f"of the GPU {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB")
+    print(", ".join(figures))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
