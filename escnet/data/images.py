@@ -216,7 +216,12 @@ def image_size(path: str | os.PathLike[str], upright: bool = True) -> tuple[int,
 
 def has_orientation(path: str | os.PathLike[str]) -> bool:
     """Whether a photograph has an EXIF orientation other than upright."""
-    return _read_header(path, with_orientation=True)[2] != 1
+    return image_orientation(path) != 1
+
+
+def image_orientation(path: str | os.PathLike[str]) -> int:
+    """The EXIF orientation of a photograph, from its header alone: 1 for upright, or 2 to 8."""
+    return _read_header(path, with_orientation=True)[2]
 
 
 def write_labels(path: str | os.PathLike[str], labels: np.ndarray, bits: int | None = None) -> None:

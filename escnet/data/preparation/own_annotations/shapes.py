@@ -1,0 +1,270 @@
+"""Annotated images in one form, whatever tool they come from, and the shapes of their regions as masks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from pycocotools import mask as coco_masks
+
+from escnet.data.errors import DatasetError
+from escnet.data.images import ImageError, image_mode, image_size, read_labels, read_mask
+from escnet.data.label_studio_brush import decode_brush
+
+Size = tuple[int, int]
+# (x1, y1, x2, y2) in pixels, whose left and upper edge is at 0.
+Box = tuple[float, float, float, float]
+Point = tuple[float, float]
+UNLABELLED = -1
+_LEAST_POINTS = 3
+# Sides of a picture.
+_FARTHEST = 10
+_ONE_CHANNEL = ("L", "P", "I", "I;16", "I;16B")
+
+
+class Shape(Protocol):
+    """What a region covers."""
+
+    def mask(self, size: Size) -> np.ndarray:
+        """The (H,W) bool mask in a picture of this (height, width).
+
+        Raises:
+            ValueError: it cannot be drawn.
+        """
+
+    def box(self) -> Box | None:
+        """Its extent as annotated; None where it cannot reach beyond the picture."""
+
+
+@dataclass(frozen=True)
+class Polygon:
+    """The union of closed outlines, as (x, y) in pixels, filled as pycocotools fills them."""
+
+    parts: tuple[tuple[Point, ...], ...]
+
+    def __post_init__(self) -> None:
+        for part in self.parts:
+            if len(part) < _LEAST_POINTS:
+                raise ValueError(f"a polygon has {len(part)} points; it needs {_LEAST_POINTS}")
+            if not all(math.isfinite(number) for point in part for number in point):
+                raise ValueError("a polygon has a point that is no number")
+
+    def mask(self, size: Size) -> np.ndarray:
+        """As `Shape.mask`."""
+        # Far beyond the picture, the pixels of an outline would fill the memory.
+        farthest = _FARTHEST * max(size)
+        if far := [point for part in self.parts for point in part if max(map(abs, point)) > farthest]:
+            raise ValueError(
+                f"a polygon has the point {far[0]}, far outside of the picture of {size[1]}x{size[0]} pixels"
+            )
+        flat = [[number for point in part for number in point] for part in self.parts]
+        return coco_masks.decode(coco_masks.merge(coco_masks.frPyObjects(flat, *size))).astype(bool)
+
+    def box(self) -> Box:
+        """As `Shape.box`."""
+        xs, ys = zip(*(point for part in self.parts for point in part), strict=True)
+        return min(xs), min(ys), max(xs), max(ys)
+
+
+@dataclass(frozen=True)
+class CocoRuns:
+    """Compressed run lengths of COCO, and the box that the file has of them."""
+
+    counts: str
+    size: Size
+    extent: Box
+
+    def mask(self, size: Size) -> np.ndarray:
+        """As `Shape.mask`."""
+        return coco_masks.decode({"size": list(self.size), "counts": self.counts.encode("ascii")}).astype(bool)
+
+    def box(self) -> Box:
+        """As `Shape.box`."""
+        return self.extent
+
+
+@dataclass(frozen=True)
+class BrushRuns:
+    """Label Studio's run lengths of a brushed mask."""
+
+    stream: bytes
+
+    def mask(self, size: Size) -> np.ndarray:
+        """As `Shape.mask`."""
+        return decode_brush(self.stream, size)
+
+    def box(self) -> None:
+        """As `Shape.box`."""
+        return None
+
+
+@dataclass(frozen=True)
+class BoxRuns:
+    """CVAT's run lengths: outside and inside in turn, row by row, within a box of whole pixels."""
+
+    counts: tuple[int, ...]
+    left: int
+    top: int
+    width: int
+    height: int
+
+    def __post_init__(self) -> None:
+        if self.width < 1 or self.height < 1 or min(self.counts, default=0) < 0:
+            raise ValueError(f"a mask of {self.width}x{self.height} pixels has run lengths that cannot be")
+        if sum(self.counts) != self.width * self.height:
+            raise ValueError(
+                f"the run lengths of a mask add up to {sum(self.counts)}, not to its {self.width}x{self.height} pixels"
+            )
+
+    def mask(self, size: Size) -> np.ndarray:
+        """As `Shape.mask`."""
+        x1, y1, x2, y2 = self.box()
+        rows, columns = slice(max(0, y1), max(0, min(y2, size[0]))), slice(max(0, x1), max(0, min(x2, size[1])))
+        found = np.zeros(size, dtype=bool)
+        if rows.start < rows.stop and columns.start < columns.stop:
+            inside = np.repeat(np.arange(len(self.counts)) % 2 == 1, self.counts).reshape(self.height, self.width)
+            found[rows, columns] = inside[rows.start - y1 : rows.stop - y1, columns.start - x1 : columns.stop - x1]
+        return found
+
+    def box(self) -> tuple[int, int, int, int]:
+        """As `Shape.box`."""
+        return self.left, self.top, self.left + self.width, self.top + self.height
+
+
+@dataclass(frozen=True)
+class MaskFile:
+    """A picture that is black outside the region, and white inside."""
+
+    path: Path
+
+    def mask(self, size: Size) -> np.ndarray:
+        """As `Shape.mask`."""
+        if image_size(self.path) != size:
+            raise ImageError(f"{self.path}: is not of {size[1]}x{size[0]} pixels, as other masks of the image are")
+        if image_mode(self.path) in _ONE_CHANNEL:
+            inside = np.unique(read_labels(self.path))
+            if np.count_nonzero(inside) > 1:
+                raise ImageError(
+                    f"{self.path}: has {len(inside)} values where a mask has two, 0 outside and 255 inside; name the "
+                    f"classes of ids with --palette"
+                )
+        return read_mask(self.path)
+
+    def box(self) -> None:
+        """As `Shape.box`."""
+        return None
+
+
+def rectangle(box: Box, degrees: float = 0.0, pivot: Point = (0.0, 0.0)) -> Polygon:
+    """The polygon of a box that is turned clockwise about a point.
+
+    Raises:
+        ValueError: a number is none.
+    """
+    x1, y1, x2, y2 = box
+    sine, cosine = math.sin(math.radians(degrees)), math.cos(math.radians(degrees))
+
+    def turn(x: float, y: float) -> Point:
+        right, down = x - pivot[0], y - pivot[1]
+        return pivot[0] + right * cosine - down * sine, pivot[1] + right * sine + down * cosine
+
+    corners = ((x1, y1), (x2, y1), (x2, y2), (x1, y2))
+    return Polygon((tuple(turn(*corner) for corner in corners) if degrees else corners,))
+
+
+class Region(NamedTuple):
+    """One annotated region.
+
+    Attributes:
+        label: name of its class.
+        shape: what it covers.
+        order: regions of a higher one lie on top.
+    """
+
+    label: str
+    shape: Shape
+    order: int = 0
+
+
+class LabelPicture(Protocol):
+    """A file with the class of every pixel."""
+
+    path: Path
+
+    def labels(self) -> np.ndarray:
+        """The (H,W) int32 places of the classes in the list of all, `UNLABELLED` where there is none.
+
+        Raises:
+            ImageError: the file cannot be read, or has a value that stands for nothing.
+        """
+
+
+class AnnotatedImage(NamedTuple):
+    """An image of the annotations.
+
+    Attributes:
+        file: the photograph, as the annotations name it.
+        place: of the annotations, for messages.
+        size: (height, width) that was annotated; None where it is not said.
+        regions: in the order of the file.
+        picture: instead of regions.
+        suffixed: whether `file` has the suffix of the photograph.
+    """
+
+    file: str
+    place: str
+    size: Size | None
+    regions: tuple[Region, ...] = ()
+    picture: LabelPicture | None = None
+    suffixed: bool = True
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is annotated in it."""
+        return not self.regions and self.picture is None
+
+
+@dataclass(frozen=True)
+class AnnotationSet:
+    """All that annotations say.
+
+    Attributes:
+        path: file or folder.
+        files: whose contents decide the label maps.
+        names: of the classes.
+        images: those that were annotated, also in vain.
+        warnings: what is doubtful.
+        smaller_on_top: which of two regions is seen where they overlap, if they are of one order: the smaller one, or
+            the later one.
+    """
+
+    path: Path
+    files: tuple[Path, ...]
+    names: tuple[str, ...]
+    images: tuple[AnnotatedImage, ...]
+    warnings: tuple[str, ...] = field(default=())
+    smaller_on_top: bool = False
+
+
+def counted(counts: dict[str, int]) -> str:
+    """Kinds with their numbers: "choices 3, keypointlabels 1"."""
+    return ", ".join(f"{name} {number}" for name, number in sorted(counts.items()))
+
+
+def refuse_twice(path: Path, what: str, values: Sequence[str], remedy: str) -> None:
+    """See that no value occurs twice, and none is empty.
+
+    Raises:
+        DatasetError: one does.
+    """
+    if not all(values):
+        raise DatasetError(f"{path}: {what} number {list(values).index('') + 1} has no name; {remedy}")
+    seen: set[str] = set()
+    for value in values:
+        if value in seen:
+            raise DatasetError(f"{path}: {what} '{value}' occurs twice; {remedy}")
+        seen.add(value)
