@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 # What is imported in functions takes seconds, and --help and mistyped options should not.
 NAME = "import_annotations"
+# What was told of an import, beside it.
+SUMMARY = "import.txt"
 FORMATS = ("coco", "label_studio", "cvat", "masks")
 
 
@@ -116,6 +118,7 @@ def bring_in(options: argparse.Namespace) -> None:
         ValueError, OSError: they do not fit, or cannot be read, or not be written.
     """
     from escnet.data.preparation.own_annotations.importing import TRAIN, VALIDATION, Import, import_annotations
+    from escnet.safe_files import replacing
 
     start = time.perf_counter()
     asked = Import(
@@ -129,9 +132,20 @@ def bring_in(options: argparse.Namespace) -> None:
         frame=options.frame,
         copy=options.copy,
     )
-    is_new, counts = import_annotations(asked, options.output, options.workers, lambda line: print(f"warning: {line}"))
-    print(table(counts))
-    state = f"made in {time.perf_counter() - start:.1f} s" if is_new else "is complete already, nothing to do"
+    summary, report = options.output.expanduser() / SUMMARY, []
+
+    def tell(line: str) -> None:
+        report.append(line)
+        print(line, flush=True)
+
+    counts = import_annotations(asked, options.output, options.workers, lambda line: tell(f"warning: {line}"))
+    if counts is not None:
+        tell(table(counts))
+        with replacing(summary) as temporary:
+            temporary.write_text("\n".join(report) + "\n", encoding="utf-8")
+    elif summary.is_file():
+        print(summary.read_text(encoding="utf-8"), end="")
+    state = "is complete already, nothing to do" if counts is None else f"made in {time.perf_counter() - start:.1f} s"
     parts = (f"{options.output}/{TRAIN}", f"{options.output}/{VALIDATION}") if options.validation else (options.output,)
     print(f"{NAME}: {' and '.join(f'folder:{part}' for part in parts)}: {state}")
 

@@ -1,4 +1,4 @@
-"""Label Studio's run lengths of brushed masks: a stream of bits, written and read."""
+"""Label Studio's run lengths of brushed masks: a stream of bits, read."""
 
 from __future__ import annotations
 
@@ -12,10 +12,6 @@ import numpy as np
 _CHANNELS = 4
 _ALPHA = 3
 _COUNT_BITS, _VALUE_BITS, _WIDTH_BITS, _CHOICE_BITS = 32, 5, 4, 2
-# Of what is written here.
-_WORD = 8
-_WIDTHS = (3, 4, 8, 16)
-_INSIDE = 255
 
 
 class BrushError(ValueError):
@@ -44,30 +40,13 @@ def decode_brush(stream: Sequence[int], size: tuple[int, int]) -> np.ndarray:
     values = np.zeros(count, dtype=np.uint32)
     start = 0
     while start < count:
-        is_repeated = bits.number(1)
-        end = start + bits.number(widths[bits.number(_CHOICE_BITS)]) + 1
+        kind = bits.number(1 + _CHOICE_BITS)
+        end = start + bits.number(widths[kind & 3]) + 1
         if end > count:
             raise BrushError(f"the run lengths go on to value {end} of {count}")
-        values[start:end] = bits.number(word) if is_repeated else bits.numbers(end - start, word)
+        values[start:end] = bits.number(word) if kind > 3 else bits.numbers(end - start, word)
         start = end
     return values.reshape(*size, _CHANNELS)[..., _ALPHA] > 0
-
-
-def encode_brush(mask: np.ndarray) -> list[int]:
-    """The stream of an (H,W) bool mask, as numbers 0..255; inside all four values of a pixel are 255, outside 0."""
-    flat = np.asarray(mask, dtype=bool).ravel()
-    starts = np.flatnonzero(np.diff(flat, prepend=~flat[:1]))
-    lengths = np.diff(starts, append=flat.size) * _CHANNELS
-    fields = [(flat.size * _CHANNELS, _COUNT_BITS), (_WORD - 1, _VALUE_BITS), *((w - 1, _WIDTH_BITS) for w in _WIDTHS)]
-    for start, length in zip(starts.tolist(), lengths.tolist(), strict=True):
-        value = _INSIDE if flat[start] else 0
-        while length:
-            part = min(length, 1 << _WIDTHS[-1])
-            choice = next(place for place, width in enumerate(_WIDTHS) if part <= 1 << width)
-            fields += [(1, 1), (choice, _CHOICE_BITS), (part - 1, _WIDTHS[choice]), (value, _WORD)]
-            length -= part
-    text = "".join(f"{number:0{width}b}" for number, width in fields)
-    return np.packbits(np.frombuffer(text.encode("ascii"), dtype=np.uint8) - ord("0")).tolist()
 
 
 class _Bits:

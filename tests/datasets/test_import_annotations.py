@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import quoteattr
@@ -17,7 +18,6 @@ from pycocotools import mask as coco_masks
 from escnet.data.folder import read_folder
 from escnet.data.images import image_size, read_image, read_labels, write_labels
 from escnet.data.inspection import inspect_dataset
-from escnet.data.label_studio_brush import encode_brush
 
 SCRIPT = "datasets/import_annotations.py"
 Run = Callable[..., tuple[int, str]]
@@ -33,6 +33,15 @@ def photographs(tmp_path: Path) -> Path:
     for name in ("a", "b", "c d"):
         Image.new("RGB", SIZE[::-1], "grey").save(folder / f"{name}.jpg")
     return folder
+
+
+def encode_brush(mask: np.ndarray) -> list[int]:
+    """Label Studio's run lengths of a mask: values of 8 bits, and lengths of 16, whichever of the four is chosen."""
+    flat = np.repeat(mask.ravel(), 4)
+    edges = sorted({*np.flatnonzero(np.diff(flat)) + 1, *range(0, flat.size, 65536), flat.size})
+    runs = (f"100{end - start - 1:016b}{'11111111' if flat[start] else '00000000'}" for start, end in pairwise(edges))
+    text = f"{flat.size:032b}00111{'1111' * 4}{''.join(runs)}"
+    return np.packbits(np.frombuffer(text.encode(), np.uint8) - ord("0")).tolist()
 
 
 def write(path: Path, contents: Any) -> Path:

@@ -108,7 +108,7 @@ class _Contents:
 
 def import_annotations(
     asked: Import, output: Path, workers: int = 0, tell: Callable[[str], None] = print
-) -> tuple[bool, list[ClassCount]]:
+) -> list[ClassCount] | None:
     """Write annotations and their photographs as a dataset ``folder:PATH``, or as two, in "train" and "val".
 
     Args:
@@ -118,7 +118,7 @@ def import_annotations(
         tell: is given each warning.
 
     Returns:
-        Whether anything had to be done, and the images and pixels of each class and, last, of ignored pixels.
+        The images and pixels of each class and, last, of ignored pixels; None if it is there already.
 
     Raises:
         DatasetError, ImageError: something is missing or does not fit; nothing is written then.
@@ -141,8 +141,9 @@ def import_annotations(
         len(matches),
         digest(matches, annotations),
     )
-    is_there = is_finished(output / DESCRIPTION, contents)
-    if not is_there and output.exists() and not (output.is_dir() and not any(output.iterdir())):
+    if is_finished(output / DESCRIPTION, contents):
+        return None
+    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         raise DatasetError(f"{output}: holds files that are no import; choose another folder, or remove it")
     recipe = _recipe(annotations, names, asked.background)
     with worker_pool(workers or os.cpu_count() or 1, preload=__name__) as pool:
@@ -150,8 +151,6 @@ def import_annotations(
         counts = _counts(matches, surveys, parts, names, recipe)
         for warning in [*annotations.warnings, *warnings, *_doubts(annotations, surveys, counts)]:
             tell(warning)
-        if is_there:
-            return False, counts
         unfinished = _unfinished(output, contents)
         jobs = [(match, _folder(unfinished, parts, match)) for match in matches]
         list(_each(pool, partial(_write, recipe, asked.copy), jobs, "written"))
@@ -161,7 +160,7 @@ def import_annotations(
     if output.exists():
         output.rmdir()
     os.replace(unfinished, output)
-    return True, counts
+    return counts
 
 
 def _class_names(annotations: AnnotationSet, background: str | None) -> tuple[str, ...]:

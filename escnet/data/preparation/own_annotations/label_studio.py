@@ -83,6 +83,8 @@ def _task(path: Path, task: Any, doubts: _Doubts) -> AnnotatedImage | None:
         raise DatasetError(f"{path}: an entry has no 'data', as tasks have; {_EXPORT}")
     place = f"task {task.get('id')}"
     annotations = task.get("annotations", task.get("completions"))
+    if annotations is None and task.get("predictions"):
+        raise DatasetError(f"{path}: {place} has predictions alone; accept or correct them in Label Studio first")
     if not isinstance(annotations, list):
         raise DatasetError(f"{path}: {place} has no list 'annotations'; {_EXPORT}")
     finished = [one for one in annotations if isinstance(one, dict) and not one.get("was_cancelled")]
