@@ -408,6 +408,7 @@ def outline(*points: tuple[float, float]) -> list[dict[str, Any]]:
         (coco([{**ONE, "segmentation": [[1, 2, 3]]}]), "the object 0 cannot be used .*a polygon has 3 numbers"),
         (coco([{**ONE, "segmentation": {"size": [6, 8], "counts": [4]}}]), "do not add up"),
         (coco([{**ONE, "segmentation": {"size": [6, 8], "counts": "0n1000000"}}]), "image 5: a region cannot be drawn"),
+        (coco([{**ONE, "segmentation": [[1, 1, 1e9, 1, 5, 1e9]]}]), "reaches far outside of the image of 8x6 pixels"),
         (coco([]), "no image has a region"),
         (coco([{"category_id": 9, "segmentation": [square(20, 20, 30, 30)]}]), "not a pixel is labelled"),
         ("{", "cannot be read as JSON"),
@@ -419,6 +420,9 @@ def outline(*points: tuple[float, float]) -> list[dict[str, Any]]:
             "task 4: a region cannot be drawn .*cut off",
         ),
         (outline((0, 0), (1, 1)), "the polygonlabels 'r1' cannot be used .*2 points"),
+        ([task(4, "a.jpg", result("brushlabels", "sky", rle=10**15))], "its rle is no list of numbers"),
+        ([{"data": {"image": "a.jpg"}, "predictions": [{"result": [SKY]}]}], "has predictions alone; accept"),
+        (coco([ONE], images=[IMAGE | {"id": [5]}]), "the image .* lacks something .*unhashable"),
         ([task(4, "a.jpg", SKY), task(5, "x/a.jpg", SKY)], "task 4 and task 5 are both of the photograph a.jpg"),
         (outline((0, 0), (9e9, 1), (1, 9)), "far outside of the picture of 8x6"),
     ],
@@ -452,6 +456,14 @@ def test_what_does_not_fit_is_refused(run: Run, tmp_path: Path, photographs: Pat
             "add up to 3, not to its 2x2 pixels",
         ),
         (cvat(cvat_image('<mask label="sky" rle="-1, 5" left="0" top="0" width="2" height="2"/>')), "cannot be"),
+        (
+            cvat(
+                cvat_image(
+                    '<mask label="sky" rle="0, 1000000000000" left="0" top="0" width="1000000" height="1000000"/>'
+                )
+            ),
+            "a mask has 1000000x1000000 pixels, its picture 8x6",
+        ),
     ],
 )
 def test_xml_that_does_not_fit_is_refused(

@@ -179,6 +179,8 @@ def _shape(geometry: str, value: dict[str, Any], size: Size | None) -> Shape:
     if geometry == "brush":
         if value.get("format", "rle") != "rle":
             raise ValueError(f"its format is {value['format']}, not rle")
+        if not isinstance(value["rle"], list):
+            raise ValueError("its rle is no list of numbers")
         return BrushRuns(bytes(value["rle"]))
     height, width = size
     if geometry == "polygon":
