@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING
 from escnet.command_line import zero_or_more
 
 if TYPE_CHECKING:
-    from escnet.data.preparation.own_annotations.importing import ClassCount
+    from escnet.data.preparation.own_annotations.survey import ClassCount
 
 # What is imported in functions takes seconds, and --help and mistyped options should not.
 NAME = "import_annotations"
@@ -117,7 +117,8 @@ def bring_in(options: argparse.Namespace) -> None:
     Raises:
         ValueError, OSError: they do not fit, or cannot be read, or not be written.
     """
-    from escnet.data.preparation.own_annotations.importing import TRAIN, VALIDATION, Import, import_annotations
+    from escnet.data.preparation.own_annotations.importing import Import, import_annotations
+    from escnet.data.preparation.own_annotations.survey import TRAIN, VALIDATION
     from escnet.safe_files import replacing
 
     start = time.perf_counter()

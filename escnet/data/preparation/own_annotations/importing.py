@@ -5,17 +5,17 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from escnet.data.errors import DatasetError, listed
+from escnet.data.errors import DatasetError
 from escnet.data.folder import IGNORE_LABELS
 from escnet.data.images import ImageError, write_labels
 from escnet.data.preparation.bringing import bring
@@ -25,15 +25,20 @@ from escnet.data.preparation.own_annotations.matching import Match, digest, matc
 from escnet.data.preparation.own_annotations.painting import paint
 from escnet.data.preparation.own_annotations.photographs import UPRIGHT, Photographs, turn_upright
 from escnet.data.preparation.own_annotations.shapes import UNLABELLED, AnnotationSet
+from escnet.data.preparation.own_annotations.survey import (
+    TRAIN,
+    VALIDATION,
+    ClassCount,
+    Survey,
+    count_classes,
+    find_doubts,
+)
 from escnet.progress import progress_bar
 from escnet.safe_files import replacing
 from escnet.vocabulary import Vocabulary, VocabularyError
 from escnet.worker_pool import worker_pool
 
 DESCRIPTION = "import.json"
-TRAIN, VALIDATION = "train", "val"
-# What only one class is told from.
-_FEW = 2
 _CHUNK = 8
 
 
@@ -64,14 +69,6 @@ class Import:
     copy: bool = False
 
 
-class ClassCount(NamedTuple):
-    """What a class has: its name, and by part of the dataset its images and pixels. Ignored pixels count as a class."""
-
-    name: str
-    images: dict[str, int]
-    pixels: dict[str, int]
-
-
 @dataclass(frozen=True)
 class _Recipe:
     """How a label map is made; what a worker process is given."""
@@ -81,15 +78,6 @@ class _Recipe:
     bits: int
     smaller_on_top: bool
     source: Path
-
-
-class _Survey(NamedTuple):
-    """What is in one label map: pixels by id, and the numbers of `Painted`."""
-
-    pixels: dict[int, int]
-    lost: int
-    cut: int
-    overlapped: int
 
 
 @dataclass(frozen=True)
@@ -148,8 +136,9 @@ def import_annotations(
     recipe = _recipe(annotations, names, asked.background)
     with worker_pool(workers or os.cpu_count() or 1, preload=__name__) as pool:
         surveys = list(_each(pool, partial(_survey, recipe), matches, "checked"))
-        counts = _counts(matches, surveys, parts, names, recipe)
-        for warning in [*annotations.warnings, *warnings, *_doubts(annotations, surveys, counts)]:
+        places = [parts[match.key] for match in matches]
+        counts = count_classes(surveys, places, names, IGNORE_LABELS[recipe.bits])
+        for warning in [*annotations.warnings, *warnings, *find_doubts(annotations, surveys, counts)]:
             tell(warning)
         unfinished = _unfinished(output, contents)
         jobs = [(match, _folder(unfinished, parts, match)) for match in matches]
@@ -182,7 +171,7 @@ def _split(matches: Sequence[Match], share: float, seed: int) -> dict[str, str]:
     keys = [match.key for match in matches]
     if not share:
         return dict.fromkeys(keys, "")
-    if len(keys) < _FEW:
+    if len(keys) < 2:
         raise DatasetError(
             f"--validation {share} holds out an image and leaves one, but there is {len(keys)}; leave it out"
         )
@@ -198,7 +187,7 @@ def _recipe(annotations: AnnotationSet, names: Sequence[str], background: str | 
     return _Recipe(ids, unlabelled, bits, annotations.smaller_on_top, annotations.path)
 
 
-def _labels(recipe: _Recipe, match: Match) -> tuple[np.ndarray, _Survey]:
+def _labels(recipe: _Recipe, match: Match) -> tuple[np.ndarray, Survey]:
     """The (H,W) label map of an image, upright, and what is in it."""
     try:
         painted = paint(match.annotated, match.frame.size, recipe.ids, recipe.smaller_on_top)
@@ -212,10 +201,10 @@ def _labels(recipe: _Recipe, match: Match) -> tuple[np.ndarray, _Survey]:
     labels = np.where(painted.labels == UNLABELLED, recipe.unlabelled, painted.labels)
     ids, counts = np.unique(labels, return_counts=True)
     pixels = dict(zip(ids.tolist(), counts.tolist(), strict=True))
-    return turn_upright(labels, match.frame.orientation), _Survey(pixels, *painted[1:])
+    return turn_upright(labels, match.frame.orientation), Survey(pixels, *painted[1:])
 
 
-def _survey(recipe: _Recipe, match: Match) -> _Survey:
+def _survey(recipe: _Recipe, match: Match) -> Survey:
     return _labels(recipe, match)[1]
 
 
@@ -233,8 +222,18 @@ def _write(recipe: _Recipe, copy: bool, job: tuple[Match, Path]) -> None:
 def _each(
     pool: ProcessPoolExecutor | None, work: Callable[[Any], Any], jobs: Sequence[Any], what: str
 ) -> Iterator[Any]:
+    """The results of all jobs in turn, with a progress bar.
+
+    Raises:
+        DatasetError: a worker process died.
+    """
     results: Iterable[Any] = pool.map(work, jobs, chunksize=_CHUNK) if pool else map(work, jobs)
-    return iter(progress_bar(results, total=len(jobs), desc=what, unit="image"))
+    try:
+        yield from progress_bar(results, total=len(jobs), desc=what, unit="image")
+    except BrokenProcessPool as error:
+        raise DatasetError(
+            "a worker process died, maybe for want of memory; run again with fewer --workers, what is finished is kept"
+        ) from error
 
 
 def _folder(root: Path, parts: dict[str, str], match: Match) -> Path:
@@ -252,51 +251,3 @@ def _unfinished(output: Path, contents: _Contents) -> Path:
         shutil.rmtree(folder, ignore_errors=True)
         note_finished(folder / DESCRIPTION, contents)
     return folder
-
-
-def _counts(
-    matches: Sequence[Match],
-    surveys: Sequence[_Survey],
-    parts: dict[str, str],
-    names: Sequence[str],
-    recipe: _Recipe,
-) -> list[ClassCount]:
-    images: Counter[tuple[int, str]] = Counter()
-    pixels: Counter[tuple[int, str]] = Counter()
-    for match, survey in zip(matches, surveys, strict=True):
-        for number, count in survey.pixels.items():
-            images[number, parts[match.key]] += 1
-            pixels[number, parts[match.key]] += count
-    present = sorted(set(parts.values()))
-    rows = [*enumerate(names), (IGNORE_LABELS[recipe.bits], "(ignored)")]
-    return [
-        ClassCount(name, {part: images[row, part] for part in present}, {part: pixels[row, part] for part in present})
-        for row, name in rows
-    ]
-
-
-def _doubts(annotations: AnnotationSet, surveys: Sequence[_Survey], counts: Sequence[ClassCount]) -> list[str]:
-    """What the label maps themselves show.
-
-    Raises:
-        DatasetError: not a pixel is labelled.
-    """
-    classes = counts[:-1]
-    if not any(sum(one.pixels.values()) for one in classes):
-        raise DatasetError(f"{annotations.path}: not a pixel is labelled; look at its regions and sizes")
-    lost, cut = sum(survey.lost for survey in surveys), sum(survey.cut for survey in surveys)
-    overlapped = [survey.overlapped for survey in surveys if survey.overlapped]
-    rule = "the smaller one is seen" if annotations.smaller_on_top else "the later or higher one is seen"
-    absent = [one.name for one in classes if not sum(one.pixels.values())]
-    unseen = [one.name for one in classes if sum(one.pixels.values()) and TRAIN in one.pixels and not one.pixels[TRAIN]]
-    lines = {
-        f"{lost} regions have no pixel in their picture: outside of it, or too small": lost,
-        f"{cut} regions reach beyond their picture, and are cut": cut,
-        f"in {len(overlapped)} images regions of two classes overlap, on {sum(overlapped)} pixels; {rule}": overlapped,
-        f"{len(absent)} classes have not a pixel: {listed(absent, 10)}": absent,
-        f"{len(unseen)} classes are in {VALIDATION} alone: {listed(unseen, 10)}; try another --seed": unseen,
-        "only one class is labelled, and nothing else to tell it from; --background-name names the rest": (
-            len(classes) < _FEW
-        ),
-    }
-    return [line for line, is_so in lines.items() if is_so]
