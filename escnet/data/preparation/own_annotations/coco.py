@@ -6,13 +6,8 @@ from pathlib import Path
 
 from escnet.data.coco_instances import read_instances
 from escnet.data.errors import DatasetError
-from escnet.data.preparation.own_annotations.shapes import (
-    AnnotatedImage,
-    AnnotationSet,
-    CocoRuns,
-    Region,
-    refuse_twice,
-)
+from escnet.data.preparation.own_annotations.annotated import AnnotatedImage, AnnotationSet, Region, refuse_twice
+from escnet.data.preparation.own_annotations.shapes import CocoRuns
 
 
 def read_coco(path: Path) -> AnnotationSet:

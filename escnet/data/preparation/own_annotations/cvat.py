@@ -8,17 +8,14 @@ from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
 from escnet.data.errors import DatasetError
-from escnet.data.preparation.own_annotations.shapes import (
+from escnet.data.preparation.own_annotations.annotated import (
     AnnotatedImage,
     AnnotationSet,
-    BoxRuns,
-    Polygon,
     Region,
-    Shape,
     counted,
-    rectangle,
     refuse_twice,
 )
+from escnet.data.preparation.own_annotations.shapes import BoxRuns, Polygon, Shape, rectangle
 
 _EXPORT = "export it as 'CVAT for images 1.1'"
 # Of an image as a whole, so that nothing of it could be painted.

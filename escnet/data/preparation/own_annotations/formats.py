@@ -6,12 +6,12 @@ from pathlib import Path
 
 from escnet.data.errors import DatasetError
 from escnet.data.json_files import read_json_file
+from escnet.data.preparation.own_annotations.annotated import AnnotationSet
 from escnet.data.preparation.own_annotations.coco import read_coco
 from escnet.data.preparation.own_annotations.cvat import read_cvat
 from escnet.data.preparation.own_annotations.label_studio import read_label_studio
 from escnet.data.preparation.own_annotations.masks import read_masks
 from escnet.data.preparation.own_annotations.photographs import Photographs
-from escnet.data.preparation.own_annotations.shapes import AnnotationSet
 
 COCO, LABEL_STUDIO, CVAT, MASKS = "coco", "label_studio", "cvat", "masks"
 FORMATS = (COCO, LABEL_STUDIO, CVAT, MASKS)

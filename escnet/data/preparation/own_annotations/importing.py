@@ -20,11 +20,11 @@ from escnet.data.folder import IGNORE_LABELS
 from escnet.data.images import ImageError, write_labels
 from escnet.data.preparation.bringing import bring
 from escnet.data.preparation.finished_folders import is_finished, note_finished
+from escnet.data.preparation.own_annotations.annotated import UNLABELLED, AnnotationSet
 from escnet.data.preparation.own_annotations.formats import read_annotations
 from escnet.data.preparation.own_annotations.matching import Match, digest, match_photographs
 from escnet.data.preparation.own_annotations.painting import paint
 from escnet.data.preparation.own_annotations.photographs import UPRIGHT, Photographs, turn_upright
-from escnet.data.preparation.own_annotations.shapes import UNLABELLED, AnnotationSet
 from escnet.data.preparation.own_annotations.survey import (
     TRAIN,
     VALIDATION,

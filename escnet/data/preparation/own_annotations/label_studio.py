@@ -11,17 +11,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from escnet.data.errors import DatasetError
 from escnet.data.folder import IMAGE_SUFFIXES
 from escnet.data.json_files import read_json_file
-from escnet.data.preparation.own_annotations.shapes import (
-    AnnotatedImage,
-    AnnotationSet,
-    BrushRuns,
-    Polygon,
-    Region,
-    Shape,
-    Size,
-    counted,
-    rectangle,
-)
+from escnet.data.preparation.own_annotations.annotated import AnnotatedImage, AnnotationSet, Region, counted
+from escnet.data.preparation.own_annotations.shapes import BrushRuns, Polygon, Shape, Size, rectangle
 
 _EXPORT = "export it from Label Studio as 'JSON', not as 'JSON-MIN'"
 # Of a result's type, the geometry: "polygonlabels" and "polygon" are both outlines.

@@ -10,15 +10,15 @@ import numpy as np
 
 from escnet.data.errors import DatasetError, listed
 from escnet.data.images import ImageError, bits_of, image_mode, image_size, read_image, read_labels
-from escnet.data.preparation.own_annotations.palette import Palette, read_palette
-from escnet.data.preparation.own_annotations.shapes import (
+from escnet.data.preparation.own_annotations.annotated import (
     UNLABELLED,
     AnnotatedImage,
     AnnotationSet,
-    MaskFile,
     Region,
     refuse_twice,
 )
+from escnet.data.preparation.own_annotations.palette import Palette, read_palette
+from escnet.data.preparation.own_annotations.shapes import MaskFile
 
 # Of formats without loss alone: of a JPEG, the values of a mask are no more than nearly its own.
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")

@@ -8,8 +8,8 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from escnet.data.errors import DatasetError, listed
+from escnet.data.preparation.own_annotations.annotated import AnnotatedImage, AnnotationSet
 from escnet.data.preparation.own_annotations.photographs import UPRIGHT, Frame, Photographs, find_frame
-from escnet.data.preparation.own_annotations.shapes import AnnotatedImage, AnnotationSet
 
 _SHOWN = 10
 _BLOCK = 1 << 20

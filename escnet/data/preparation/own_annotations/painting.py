@@ -8,15 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from pycocotools import mask as coco_masks
 
-from escnet.data.preparation.own_annotations.shapes import (
-    UNLABELLED,
-    AnnotatedImage,
-    Box,
-    CocoRuns,
-    MaskFile,
-    Region,
-    Size,
-)
+from escnet.data.preparation.own_annotations.annotated import UNLABELLED, AnnotatedImage, Region
+from escnet.data.preparation.own_annotations.shapes import Box, CocoRuns, MaskFile, Size
 
 # Tools round the ends of regions that touch the border of the picture.
 _TOLERANCE = 1.0

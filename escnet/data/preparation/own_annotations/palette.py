@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from escnet.data.errors import DatasetError
 from escnet.data.json_files import read_json_object
-from escnet.data.preparation.own_annotations.shapes import refuse_twice
+from escnet.data.preparation.own_annotations.annotated import refuse_twice
 
 _FORMS = (
     'a palette is JSON, {"NAME": [R, G, B]} or {"NAME": ID}, or a text with lines NAME R G B, NAME: ID, or NAME alone, '

@@ -13,7 +13,8 @@ from PIL import Image, ImageOps
 from escnet.data.errors import DatasetError, listed
 from escnet.data.folder import IMAGE_SUFFIXES
 from escnet.data.images import image_orientation, image_size
-from escnet.data.preparation.own_annotations.shapes import AnnotatedImage, Size
+from escnet.data.preparation.own_annotations.annotated import AnnotatedImage
+from escnet.data.preparation.own_annotations.shapes import Size
 
 # What Label Studio puts before the name of an uploaded file.
 _UPLOAD = re.compile(r"[0-9a-f]{8}-(?=.)")

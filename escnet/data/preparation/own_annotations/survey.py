@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from escnet.data.errors import DatasetError, listed
-from escnet.data.preparation.own_annotations.shapes import AnnotationSet
+from escnet.data.preparation.own_annotations.annotated import AnnotationSet
 
 TRAIN, VALIDATION = "train", "val"
 # What only one class is told from.
