@@ -24,6 +24,7 @@ MACHINE_KEYS = (
 BASE_SECTIONS = ("MODEL.CLIP", "MODEL.SAM", "MODEL.SAM_CLIP")
 # Of a whole configuration, some twenty times over; a file of another's may be of any size.
 MOST_BYTES = 1 << 18
+MOST_LEVELS = 12
 # Absolute, of a home folder, of a parent folder, of a drive of Windows, or an address.
 _PATH = re.compile(r"[/~\\]|[A-Za-z]:[/\\]|.*(://|\.\.[/\\])", re.DOTALL)
 
@@ -101,14 +102,24 @@ def read_plain_yaml(path: Path) -> dict[str, Any]:
             text = file.read(MOST_BYTES + 1)
         if len(text) > MOST_BYTES:
             raise ConfigError(f"{path}: has more than {MOST_BYTES} bytes, which no configuration of a model has")
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
-            raise ConfigError(f"{path}: has aliases (*name), which the configuration of a model does not need")
+        _refuse_expanding(text, path)
         contents = yaml.safe_load(text)
     except (OSError, UnicodeError, yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"{path}: cannot be read as plain YAML ({' '.join(str(error).split())[:200]})") from None
     if not isinstance(contents, dict):
         raise ConfigError(f"{path}: holds no keys")
     return contents
+
+
+def _refuse_expanding(text: bytes, path: Path) -> None:
+    """Refuse YAML that stands for much more than it is, or takes long to read."""
+    depth = 0
+    for event in yaml.parse(text, yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise ConfigError(f"{path}: has aliases (*name), which the configuration of a model does not need")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MOST_LEVELS:
+            raise ConfigError(f"{path}: is nested more than {MOST_LEVELS} levels deep, which no configuration is")
 
 
 def _is_public(section: str, name: str, weights: str) -> bool:
