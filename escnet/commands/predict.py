@@ -41,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from escnet.meta_arch.configured import configured_system, require_key
     from escnet.predictor import Segmenter
     from escnet.pretrained.files import WeightsError
+    from escnet.publishing.found_models import find_model
     from escnet.safe_files import DiskFullError
     from escnet.vocabulary import Vocabulary, VocabularyError
 
@@ -51,11 +52,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prepare_output(pictures.files, names, args.output)
         # Wrong words and prompts should be told before a model is loaded; and a pipe can be read once only.
         words = Vocabulary.parse(args.vocabulary, args.background)
-        cfg = load_config(args.config_file, [*options, *(["TEST.FULL_SCORES", "True"] if args.save_scores else [])])
+        found = find_model(args.model) if args.model else None
+        cfg = load_config(
+            found.cfg if found else args.config_file,
+            [*options, *(["TEST.FULL_SCORES", "True"] if args.save_scores else [])],
+        )
         if args.point_draws is not None:
             require_key(cfg, POINT_DRAWS, "--point-draws")
         prompts = read_prompts(args.prompts, pictures.files, words, configured_system(cfg))
-        segmenter = Segmenter.from_config(cfg, args.weights, device=args.device)
+        if found:
+            segmenter = Segmenter.from_model_folder(found, cfg, device=args.device)
+        else:
+            segmenter = Segmenter.from_config(cfg, args.weights, device=args.device)
         vocabulary = segmenter.vocabulary(words.names, words.background)
     except (WeightsError, ValueError, KeyError, OSError) as error:
         return refuse(PROGRAM, error)
@@ -71,6 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         {
             "config": args.config_file,
             "weights": args.weights,
+            **({"model": found.source, "model_sha256": found.sha256} if found else {}),
             "options": options,
             "value_range": args.value_range,
         },
@@ -99,7 +108,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="predict.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config-file", required=True, metavar="YAML", help="e.g. configs/escnet/vitb16.yaml")
+    model = parser.add_mutually_exclusive_group(required=True)
+    model.add_argument(
+        "--model",
+        metavar="NAME",
+        help="a folder that save_pretrained wrote, hub:owner/name[@revision], shipped:esc_net",
+    )
+    model.add_argument("--config-file", metavar="YAML", help="in its place: e.g. configs/escnet/vitb16.yaml")
     parser.add_argument("--weights", metavar="FILE", help="a checkpoint that training wrote (else MODEL.WEIGHTS)")
     parser.add_argument("--input", required=True, nargs="+", metavar="PATH", help="image files, folders, quoted globs")
     parser.add_argument("--recursive", action="store_true", help="also look into folders in the folders")
@@ -139,6 +154,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="configuration keys to set, after all options"
     )
     options = parser.parse_args(arguments)
+    if options.model and options.weights:
+        parser.error("--model brings its weights; leave --weights out, or take --config-file")
     if options.max_pixels is not None and options.max_pixels < 0:
         parser.error(f"--max-pixels is {options.max_pixels}; give a number of pixels, or 0 for no limit")
     if options.value_range:

@@ -30,8 +30,9 @@ from escnet.word_prompts import PromptError, WordPrompts
 
 # What one picture may end with, where the others go on.
 _FAILURES = (ImageError, PromptError, OSError, RuntimeError, MemoryError)
-# What a report has to agree in with a new call, for its picture to be done, beside the prompts of the picture, if any.
+# What a report has to agree in with a new call, for its picture to be done; and, if it has them.
 _SAME = ("image", "config", "weights", "options", "value_range", "class_names", "background", "templates")
+_SAME_IF_GIVEN = ("prompts", "model", "model_sha256")
 
 
 @dataclass(frozen=True)
@@ -201,7 +202,7 @@ def _is_done(task: LabellingTask, path: Path, stem: Path) -> bool:
     if os.path.abspath(str(found["image"])) == os.path.abspath(path):
         found["image"] = str(path)
     differing = [key for key in _SAME if found[key] != ours[key]]
-    differing += ["prompts"] * (found.get("prompts") != ours.get("prompts"))
+    differing += [key for key in _SAME_IF_GIVEN if found.get(key) != ours.get(key)]
     if differing:
         raise LabellingError(f"{report}: was made with other {', '.join(differing)}; {remedy}")
     return there == wanted
