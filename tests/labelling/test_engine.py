@@ -321,6 +321,7 @@ def test_the_pages_of_a_tiff_are_segmented_each(tmp_path: Path) -> None:
     pages[0].save(tmp_path / "in" / "scan.tif", save_all=True, append_images=pages[1:])
     for batch_size in (1, 2):
         output = tmp_path / f"out{batch_size}"
+        output.mkdir()
         outcome = label(tmp_path / "in", output, segmenter=StandIn(), batch_size=batch_size)
         assert len(outcome.seconds) == 3 and not outcome.failures
         for number in range(3):
@@ -337,10 +338,11 @@ def test_a_label_map_lies_where_its_picture_does_and_no_longer(tmp_path: Path) -
     pixels = np.full((3, 4, 5), 9, np.uint8)
     pixels[:, 1, 2] = 0
     (tmp_path / "in").mkdir()
+    (tmp_path / "out").mkdir()
     source = tmp_path / "in" / "field.tif"
     with rasterio.open(source, "w", driver="GTiff", width=5, height=4, count=3, dtype="uint8", **place) as file:
         file.write(pixels)
-    label(tmp_path / "in", tmp_path / "out", segmenter=StandIn())
+    assert not label(tmp_path / "in", tmp_path / "out", segmenter=StandIn()).failures
     with rasterio.open(tmp_path / "out" / "field_labels.png") as labels:
         assert labels.crs == place["crs"] and labels.transform == place["transform"] and labels.nodata == 255
         np.testing.assert_array_equal(labels.read(1) == 255, pixels[0] == 0)
