@@ -12,6 +12,8 @@ from PIL import Image
 from escnet.data.opening import open_image
 
 _SUFFIXES = (".tif", ".tiff")
+# Between the name of a file and the number of a page, as in addresses of pages.
+_MARK = "#page="
 # The tag that says what else a page may be: a smaller copy of another (overviews, thumbnails), or its transparency.
 _KIND_TAG, _SMALLER_COPY, _TRANSPARENCY = 254, 1, 4
 
@@ -31,7 +33,7 @@ class Page(os.PathLike):
     frame: int
 
     def __str__(self) -> str:
-        return f"{self.path}#page={self.number}"
+        return f"{self.path}{_MARK}{self.number}"
 
     def __fspath__(self) -> str:
         return str(self)
@@ -39,7 +41,7 @@ class Page(os.PathLike):
     @property
     def name(self) -> str:
         """The name of the file, and the page."""
-        return f"{self.path.name}#page={self.number}"
+        return f"{self.path.name}{_MARK}{self.number}"
 
     @property
     def stem(self) -> str:
@@ -76,3 +78,11 @@ def _is_picture(image: Image.Image, frame: int) -> bool:
     image.seek(frame)
     kind = getattr(image, "tag_v2", {}).get(_KIND_TAG, 0)
     return not kind & (_SMALLER_COPY | _TRANSPARENCY)
+
+
+def page_of_name(name: str) -> tuple[Path, int | None]:
+    """The file, and the number of the page, that the text of a path or a page means."""
+    file, mark, number = name.rpartition(_MARK)
+    if mark and number.isdecimal() and not Path(name).exists():
+        return Path(file), int(number)
+    return Path(name), None

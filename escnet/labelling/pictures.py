@@ -17,8 +17,8 @@ from escnet.data.pages import Page, pages_of
 # Of each picture NAME; the report last, since its presence says that all are there.
 OVERLAY, LABELS, PROMPTS, SCORES, REPORT = "_overlay.png", "_labels.png", "_prompts.png", "_scores.npz", ".json"
 # Where the label map lies on the Earth, if the picture says that; and the label map as a GeoTIFF.
-WORLD, PLACE, GEOTIFF = "_labels.pgw", "_labels.png.aux.xml", "_labels.tif"
-OUTPUT_SUFFIXES = (OVERLAY, LABELS, PROMPTS, SCORES, WORLD, PLACE, GEOTIFF, REPORT)
+WORLD, PLACE, LABEL_TIFF = "_labels.pgw", "_labels.png.aux.xml", "_labels.tif"
+OUTPUT_SUFFIXES = (OVERLAY, LABELS, PROMPTS, SCORES, WORLD, PLACE, LABEL_TIFF, REPORT)
 # Pillow knows these by name, but has no pixels of them: drawings that another program has to draw, and films.
 _NO_PIXELS = {"EPS", "MPEG"}
 
