@@ -129,7 +129,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add_point_draws(parser)
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for the results")
     parser.add_argument(
-        "--format", nargs="+", choices=FORMATS, default=[], metavar="FORMAT", help=f"also write {', '.join(FORMATS)}"
+        "--format",
+        nargs="+",
+        choices=FORMATS,
+        default=[],
+        metavar="FORMAT",
+        help=f"also write {', '.join(FORMATS)}: one or several; another option has to follow before any KEY VALUE",
     )
     parser.add_argument("--overwrite", action="store_true", help="do again what is there already")
     parser.add_argument("--show-prompts", action="store_true", help="also draw correlation maps and pseudo prompts")

@@ -257,7 +257,7 @@ def test_an_impossible_batch_is_a_usage_error(tool: ModuleType, tmp_path: Path, 
 def test_formats_of_a_folder_that_was_segmented_before(tool: ModuleType, photos: Path, tmp_path: Path, capsys) -> None:
     out = tmp_path / "out"
     assert run(tool, out, photos / "rgb.jpg", photos / "grey.png") == 0
-    formats = ("--format", "coco", "yolo", "label_studio", "geotiff")
+    formats = ("--format", "coco", "yolo", "label_studio", "geotiff", "--batch-size", "2")
     assert run(tool, out, photos / "rgb.jpg", photos / "grey.png", photos / "one.png", options=formats) == 0
     printed = capsys.readouterr().out
     assert "masks in 3 images" in printed and "3 tasks" in printed and "3 pictures do not say where they lie" in printed
