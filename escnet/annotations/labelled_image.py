@@ -92,8 +92,10 @@ class LabelledImage:
     def _parts(self, whole: LabelMask) -> tuple[np.ndarray, list[float], list[int]]:
         """The parts of a mask: (H, W) their numbers from 1, the score of each, and its pixels."""
         parts, count = ndimage.label(whole.mask)
-        pixels = np.bincount(parts.ravel(), minlength=count + 1)[1:]
+        # Of the mask alone, which is mostly a small share of the image.
+        numbers = parts[whole.mask]
+        pixels = np.bincount(numbers, minlength=count + 1)[1:]
         if self.scores.ndim == 1:
             return parts, [whole.score] * count, pixels.tolist()
-        totals = np.bincount(parts.ravel(), self.scores.ravel(), minlength=count + 1)[1:]
+        totals = np.bincount(numbers, self.scores[whole.mask], minlength=count + 1)[1:]
         return parts, (totals / pixels).tolist(), pixels.tolist()
