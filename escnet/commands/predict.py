@@ -8,6 +8,11 @@ with --show-prompts also NAME_prompts.png, with --save-scores NAME_scores.npz. W
 code: 0 if all images are segmented, 1 if some are not, 2 if none could be tried (usage, configuration, weights,
 vocabulary, prompts, no input).
 
+--format also writes, of all that the folder holds, whatever call segmented it: coco: annotations.json; yolo:
+labels/NAME.txt and data.yaml; label_studio: label_studio.json; geotiff: NAME_labels.tif of pictures that are GeoTIFFs.
+The label map of a GeoTIFF always lies where its picture does, by NAME_labels.pgw and NAME_labels.png.aux.xml (extra:
+large). Of a TIFF of several pages, each is a picture: NAME_page0001 and so on.
+
 --prompts says what is pointed at in the images, in pixels from the middle of the upper left one, for a system that
 takes it: {"photo.jpg": {"cat": {"points": [[120, 80]], "labels": [1], "box": [90, 40, 200, 160], "mask": "cat.png"}}}
 """
@@ -21,6 +26,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from escnet.annotations import FORMATS
 from escnet.command_line import POINT_DRAWS, add_batch_size, add_point_draws, point_draws_options, refuse
 from escnet.own_process import peak_memory
 
@@ -36,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # What is imported in functions takes seconds, and --help and mistyped options should not.
     from escnet.config import load_config
     from escnet.labelling.engine import LabellingTask, label_pictures
+    from escnet.labelling.formats import check_formats, write_formats
     from escnet.labelling.pictures import find_pictures, listed_suffixes, output_names, prepare_output
     from escnet.labelling.prompts import read_prompts
     from escnet.meta_arch.configured import configured_system, require_key
@@ -50,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         pictures = find_pictures(args.input, args.recursive, args.output)
         names = output_names(pictures.files)
         prepare_output(pictures.files, names, args.output)
+        check_formats(args.format, args.output, names, args.overwrite)
         # Wrong words and prompts should be told before a model is loaded; and a pipe can be read once only.
         words = Vocabulary.parse(args.vocabulary, args.background)
         found = find_model(args.model) if args.model else None
@@ -93,6 +101,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     try:
         outcome = label_pictures(segmenter, task, lambda line: print(line, flush=True))
+        for line in write_formats(args.format, task):
+            print(line, flush=True)
     except (VocabularyError, ValueError) as error:  # such as a name that is too long for the text encoder
         return refuse(PROGRAM, error)
     except DiskFullError as error:
@@ -133,6 +143,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add_point_draws(parser)
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for the results")
+    parser.add_argument(
+        "--format",
+        nargs="+",
+        choices=FORMATS,
+        default=[],
+        metavar="FORMAT",
+        help=f"also write {', '.join(FORMATS)}: one or several; another option has to follow before any KEY VALUE",
+    )
     parser.add_argument("--overwrite", action="store_true", help="do again what is there already")
     parser.add_argument("--show-prompts", action="store_true", help="also draw correlation maps and pseudo prompts")
     parser.add_argument(
