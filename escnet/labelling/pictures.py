@@ -14,7 +14,9 @@ from PIL.ImageFile import StubImageFile
 
 # Of each picture NAME; the report last, since its presence says that all are there.
 OVERLAY, LABELS, PROMPTS, SCORES, REPORT = "_overlay.png", "_labels.png", "_prompts.png", "_scores.npz", ".json"
-OUTPUT_SUFFIXES = (OVERLAY, LABELS, PROMPTS, SCORES, REPORT)
+# Of a picture that is segmented in tiles.
+LABEL_TIFF, SCORE_TIFF = "_labels.tif", "_scores.tif"
+OUTPUT_SUFFIXES = (OVERLAY, LABELS, PROMPTS, SCORES, LABEL_TIFF, SCORE_TIFF, REPORT)
 # Pillow knows these by name, but has no pixels of them: drawings that another program has to draw, and films.
 _NO_PIXELS = {"EPS", "MPEG"}
 

@@ -1,4 +1,4 @@
-"""Segmenting a picture of any size in overlapping tiles, of which a band is held; what comes out are bands of labels."""
+"""Segmenting a picture of any size in overlapping tiles, of which a band is held; out come bands of labels."""
 
 from __future__ import annotations
 
@@ -98,8 +98,8 @@ class LabelBand(NamedTuple):
 class TileGrid:
     """Where tiles lie on a picture, and on the grid of cells that their logits share.
 
-    A tile has `cells` of logits, each of `cell` pixels, and begins with a cell. Of a picture that is smaller than a tile,
-    the tile has the longer side; where tiles go beyond a picture, it is mirrored.
+    A tile has `cells` of logits, each of `cell` pixels, and begins with a cell. For a smaller picture, it has the longer
+    side; where tiles go beyond a picture, it is mirrored.
 
     Attributes:
         size: (H, W) of the picture.
@@ -236,7 +236,7 @@ class _Bands:
 
     def _band(self, probabilities: Tensor, above: int, stop: int) -> Iterator[LabelBand]:
         """The band of the rows of cells from the first to `stop`, of probabilities with `above` rows before these."""
-        (cell, across), (height, width) = self.grid.cell, self.grid.size
+        cell, (height, width) = self.grid.cell[0], self.grid.size
         size = probabilities.shape[1] * cell, self.pixels.shape[1]
         labels, scores = label_map(probabilities.clamp(min=LEAST_PROBABILITY).log(), size)
         start = self.first * cell

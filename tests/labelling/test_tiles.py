@@ -44,9 +44,7 @@ class ColourModel(nn.Module):
         if not self.keep:
             return Segmentation(logits)
         rows = [image.amax((1, 2)).topk(self.keep).indices.sort().values for image in logits]
-        return join_images(
-            [Segmentation(image[None, own], own[None]) for image, own in zip(logits, rows, strict=True)]
-        )
+        return join_images([Segmentation(image[None, own], own[None]) for image, own in zip(logits, rows, strict=True)])
 
 
 def segmenter(keep: int = 0) -> Any:

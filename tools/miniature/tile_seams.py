@@ -1,0 +1,66 @@
+"""Measure the seams that tiles leave on mosaics of miniature pictures, by overlap and weighting.
+
+    python tools/miniature/tile_seams.py --seeds 0 1 2
+
+Draw the pictures first: python datasets/prepare_mojiscenes.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from escnet.command_line import at_least_one, print_table, refuse
+
+HEADER = (
+    "overlap, weights",
+    "tiles",
+    "changes at borders",
+    "elsewhere",
+    "ratio",
+    "as TEST.SLIDING",
+    "accuracy",
+    "mIoU",
+)
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config-file", default="configs/mojiscenes/escnet.yaml")
+    parser.add_argument("--weights", default="shipped:esc_net")
+    parser.add_argument("--dataset", default="mojiscenes_val_all")
+    parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2), help="of the mosaics, one each")
+    parser.add_argument("--scale", type=at_least_one, default=1, help="tiles are so many pictures wide (default: 1)")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the script; returns the exit code."""
+    options = parse(arguments)
+    # Takes seconds, and --help and mistyped options should not.
+    from escnet.miniature.tile_seams import load, mean_seams, measure_seams
+
+    try:
+        segmenter, data = load(options.config_file, options.weights, options.dataset)
+        results = []
+        for seed in options.seeds:
+            results.append(list(measure_seams(segmenter, data, seed, options.scale)))
+            print(f"mosaic {seed} is measured", flush=True)
+    except (ValueError, KeyError, OSError) as error:
+        return refuse("tile_seams", error)
+    rows = [
+        (
+            way.name, way.tiles, f"{way.at_borders:.2%}", f"{way.elsewhere:.2%}",
+            f"{way.at_borders / way.elsewhere:.2f}", f"{way.agreement:.1%}", f"{way.accuracy:.1%}",
+            f"{100 * way.miou:.1f} ± {100 * deviation:.1f}",
+        )
+        for way, deviation in mean_seams(results)
+    ]  # fmt: skip
+    print_table(f"{len(results)} mosaics, {options.weights}", HEADER, rows)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
