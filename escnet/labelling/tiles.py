@@ -98,7 +98,7 @@ class LabelBand(NamedTuple):
 class TileGrid:
     """Where tiles lie on a picture, and on the grid of cells that their logits share.
 
-    A tile has `cells` of logits, each of `cell` pixels, and begins with a cell. For a smaller picture, it has the longer
+    A tile has `cells` of logits, each of `cell` pixels, and begins with a cell. For a smaller picture it has the longer
     side; where tiles go beyond a picture, it is mirrored.
 
     Attributes:

@@ -22,7 +22,7 @@ from escnet.predictor import Segmenter
 from escnet.vocabulary import Vocabulary
 
 # Pixels of a miniature picture's side, of which a mosaic has ROWS by COLUMNS less what its random beginning leaves out.
-SIDE, ROWS, COLUMNS = 128, 4, 4
+SIDE, ROWS, COLUMNS = 128, 3, 3
 TILINGS = (
     (0.0, "uniform"),
     *((overlap, falloff) for overlap in (0.25, 1 / 3, 0.5) for falloff in ("uniform", "linear", "cosine")),

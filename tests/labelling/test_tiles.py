@@ -2,53 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from escnet import Vocabulary
 from escnet.labelling.tiles import ArrayRows, TileGrid, Tiling, segment_tiles, tile_grid
 from escnet.meta_arch.label_map import label_map
-from escnet.meta_arch.segmentation import Segmentation, join_images
-from escnet.meta_arch.segmenting import InferenceOptions
 from escnet.predictor import Segmenter
 
+MakeSegmenter = Callable[..., Segmenter]
 WORDS = Vocabulary(["red", "green", "blue", "dark"], background=["grey", "pale"])
 CELLS = 8
 
 
-class ColourModel(nn.Module):
-    """In the place of a model: 8 by 8 cells of logits from colours and from where in the tile they are.
-
-    With `keep`, the rows that are best somewhere, which differ from tile to tile.
-    """
-
-    def __init__(self, keep: int = 0) -> None:
-        super().__init__()
-        self.inference = InferenceOptions((16, 16))
-        self.device, self.keep = torch.device("cpu"), keep
-        self.passes: list[int] = []
-
-    def encode(self, images: Tensor | list[Tensor]) -> Tensor:
-        images = [images] if isinstance(images, Tensor) else images
-        self.passes.append(len(images))
-        return torch.cat([nn.functional.adaptive_avg_pool2d(image[None].float(), CELLS) for image in images]) / 255
-
-    def segment(self, cells: Tensor, vocabulary: Vocabulary) -> Segmentation:
-        weights = torch.randn(len(vocabulary.rows), 3, generator=torch.Generator().manual_seed(0))
-        place = torch.linspace(-1, 1, CELLS) * weights[:, :1, None]
-        logits = 9 * torch.einsum("rc,bchw->brhw", weights, cells - 0.5) + place
-        if not self.keep:
-            return Segmentation(logits)
-        rows = [image.amax((1, 2)).topk(self.keep).indices.sort().values for image in logits]
-        return join_images([Segmentation(image[None, own], own[None]) for image, own in zip(logits, rows, strict=True)])
-
-
-def segmenter(keep: int = 0) -> Any:
-    return Segmenter(ColourModel(keep))
+@pytest.fixture
+def segmenter(colour_segmenter: MakeSegmenter) -> MakeSegmenter:
+    return colour_segmenter
 
 
 def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -90,7 +64,9 @@ def in_memory(segment: Segmenter, pixels: np.ndarray, cell: int, overlap: float,
 @pytest.mark.parametrize(("falloff", "weight"), [("uniform", lambda _: 1.0), ("linear", lambda place: place)])
 @pytest.mark.parametrize("overlap", [0.0, 1 / 3, 0.5, 0.9])
 @pytest.mark.parametrize("keep", [0, 2])
-def test_bands_are_the_whole_computed_in_memory(falloff: str, weight: Any, overlap: float, keep: int) -> None:
+def test_bands_are_the_whole_computed_in_memory(
+    segmenter: MakeSegmenter, falloff: str, weight: Any, overlap: float, keep: int
+) -> None:
     pixels = picture(203, 150)
     bands = list(segment_tiles(segmenter(keep), pixels, WORDS, Tiling(64, overlap, falloff)))
     labels, scores = in_memory(segmenter(keep), pixels, 8, overlap, weight)
@@ -102,7 +78,7 @@ def test_bands_are_the_whole_computed_in_memory(falloff: str, weight: Any, overl
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 200), (200, 3), (64, 64), (65, 63), (70, 301)])
-def test_strange_sizes(size: tuple[int, int]) -> None:
+def test_strange_sizes(segmenter: MakeSegmenter, size: tuple[int, int]) -> None:
     pixels = picture(*size)
     bands = list(segment_tiles(segmenter(), pixels, WORDS, Tiling(64)))
     cell = max(1, round(min(64, max(size)) / CELLS))
@@ -110,14 +86,14 @@ def test_strange_sizes(size: tuple[int, int]) -> None:
     np.testing.assert_array_equal(np.concatenate([band.labels for band in bands]), labels)
 
 
-def test_cells_of_any_number_of_pixels_agree_but_for_rounding() -> None:
+def test_cells_of_any_number_of_pixels_agree_but_for_rounding(segmenter: MakeSegmenter) -> None:
     pixels = picture(300, 222)
     labels, _ = in_memory(segmenter(), pixels, 7, 1 / 3, lambda place: place)
     bands = list(segment_tiles(segmenter(), pixels, WORDS, Tiling(58)))
     assert (np.concatenate([band.labels for band in bands]) != labels).mean() < 1e-4
 
 
-def test_a_tile_larger_than_the_picture_is_the_picture() -> None:
+def test_a_tile_larger_than_the_picture_is_the_picture(segmenter: MakeSegmenter) -> None:
     pixels = picture(64, 64)
     whole = segmenter()(pixels, WORDS)
     (band,) = segment_tiles(segmenter(), pixels, WORDS, Tiling(4096))
@@ -125,7 +101,7 @@ def test_a_tile_larger_than_the_picture_is_the_picture() -> None:
     np.testing.assert_allclose(band.scores, whole.scores, atol=1e-6)
 
 
-def test_batches_change_nothing() -> None:
+def test_batches_change_nothing(segmenter: MakeSegmenter) -> None:
     pixels = picture(150, 150)
     one, three = segmenter(2), segmenter(2)
     alone = list(segment_tiles(one, pixels, WORDS, Tiling(64)))
@@ -148,7 +124,7 @@ class CountedRows(ArrayRows):
 
 
 @pytest.mark.parametrize("height", [500, 2000])
-def test_what_is_held_does_not_grow_with_the_height(height: int) -> None:
+def test_what_is_held_does_not_grow_with_the_height(segmenter: MakeSegmenter, height: int) -> None:
     tiling, tool = Tiling(64, 1 / 3), segmenter()
     source = CountedRows(picture(height, 100))
     grid = tile_grid(tool, source.size, WORDS, tiling)
@@ -179,7 +155,7 @@ def test_other_impossible_tilings_are_told() -> None:
         Tiling(64, falloff="steep")
 
 
-def test_a_single_class_is_everywhere() -> None:
+def test_a_single_class_is_everywhere(segmenter: MakeSegmenter) -> None:
     (band,) = segment_tiles(segmenter(), picture(20, 30), "wall", Tiling(64))
     assert not band.labels.any()
     np.testing.assert_allclose(band.scores, 1)

@@ -10,8 +10,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from escnet.command_line import at_least_one, print_table, refuse
+
+if TYPE_CHECKING:
+    from escnet.miniature.tile_seams import Seams
 
 HEADER = (
     "overlap, weights",
@@ -42,24 +46,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Takes seconds, and --help and mistyped options should not.
     from escnet.miniature.tile_seams import load, mean_seams, measure_seams
 
+    results: list[list[Seams]] = []
     try:
         segmenter, data = load(options.config_file, options.weights, options.dataset)
-        results = []
         for seed in options.seeds:
             results.append(list(measure_seams(segmenter, data, seed, options.scale)))
-            print(f"mosaic {seed} is measured", flush=True)
+            print_table(
+                f"{len(results)} mosaics, {options.weights}", HEADER, [row(*way) for way in mean_seams(results)]
+            )
     except (ValueError, KeyError, OSError) as error:
         return refuse("tile_seams", error)
-    rows = [
-        (
-            way.name, way.tiles, f"{way.at_borders:.2%}", f"{way.elsewhere:.2%}",
-            f"{way.at_borders / way.elsewhere:.2f}", f"{way.agreement:.1%}", f"{way.accuracy:.1%}",
-            f"{100 * way.miou:.1f} ± {100 * deviation:.1f}",
-        )
-        for way, deviation in mean_seams(results)
-    ]  # fmt: skip
-    print_table(f"{len(results)} mosaics, {options.weights}", HEADER, rows)
     return 0
+
+
+def row(way: Seams, deviation: float) -> tuple[str, ...]:
+    """A row of the table: means over the mosaics, and the standard deviation of mIoU."""
+    return (
+        way.name,
+        str(way.tiles),
+        f"{way.at_borders:.2%}",
+        f"{way.elsewhere:.2%}",
+        f"{way.at_borders / way.elsewhere:.2f}",
+        f"{way.agreement:.1%}",
+        f"{way.accuracy:.1%}",
+        f"{100 * way.miou:.1f} ± {100 * deviation:.1f}",
+    )
 
 
 if __name__ == "__main__":
