@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +27,8 @@ _FORMATS = {
     b"\x89PNG": "PNG",
     b"\xff\xd8": "JPEG",
 }
+# Of GDAL's cache, which takes a twentieth of the machine's memory by default; here a row is read and written once.
+_CACHE_BYTES = 1 << 27
 # Side of the tiles of a label map.
 _BLOCK = 256
 
@@ -171,6 +173,18 @@ class BandWriter:
             self._written, self._pending = self._written + rows, self._pending[rows:]
 
 
+@contextmanager
+def small_cache(path: Path) -> Iterator[None]:
+    """Keep what GDAL holds of files small, while one is read or written.
+
+    Raises:
+        ImageError: when there is no library; the message names the path.
+    """
+    rasterio = _library(path)
+    with rasterio.Env(GDAL_CACHEMAX=_CACHE_BYTES):
+        yield
+
+
 def copy_as_png(source: Path, target: Path) -> None:
     """Write a TIFF of one channel as a PNG, row by row."""
     import rasterio.shutil
@@ -181,10 +195,7 @@ def copy_as_png(source: Path, target: Path) -> None:
 
 
 def _open(path: Path) -> DatasetReader:
-    try:
-        import rasterio
-    except ImportError as error:
-        raise ImageError(f"{path}: large pictures need rasterio; pip install 'escnet[large]'") from error
+    rasterio = _library(path)
     if not path.is_file():
         raise ImageError(f"{path}: does not exist, or is no file; check the path")
     try:
@@ -199,6 +210,14 @@ def _open(path: Path) -> DatasetReader:
         raise ImageError(
             f"{path}: cannot be opened as {driver} ({_reason(error)}); download it again, or convert it"
         ) from error
+
+
+def _library(path: Path) -> ModuleType:
+    try:
+        import rasterio
+    except ImportError as error:
+        raise ImageError(f"{path}: large pictures need rasterio; pip install 'escnet[large]'") from error
+    return rasterio
 
 
 def _reason(error: Exception) -> str:

@@ -18,7 +18,7 @@ from escnet.data.images import ImageError
 from escnet.drawing.overlay import overlay
 from escnet.labelling.engine import LabellingTask, Outcome
 from escnet.labelling.finished import is_finished, origin_of
-from escnet.labelling.large_files import BandWriter, LargePicture, copy_as_png
+from escnet.labelling.large_files import BandWriter, LargePicture, copy_as_png, small_cache
 from escnet.labelling.pictures import LABEL_TIFF, LABELS, OUTPUT_SUFFIXES, OVERLAY, REPORT, SCORE_TIFF
 from escnet.labelling.tiles import LabelBand, TileGrid, Tiling, segment_tiles, tile_grid
 from escnet.predictor import Segmenter
@@ -102,6 +102,7 @@ def _label_picture(segmenter: Segmenter, path: Path, stem: Path, task: LargeTask
     """Write the files of one picture, aside until all are complete; returns what to say of it."""
     labelling, start = task.labelling, time.perf_counter()
     with (
+        small_cache(path),
         LargePicture(path, labelling.value_range) as picture,
         tempfile.TemporaryDirectory(prefix=".labelling-", dir=labelling.output) as folder,
     ):
