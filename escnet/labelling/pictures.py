@@ -16,7 +16,9 @@ from PIL.ImageFile import StubImageFile
 OVERLAY, LABELS, PROMPTS, SCORES, REPORT = "_overlay.png", "_labels.png", "_prompts.png", "_scores.npz", ".json"
 # Of a picture that is segmented in tiles.
 LABEL_TIFF, SCORE_TIFF = "_labels.tif", "_scores.tif"
-OUTPUT_SUFFIXES = (OVERLAY, LABELS, PROMPTS, SCORES, LABEL_TIFF, SCORE_TIFF, REPORT)
+# Of a film; the labels of its frames are in a folder.
+FILM, LEGEND, FRAME_LABELS = "_overlay.mp4", "_legend.png", "_labels"
+OUTPUT_SUFFIXES = (OVERLAY, LABELS, PROMPTS, SCORES, LABEL_TIFF, SCORE_TIFF, FILM, LEGEND, REPORT)
 # Pillow knows these by name, but has no pixels of them: drawings that another program has to draw, and films.
 _NO_PIXELS = {"EPS", "MPEG"}
 
@@ -153,4 +155,5 @@ def _is_output(file: Path) -> bool:
             beside = (REPORT,) if suffix != REPORT else (OVERLAY, LABELS)
             if any(file.with_name(f"{stem}{other}").is_file() for other in beside):
                 return True
-    return False
+    folder = file.parent.name.removesuffix(FRAME_LABELS)
+    return folder != file.parent.name and file.parent.with_name(f"{folder}{REPORT}").is_file()

@@ -22,7 +22,7 @@ from escnet.drawing.overlay import LEGEND_ENTRIES, PAPER, draw_legend, percent, 
 from escnet.drawing.palette import palette
 from escnet.labelling.engine import LabellingTask, Outcome
 from escnet.labelling.finished import is_finished, origin_of
-from escnet.labelling.pictures import REPORT
+from escnet.labelling.pictures import FILM, FRAME_LABELS, LEGEND, REPORT
 from escnet.labelling.video_files import VideoReader, VideoWriter
 from escnet.predictor import Segmenter
 from escnet.safe_files import DiskFullError, is_disk_full
@@ -30,8 +30,6 @@ from escnet.segmentation_result import SegmentationResult, classes_present
 from escnet.vocabulary import Vocabulary
 from escnet.word_lists import WordList
 
-# Of each film NAME; the labels are a folder.
-FILM, FRAME_LABELS, LEGEND = "_overlay.mp4", "_labels", "_legend.png"
 _WANTED = (FILM, FRAME_LABELS, LEGEND, REPORT)
 _FAILURES = (ImageError, OSError, RuntimeError, MemoryError)
 

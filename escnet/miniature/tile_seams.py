@@ -16,8 +16,10 @@ from escnet.evaluation.confusion import ConfusionMatrix, semantic_metrics
 from escnet.evaluation.runs.evaluation_data import EvaluationData
 from escnet.labelling.tiles import TileGrid, Tiling, segment_tiles, tile_grid
 from escnet.meta_arch.interfaces import SegmentingModel
+from escnet.meta_arch.label_map import label_map
 from escnet.meta_arch.segmentation import Segmentation
-from escnet.meta_arch.sliding_window import SlidingWindow
+from escnet.meta_arch.sliding_window import LEAST_PROBABILITY, SlidingWindow
+from escnet.meta_arch.window_average import window_weight
 from escnet.predictor import Segmenter
 from escnet.vocabulary import Vocabulary
 
@@ -130,6 +132,30 @@ def mean_seams(results: Sequence[Sequence[Seams]]) -> list[tuple[Seams, float]]:
         mean = {name: float(np.mean([getattr(seams, name) for seams in way])) for name in figures}
         means.append((replace(way[0], **mean), float(np.std([seams.miou for seams in way], ddof=len(way) > 1))))
     return means
+
+
+def differing_pixels(segmenter: Segmenter, pixels: np.ndarray, words: Vocabulary, tiling: Tiling) -> int:
+    """How many labels are others than those of the same averages with all tiles and the whole map in memory.
+
+    Args:
+        pixels: (H, W, 3) uint8, of whole cells, so that no tile goes beyond it.
+    """
+    remembering = Segmenter(RememberingModel(segmenter.model), segmenter.templates)
+    size = pixels.shape[:2]
+    grid = tile_grid(remembering, size, words, tiling)
+    labels = np.concatenate([band.labels for band in segment_tiles(remembering, pixels, words, tiling, grid)])
+    weight = window_weight(grid.cells, tiling.falloff)
+    total, count = torch.zeros(len(words.rows), *grid.grid), torch.zeros(grid.grid)
+    for top in grid.tops:
+        for left in grid.lefts:
+            y, x = top * grid.cell[0], left * grid.cell[1]
+            tile = torch.from_numpy(pixels[y : y + grid.tile[0], x : x + grid.tile[1]].copy()).permute(2, 0, 1)
+            answer = remembering.model.segment(remembering.model.encode(tile), words)
+            here = slice(top, top + grid.cells[0]), slice(left, left + grid.cells[1])
+            total[(slice(None), *here)] += answer.row_probabilities(len(words.rows))[0] * weight
+            count[here] += weight
+    rows, _ = label_map((total / count).clamp(min=LEAST_PROBABILITY).log(), size)
+    return int((torch.tensor(words.row_to_class)[rows].numpy() != labels).sum())
 
 
 def _sliding(segmenter: Segmenter, mosaic: Mosaic, data: EvaluationData, tile: int) -> np.ndarray:

@@ -17,7 +17,7 @@ from escnet import Vocabulary
 from escnet.data.images import ImageError
 from escnet.drawing.palette import palette
 from escnet.labelling.engine import LabellingTask, Outcome
-from escnet.labelling.pictures import LabellingError, Pictures
+from escnet.labelling.pictures import LabellingError, Pictures, find_pictures
 from escnet.labelling.video import VideoTask, draw_frame, label_videos, segment_video
 from escnet.labelling.video_files import VideoReader, VideoWriter
 from escnet.predictor import Segmenter
@@ -186,6 +186,15 @@ def test_what_is_done_is_skipped_and_what_differs_is_told(
         label(colour_segmenter(), film, tmp_path / "out", every=2)
     assert label(colour_segmenter(), film, tmp_path / "out", every=2, overwrite=True).seconds
     assert len(list((tmp_path / "out/clip_labels").iterdir())) == 3
+
+
+def test_what_was_written_is_no_input(colour_segmenter: Callable[..., Segmenter], film: Path, tmp_path: Path) -> None:
+    label(colour_segmenter(), film, tmp_path)
+    Image.new("RGB", (4, 4)).save(tmp_path / "photo.png")
+    assert find_pictures([str(tmp_path), str(tmp_path / "*.mp4")], recursive=True).files == [
+        tmp_path / "photo.png",
+        film,
+    ]
 
 
 def test_a_call_that_is_stopped_leaves_nothing(

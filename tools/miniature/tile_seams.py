@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING
 from escnet.command_line import at_least_one, print_table, refuse
 
 if TYPE_CHECKING:
+    from escnet.evaluation.runs.evaluation_data import EvaluationData
     from escnet.miniature.tile_seams import Seams
+    from escnet.predictor import Segmenter
 
 HEADER = (
     "overlap, weights",
@@ -37,6 +39,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--dataset", default="mojiscenes_val_all")
     parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2), help="of the mosaics, one each")
     parser.add_argument("--scale", type=at_least_one, default=1, help="tiles are so many pictures wide (default: 1)")
+    parser.add_argument(
+        "--whole",
+        nargs=3,
+        type=at_least_one,
+        metavar=("ROWS", "COLUMNS", "TILE"),
+        help="instead: compare tiles with the same sums held in memory, on a mosaic of so many pictures",
+    )
     return parser.parse_args(arguments)
 
 
@@ -50,6 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         segmenter, data = load(options.config_file, options.weights, options.dataset)
         for seed in options.seeds:
+            if options.whole:
+                compare_with_whole(segmenter, data, seed, *options.whole)
+                continue
             results.append(list(measure_seams(segmenter, data, seed, options.scale)))
             print_table(
                 f"{len(results)} mosaics, {options.weights}", HEADER, [row(*way) for way in mean_seams(results)]
@@ -57,6 +69,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, KeyError, OSError) as error:
         return refuse("tile_seams", error)
     return 0
+
+
+def compare_with_whole(
+    segmenter: Segmenter, data: EvaluationData, seed: int, rows: int, columns: int, tile: int
+) -> None:
+    """Print how many pixels of a mosaic have other labels than with everything in memory."""
+    from escnet.labelling.tiles import Tiling
+    from escnet.miniature.tile_seams import differing_pixels, make_mosaic
+
+    pixels = make_mosaic(data, seed, rows, columns).pixels
+    differing = differing_pixels(segmenter, pixels, data.space.vocabulary, Tiling(tile))
+    print(
+        f"mosaic {seed}, {pixels.shape[0]} x {pixels.shape[1]}, tiles of {tile}: {differing} labels differ", flush=True
+    )
 
 
 def row(way: Seams, deviation: float) -> tuple[str, ...]:
