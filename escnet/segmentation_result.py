@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import io
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,7 +104,6 @@ class SegmentationResult:
         """
         areas = np.bincount(self.labels.ravel(), minlength=len(self.class_names))
         totals = np.bincount(self.labels.ravel(), self.scores.ravel(), minlength=len(self.class_names))
-        present = sorted(np.flatnonzero(areas).tolist(), key=lambda c: -areas[c])
         words = len(self.vocabulary.rows)
         considered = self.considered or (words if self.rows is None else self.rows.shape[1])
         return {
@@ -114,16 +114,7 @@ class SegmentationResult:
             "class_names": list(self.class_names),
             "background": list(self.vocabulary.background),
             "templates": list(self.vocabulary.templates),
-            "classes": [
-                {
-                    "id": c,
-                    "name": self.class_names[c],
-                    "pixels": int(areas[c]),
-                    "fraction": float(areas[c] / self.labels.size),
-                    "mean_score": float(totals[c] / areas[c]),
-                }
-                for c in present
-            ],
+            "classes": classes_present(areas, totals, self.class_names),
         }
 
     def polygons(self, name: str, tolerance: float = 0.0) -> list[Outline]:
@@ -228,6 +219,27 @@ class SegmentationResult:
             np.savez_compressed(
                 file, scores=self.class_scores.astype(np.float16), class_names=np.array(self.class_names)
             )
+
+
+def classes_present(areas: np.ndarray, totals: np.ndarray, class_names: Sequence[str]) -> list[dict[str, Any]]:
+    """What json.dump can write of the classes that have pixels, the largest first.
+
+    Args:
+        areas: (N,) the pixels of each class.
+        totals: (N,) the sum of their scores.
+        class_names: N names.
+    """
+    present = sorted(np.flatnonzero(areas).tolist(), key=lambda c: -areas[c])
+    return [
+        {
+            "id": c,
+            "name": class_names[c],
+            "pixels": int(areas[c]),
+            "fraction": float(areas[c] / areas.sum()),
+            "mean_score": float(totals[c] / areas[c]),
+        }
+        for c in present
+    ]
 
 
 def _save_picture(path: str | os.PathLike, picture: Image.Image) -> None:

@@ -13,6 +13,10 @@ labels/NAME.txt and data.yaml; label_studio: label_studio.json; geotiff: NAME_la
 The label map of a GeoTIFF always lies where its picture does, by NAME_labels.pgw and NAME_labels.png.aux.xml (extra:
 large). Of a TIFF of several pages, each is a picture: NAME_page0001 and so on.
 
+With --tile, pictures of any size: NAME_labels.tif, with --save-scores NAME_scores.tif (255 is a probability of 1), a
+reduced NAME_overlay.png and NAME.json. Of a film, such as clip.mp4: NAME_overlay.mp4, the folder NAME_labels with a PNG
+of each frame, NAME_legend.png and NAME.json.
+
 --prompts says what is pointed at in the images, in pixels from the middle of the upper left one, for a system that
 takes it: {"photo.jpg": {"cat": {"points": [[120, 80]], "labels": [1], "box": [90, 40, 200, 160], "mask": "cat.png"}}}
 """
@@ -28,6 +32,7 @@ from typing import TYPE_CHECKING
 
 from escnet.annotations import FORMATS
 from escnet.command_line import POINT_DRAWS, add_batch_size, add_point_draws, point_draws_options, refuse
+from escnet.commands.tiles_and_films import add_tile_and_film_options, check_tiles_and_films, label_tiles_or_films
 from escnet.own_process import peak_memory
 
 if TYPE_CHECKING:
@@ -55,16 +60,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = point_draws_options(args.point_draws, args.opts)
         pictures = find_pictures(args.input, args.recursive, args.output)
+        is_large_or_film = check_tiles_and_films(args, pictures)
         names = output_names(pictures.files)
         prepare_output(pictures.files, names, args.output)
         check_formats(args.format, args.output, names, args.overwrite)
         # Wrong words and prompts should be told before a model is loaded; and a pipe can be read once only.
         words = Vocabulary.parse(args.vocabulary, args.background)
         found = find_model(args.model) if args.model else None
-        cfg = load_config(
-            found.cfg if found else args.config_file,
-            [*options, *(["TEST.FULL_SCORES", "True"] if args.save_scores else [])],
-        )
+        full_scores = ["TEST.FULL_SCORES", "True"] if args.save_scores and not is_large_or_film else []
+        cfg = load_config(found.cfg if found else args.config_file, [*options, *full_scores])
         if args.point_draws is not None:
             require_key(cfg, POINT_DRAWS, "--point-draws")
         prompts = read_prompts(args.prompts, pictures.files, words, configured_system(cfg))
@@ -100,9 +104,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         **({} if args.max_pixels is None else {"max_pixels": args.max_pixels or None}),
     )
     try:
-        outcome = label_pictures(segmenter, task, lambda line: print(line, flush=True))
+        if is_large_or_film:
+            outcome = label_tiles_or_films(segmenter, task, args, say)
+        else:
+            outcome = label_pictures(segmenter, task, say)
         for line in write_formats(args.format, task):
-            print(line, flush=True)
+            say(line)
     except (VocabularyError, ValueError) as error:  # such as a name that is too long for the text encoder
         return refuse(PROGRAM, error)
     except DiskFullError as error:
@@ -111,6 +118,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return refuse("\npredict.py", "stopped; the same command goes on from here", code=130)
     print_summary(outcome, args.output)
     return 1 if outcome.failures else 0
+
+
+def say(line: str) -> None:
+    """Print a line at once."""
+    print(line, flush=True)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -167,6 +179,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--max-pixels", type=int, metavar="N", help="of an image that is read (default: 179 million; 0: no limit)"
     )
     add_batch_size(parser)
+    add_tile_and_film_options(parser)
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps ... (else a GPU if there is one)")
     parser.add_argument(
         "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="configuration keys to set, after all options"

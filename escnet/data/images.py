@@ -239,6 +239,15 @@ def image_orientation(path: str | os.PathLike[str]) -> int:
     return _read_header(path, with_orientation=True)[2]
 
 
+def exif_orientation(path: str | os.PathLike[str]) -> int:
+    """The EXIF orientation of a picture of any size, from its header alone; 1, upright, where Pillow knows none."""
+    try:
+        with open(path, "rb") as file, open_image(file, None) as image:
+            return image.getexif().get(_ORIENTATION_TAG, 1)
+    except _DECODING_ERRORS:
+        return 1
+
+
 def write_labels(path: str | os.PathLike[str], labels: np.ndarray, bits: int | None = None) -> None:
     """Write an (H,W) integer array as a grey image: TIFF if `path` ends in .tif or .tiff, else PNG. Never half-written.
 

@@ -16,9 +16,16 @@ from escnet.data.pages import Page, pages_of
 
 # Of each picture NAME; the report last, since its presence says that all are there.
 OVERLAY, LABELS, PROMPTS, SCORES, REPORT = "_overlay.png", "_labels.png", "_prompts.png", "_scores.npz", ".json"
-# Where the label map lies on the Earth, if the picture says that; and the label map as a GeoTIFF.
+# Where the label map lies on the Earth, if the picture says that; and the label map as a GeoTIFF, which one that is
+# segmented in tiles always has.
 WORLD, PLACE, LABEL_TIFF = "_labels.pgw", "_labels.png.aux.xml", "_labels.tif"
-OUTPUT_SUFFIXES = (OVERLAY, LABELS, PROMPTS, SCORES, WORLD, PLACE, LABEL_TIFF, REPORT)
+# Of a picture that is segmented in tiles.
+SCORE_TIFF = "_scores.tif"
+# Of a film; the labels of its frames are in a folder.
+FILM, LEGEND, FRAME_LABELS = "_overlay.mp4", "_legend.png", "_labels"
+OUTPUT_SUFFIXES = (
+    OVERLAY, LABELS, PROMPTS, SCORES, WORLD, PLACE, LABEL_TIFF, SCORE_TIFF, FILM, LEGEND, REPORT
+)  # fmt: skip
 # Pillow knows these by name, but has no pixels of them: drawings that another program has to draw, and films.
 _NO_PIXELS = {"EPS", "MPEG"}
 
@@ -156,4 +163,5 @@ def _is_output(file: Path) -> bool:
             beside = (REPORT,) if suffix != REPORT else (OVERLAY, LABELS)
             if any(file.with_name(f"{stem}{other}").is_file() for other in beside):
                 return True
-    return False
+    folder = file.parent.name.removesuffix(FRAME_LABELS)
+    return folder != file.parent.name and file.parent.with_name(f"{folder}{REPORT}").is_file()
