@@ -62,7 +62,7 @@ def keys_of(unit: Unit) -> Iterator[str]:
         UnreadableUnitError: its archive is not there.
     """
     if unit.kind == "files":
-        yield from unit.keys
+        yield from map(_as_text, unit.keys)
     elif unit.kind == "rows":
         yield from (_row_key(unit, row) for row in range(unit.count or 0))
     else:
@@ -73,10 +73,15 @@ def _of_files(unit: Unit) -> Iterator[Picture]:
     for key in unit.keys:
         if is_url(unit.source):
             url = f"{unit.source}/{key}"
-            yield Picture(key, url, lambda url=url: read_url(url))
+            yield Picture(_as_text(key), url, lambda url=url: read_url(url))
         else:
             path = Path(unit.source, key)
-            yield Picture(key, str(path), lambda path=path: path)
+            yield Picture(_as_text(key), _as_text(str(path)), lambda path=path: path)
+
+
+def _as_text(name: str) -> str:
+    """A name of a file as UTF-8 can hold it: bytes that are no text stand as \\xff."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _of_shard(unit: Unit) -> Contents:
