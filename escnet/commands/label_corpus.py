@@ -93,6 +93,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add("--format", choices=("parquet", "webdataset"), default="parquet", help="of the labels (default: parquet)")
     add("--max-pixels", type=zero_or_more, metavar="N", help="of a picture (default: 179 million; 0: no limit)")
+    add(
+        "--attempts",
+        type=at_least_one,
+        default=3,
+        metavar="K",
+        help="times that a unit, then a picture of it, may end its process until it is passed over (default: 3)",
+    )
     add("--device", help="cpu, cuda, cuda:1, mps ... (else a GPU if there is one)")
     add("--verify", action="store_true", help="label nothing; check that OUTPUT has each picture exactly once")
     add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="configuration keys to set, after all options")
@@ -161,7 +168,15 @@ def _prepare(args: argparse.Namespace) -> tuple[Job, dict[str, Any]]:
     else:
         require_same(args.output, planned, header)
     job = Job(
-        cfg, args.device, vocabulary, args.output.resolve(), args.format, args.batch_size, args.readers, max_pixels
+        cfg,
+        args.device,
+        vocabulary,
+        args.output.resolve(),
+        args.format,
+        args.batch_size,
+        args.readers,
+        max_pixels,
+        args.attempts,
     )
     return job, header
 

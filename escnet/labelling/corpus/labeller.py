@@ -141,7 +141,7 @@ class UnitLabeller:
         """Segment pictures each by itself, noted before, so that one which ends the process is known."""
         for picture in pictures:
             if not attempts.begin_picture(picture.key):
-                times = f"{self._job.attempts} times"
+                times = f"{self._job.attempts} time" + "s" * (self._job.attempts > 1)
                 yield picture, f"the process ended {times} while it was read or segmented; it may have no memory for it"
                 continue
             pixels = self._read(picture)

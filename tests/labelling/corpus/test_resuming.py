@@ -122,12 +122,12 @@ def test_a_picture_that_ends_its_process_is_found_and_passed_over(
     for name in ("00.png", "01.png", "02.png"):
         (folder / name).write_bytes((pictures / name).read_bytes())
     (folder / "lethal.png").write_bytes((pictures / "00.png").read_bytes())
-    process = start(folder, output, "--workers", "1", before=before)
-    _, told = process.communicate(timeout=120)
+    process = start(folder, output, "--workers", "1", "--attempts", "2", before=before)
+    _, told = process.communicate(timeout=600)
     assert process.returncode == 1, told
     assert sorted(row["key"] for row in rows(output)) == ["00.png", "01.png", "02.png"]
     (failure,) = [json.loads(line) for line in (output / "failures.jsonl").read_text().splitlines()]
-    assert failure["key"] == "lethal.png" and "the process ended 3 times" in failure["reason"]
+    assert failure["key"] == "lethal.png" and "the process ended 2 times" in failure["reason"]
     assert (verify(output).faults, verify(output).failed) == ([], 1)
 
 
@@ -146,7 +146,11 @@ def test_workers_that_cannot_start_end_it(job: Job, tmp_path: Path, monkeypatch:
 
 @pytest.mark.slow
 def test_a_ray_cluster_of_two_nodes_loses_a_worker(
-    pictures: Path, expected: dict[str, np.ndarray], job: Job, tmp_path: Path, label: Callable[..., int]
+    pictures: Path,
+    expected: dict[str, np.ndarray],
+    job: Job,
+    label: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     ray = pytest.importorskip("ray")
     pytest.importorskip("ray.data")
@@ -154,7 +158,8 @@ def test_a_ray_cluster_of_two_nodes_loses_a_worker(
 
     from escnet.labelling.corpus.ray_engine import label_on_ray
 
-    # Actors take what they import from the driver's path.
+    # Else its workers wait for everything else on the machine.
+    monkeypatch.setenv("RAY_worker_niceness", "0")
     environment = {"env_vars": {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}}
     node = {"num_cpus": 1, "object_store_memory": 100 << 20, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args=node)
