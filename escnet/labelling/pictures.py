@@ -68,7 +68,7 @@ def find_pictures(inputs: Sequence[str], recursive: bool = False, output: Path |
     """
     found: dict[str, Path | Page] = {}
     missing, skipped, outputs = [], Counter(), set()
-    readable = _readable_suffixes()
+    readable = readable_suffixes()
     for entry in inputs:
         # Path.expanduser raises where "~name" is no user's home, but a file of that name.
         path = Path(os.path.expanduser(entry))
@@ -131,7 +131,8 @@ def prepare_output(images: Sequence[Path | Page], names: Sequence[str], output: 
         raise LabellingError(f"--output {output}: the folder cannot be made ({error.strerror})") from error
 
 
-def _readable_suffixes() -> set[str]:
+def readable_suffixes() -> set[str]:
+    """The suffixes, in small letters, of the formats of which Pillow has pixels."""
     suffixes = set()
     for suffix, kind in Image.registered_extensions().items():
         factory = Image.OPEN[kind][0] if kind in Image.OPEN and kind not in _NO_PIXELS else None
