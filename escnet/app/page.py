@@ -56,12 +56,13 @@ def build_page(answering: Answering, cache_seconds: int = 3600) -> gradio.Blocks
                     elem_id="model",
                 )
                 run = gr.Button("Segment", variant="primary", elem_id="run")
-                gr.Markdown(f"**Examples**\n\n{ATTRIBUTION}")
-                with gr.Row(elem_classes="escnet-examples"):
+                gr.Markdown("**Examples**")
+                with gr.Row():
                     for example in EXAMPLES:
                         gr.Button(example.title, size="sm", min_width=80).click(
                             _chosen(example), None, [picture, words, background], api_visibility="private", queue=False
                         )
+                gr.Markdown(ATTRIBUTION, elem_classes="escnet-note")
             with gr.Column(scale=3, min_width=300):
                 view = _view(gr)
                 with gr.Accordion("How the model came to it", open=False, elem_id="maps"):
