@@ -33,9 +33,7 @@ def build_page(answering: Answering, cache_seconds: int = 3600) -> gradio.Blocks
     import gradio as gr
 
     with gr.Blocks(title="escnet", analytics_enabled=False, delete_cache=(600, cache_seconds)) as page:
-        gr.Markdown(
-            "# escnet\nA picture and words in, masks out. All of it happens on the machine that serves this."
-        )
+        gr.Markdown("# escnet\nA picture and words in, masks out. All of it happens on the machine that serves this.")
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
                 picture = _picture(gr)
