@@ -53,7 +53,7 @@ def drag(page: Page, start: tuple[float, float], end: tuple[float, float]) -> No
 
 def test_a_box_for_a_word(page: Page, models: LoadedModels, encodings: list[str]) -> None:
     start(page, "CLIP-Guided SAM")
-    page.get_by_label("For", exact=True).select_option("castle")
+    page.get_by_label("For which word").select_option("castle")
     page.get_by_label("draw a box").check()
     with answer(page):
         drag(page, (0.02, 0.6), (0.7, 0.98))

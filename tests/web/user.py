@@ -17,8 +17,9 @@ WORDS = "castle, water, carpet, duck"
 
 def upload(page: Page, file: Path) -> None:
     """Choose a file, and wait until the server has it."""
-    with page.expect_response(lambda response: "/upload" in response.url):
+    with page.expect_response(lambda response: "/upload?" in response.url) as answered:
         page.locator("#picture input[type=file]").set_input_files(file)
+    assert answered.value.ok
     # The page knows the path a moment later: it then has a button that removes the picture.
     page.locator("#picture").get_by_label("Remove Image").or_(page.locator("#picture img")).first.wait_for()
 

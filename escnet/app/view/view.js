@@ -10,8 +10,8 @@ const make = (tag, className, text) => {
 };
 
 const NOTHING = 65535;
-// Of what is pointed at without a word.
-const NO_WORD = "";
+// What is pointed at without a word; no word is blank.
+const NO_WORD = " ";
 const NO_WORD_TEXT = "no word: one mask";
 // Small pictures are drawn on a canvas of at least so many pixels, so that points and boxes on them are sharp.
 const LEAST_SIDE = 720;
