@@ -99,12 +99,10 @@ def serving(models: LoadedModels, limits: Limits, host: str = "127.0.0.1", port:
 
     from escnet.app.answering import Answering
 
-    with tempfile.TemporaryDirectory(prefix="escnet_page_") as folder:
-        before = os.environ.get("GRADIO_TEMP_DIR")
-        os.environ["GRADIO_TEMP_DIR"] = folder
+    with tempfile.TemporaryDirectory(prefix="escnet_page_") as folder, _uploads_in(folder):
         page = build_page(Answering(models, limits))
+        page.queue(max_size=limits.waiting, default_concurrency_limit=1, api_open=False)
         try:
-            page.queue(max_size=limits.waiting, default_concurrency_limit=1, api_open=False)
             _, url, _ = page.launch(
                 server_name=host,
                 server_port=port,
@@ -123,10 +121,26 @@ def serving(models: LoadedModels, limits: Limits, host: str = "127.0.0.1", port:
                 css_paths=VIEW / "view.css",
                 app_kwargs={"middleware": [Middleware(OwnMachineOnly)]},
             )
+        except OSError as error:
+            raise OSError(
+                f"nothing can listen on {host}, port {port or '7860 or one of the next hundred'}: it is taken, or no "
+                f"address of this machine; choose others with --host and --port"
+            ) from error
+        try:
             yield Served(url, page.block_thread)
         finally:
             page.close(verbose=False)
-            if before is None:
-                os.environ.pop("GRADIO_TEMP_DIR", None)
-            else:
-                os.environ["GRADIO_TEMP_DIR"] = before
+
+
+@contextmanager
+def _uploads_in(folder: str) -> Iterator[None]:
+    """Let gradio put its files into a folder, while the block runs."""
+    before = os.environ.get("GRADIO_TEMP_DIR")
+    os.environ["GRADIO_TEMP_DIR"] = folder
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["GRADIO_TEMP_DIR"]
+        else:
+            os.environ["GRADIO_TEMP_DIR"] = before

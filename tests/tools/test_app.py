@@ -34,7 +34,7 @@ def test_a_missing_file_is_told_before_the_page_opens(tmp_path: Path, capsys: py
     missing = tmp_path / "none.yaml"
     assert main(["--config-file", str(missing)]) == 2
     error = capsys.readouterr().err
-    assert error.startswith(f"app.py: error: {missing}")
+    assert error.startswith(f"app.py: error: '{missing}': there is no such file")
     assert error.count("\n") == 1
 
 
