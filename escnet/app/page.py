@@ -33,7 +33,7 @@ def build_page(answering: Answering, cache_seconds: int = 3600) -> gradio.Blocks
     import gradio as gr
 
     with gr.Blocks(title="escnet", analytics_enabled=False, delete_cache=(600, cache_seconds)) as page:
-        gr.Markdown("# escnet\nA picture and words in, masks out. All of it happens on the machine that serves this.")
+        gr.Markdown("# escnet\nA picture and words in, masks out; all on the machine that serves this page.")
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
                 picture = _picture(gr)
@@ -63,9 +63,9 @@ def build_page(answering: Answering, cache_seconds: int = 3600) -> gradio.Blocks
                 gr.Markdown(ATTRIBUTION, elem_classes="escnet-note")
             with gr.Column(scale=3, min_width=300):
                 view = _view(gr)
-                with gr.Accordion("How the model came to it", open=False, elem_id="maps"):
-                    maps = gr.Button("Draw maps, prompts and blocks", size="sm", elem_id="draw-maps")
-                    sheet = gr.HTML(label="Maps", elem_id="sheet")
+        with gr.Accordion("How the model came to it", open=False, elem_id="maps"):
+            maps = gr.Button("Draw maps, prompts and blocks", size="sm", elem_id="draw-maps")
+            sheet = gr.HTML(label="Maps", elem_id="sheet")
         _connect(gr, answering, [picture, words, background, model], view, run, maps, sheet)
         page.unload(_forgetting(gr, answering))
     return page
@@ -138,10 +138,14 @@ def _connect(
             name: {"gr.Request": gr.Request, "gr.EventData": gr.EventData}.get(kind, kind)
             for name, kind in function.__annotations__.items()
         }
-    run.click(segment, inputs, view, **common)
-    for text in inputs[1:3]:
-        text.submit(segment, inputs, view, **common)
-    view.pointed(pointed, None, view, show_progress="hidden", **common)
+    asked = [
+        run.click(segment, inputs, view, **common),
+        *(text.submit(segment, inputs, view, **common) for text in inputs[1:3]),
+        view.pointed(pointed, None, view, show_progress="hidden", **common),
+    ]
+    for question in asked:
+        # The maps are those of the answer before.
+        question.then(lambda: "", None, sheet, queue=False, api_visibility="private")
     view.wanted(wanted, None, view, show_progress="hidden", **common)
     maps.click(drawn, None, sheet, **common)
 

@@ -81,6 +81,8 @@ def test_maps_and_prompts_are_drawn_on_demand(answered: Page) -> None:
     assert sheet.get_attribute("alt") == "CLIP's maps, prompts and blocks of ESC-Net: castle.jpg"
     answered.wait_for_function("document.querySelector('#sheet img').naturalWidth > 800")
     assert _scrolls_sideways(answered) == 0
+    segment(answered)
+    sheet.wait_for(state="detached")
 
 
 @pytest.mark.parametrize("width", [360, 768, 1440])

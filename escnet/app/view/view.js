@@ -31,6 +31,9 @@ let moving = null;
 let answers = 0; // payloads received; a picture that is decoded late must not replace a later one
 const hidden = new Set(); // names of the classes switched off; kept when words change
 
+// "building,edifice" with a place to break the line.
+const spaced = (name) => name.replace(/,\s*/g, ", ");
+
 function say(selector, text) {
   const node = find(selector);
   node.textContent = text;
@@ -101,11 +104,11 @@ function listClasses() {
     swatch.style.background = `rgb(${entry.colour.join(",")})`;
     const share = 100 * entry.share;
     const figures = `${share < 0.05 ? "<0.1" : share.toFixed(1)} %, score ${entry.score.toFixed(2)}`;
-    label.append(box, swatch, make("span", "name", entry.name), make("span", "figures", figures));
+    label.append(box, swatch, make("span", "name", spaced(entry.name)), make("span", "figures", figures));
     item.append(label);
     list.append(item);
   }
-  say(".absent", shown.absent.length ? `Nowhere in the picture: ${shown.absent.join("; ")}` : "");
+  say(".absent", shown.absent.length ? `Nowhere in the picture: ${shown.absent.map(spaced).join("; ")}` : "");
 }
 
 function offerPointing() {
@@ -114,7 +117,7 @@ function offerPointing() {
   find(".no-pointing").hidden = words || masks;
   const select = find(".pointing select");
   const before = select.value;
-  const entries = words ? shown.words.map((word) => [word, word]) : [];
+  const entries = words ? shown.words.map((word) => [word, spaced(word)]) : [];
   if (masks) entries.push([NO_WORD, NO_WORD_TEXT]);
   select.replaceChildren(
     ...entries.map(([value, text]) => {
@@ -218,7 +221,7 @@ function tell([column, row]) {
   const y = Math.min(shown.height - 1, Math.max(0, Math.round(row)));
   const index = y * shown.width + x;
   const entry = shown.classes.find((one) => one.id === labels[index]);
-  const what = entry && labels[index] !== NOTHING ? `${entry.name}, score ${(scores[index] / 255).toFixed(2)}` : "nothing";
+  const what = entry && labels[index] !== NOTHING ? `${spaced(entry.name)}, score ${(scores[index] / 255).toFixed(2)}` : "nothing";
   find(".pixel").textContent = `(${x}, ${y}): ${what}`;
 }
 
