@@ -107,8 +107,10 @@ def test_a_picture_from_the_camera(page: Page) -> None:
     access = page.get_by_text("Click to Access Webcam")
     access.wait_for()
     access.click()
+    # A camera needs a moment until it has a picture.
+    page.wait_for_function("document.querySelector('#picture video')?.videoWidth > 0")
     page.get_by_label("capture photo").click()
-    page.locator("#picture img").wait_for()
+    page.wait_for_function("[...document.querySelectorAll('#picture img')].some((one) => one.naturalWidth > 0)")
     write(page, WORDS)
     segment(page)
     assert classes(page)
