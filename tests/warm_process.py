@@ -36,7 +36,7 @@ class WarmProcess:
             self.returncode = self._warm.ask({"poll": self.pid})
         return self.returncode
 
-    def wait(self, timeout: float) -> int:
+    def wait(self, timeout: float = 300) -> int:
         """The exit code at the end of the process.
 
         Raises:
