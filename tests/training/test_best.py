@@ -24,6 +24,7 @@ from escnet.training.tasks.build import build_trainer
 from escnet.training.tasks.configured import training_settings
 from escnet.training.tasks.segmentation import SegmentationTask, segmentation_trainer
 from escnet.training.trainer import Trainer
+from tests.warm_process import WarmProcesses
 
 Scores = dict[int, float | None]
 # After iterations counted from 0; the two best are equal, and the last ones are not the best.
@@ -333,11 +334,21 @@ def _process(rank: int, address: str, cfg: CfgNode, folder: str) -> None:
     torch.save(trainer.model.state_dict(), Path(folder) / f"{rank}.pth")
 
 
-def test_all_processes_end_with_the_chosen_weights(cfg: CfgNode, tmp_path: Path) -> None:
+def test_all_processes_end_with_the_chosen_weights(cfg: CfgNode, tmp_path: Path, warm: WarmProcesses) -> None:
     cfg.SOLVER.CHECKPOINT_PERIOD = 2
-    arguments = (f"file://{tmp_path}/address", cfg, str(tmp_path))
-    # Not forked: where there is a CUDA device, or a fake one was made, autograd has threads that a fork does not have.
-    torch.multiprocessing.spawn(_process, arguments, nprocs=2)
+    program, config = tmp_path / "program.py", tmp_path / "config.yaml"
+    config.write_text(cfg.dump())
+    program.write_text(
+        "import sys\nfrom detectron2.config import get_cfg\nfrom escnet.config import add_escnet_config\n"
+        "from tests.training.test_best import _process\ncfg = get_cfg()\nadd_escnet_config(cfg)\n"
+        "cfg.merge_from_file(sys.argv[3])\n_process(int(sys.argv[1]), sys.argv[2], cfg, sys.argv[4])\n"
+    )
+    # No copies of this process: where there is a CUDA device, or a fake one was made, autograd has threads here that
+    # a copy does not have.
+    arguments = (f"file://{tmp_path}/address", str(config), str(tmp_path))
+    logs = [tmp_path / f"{rank}.log" for rank in (0, 1)]
+    both = [warm.start(log, program, str(rank), *arguments) for rank, log in enumerate(logs)]
+    assert [process.wait() for process in both] == [0, 0], [log.read_text()[-3000:] for log in logs]
     chosen = dict(load(cfg, "model_0000003")["model"])
     assert all(same(dict(torch.load(tmp_path / f"{rank}.pth")), chosen) for rank in (0, 1))
     assert same(dict(load(cfg, "model_final")["model"]), chosen)
