@@ -59,6 +59,10 @@ class BestWeights:
         self._write()
         return True
 
+    def is_old(self, iteration: int, limit: int) -> bool:
+        """Whether at least `limit` iterations up to `iteration` have found nothing better; 0 is no limit."""
+        return bool(limit) and self.iteration is not None and iteration - self.iteration >= limit
+
     def choose(self) -> None:
         """Put the best weights into the model, and keep those of its last iteration, for a run that is prolonged."""
         if self.value is None or self._is_chosen:
@@ -113,19 +117,21 @@ class BestWeights:
 
 
 class Validation(HookBase):
-    """Validates the model every so many iterations and after the last one.
+    """Validates the model every so many iterations and after the last one, which comes early where it no longer helps.
 
     Args:
         period: iterations between two validations.
         validate: gives the score of the model as it is, more is better; None where nothing is held out. Of several
             processes, the first one's counts.
         best: is offered each score.
+        patience: the training ends once so many validations in a row have found nothing better; 0 for no such end.
     """
 
-    def __init__(self, period: int, validate: Callable[[], float | None], best: BestWeights) -> None:
+    def __init__(self, period: int, validate: Callable[[], float | None], best: BestWeights, patience: int = 0) -> None:
         self._period = period
         self._validate = validate
         self._best = best
+        self._limit = patience * period
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1
@@ -139,3 +145,6 @@ class Validation(HookBase):
         logger.info(f"Validation after iteration {self.trainer.iter}: {value:.3f}{', the best so far' * is_best}")
         if math.isfinite(value):  # JSON has no NaN
             self.trainer.storage.put_scalar("validation", value, smoothing_hint=False)
+        if self._best.is_old(self.trainer.iter, self._limit) and done < self.trainer.max_iter:
+            logger.info(f"Nothing better for {self._limit} iterations: the training ends")
+            self.trainer.max_iter = done
