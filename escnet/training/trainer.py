@@ -42,6 +42,7 @@ class TrainingSettings:
         validation_period: iterations between two validations, of which the best chooses the final weights; 0 for none,
             the last weights are final.
         patience: the training ends once so many validations in a row have found nothing better; 0 for no such end.
+        keeps_start: the weights at the start are validated too, and may be the best.
         weights: a file to begin with, or "".
         gradient_limit: to which the common norm of all gradients is clipped.
         norm_type: which norm that is.
@@ -54,6 +55,7 @@ class TrainingSettings:
     evaluation_period: int = 0
     validation_period: int = 0
     patience: int = 0
+    keeps_start: bool = False
     weights: str = ""
     gradient_limit: float = float("inf")
     norm_type: float = 2.0
@@ -196,7 +198,15 @@ class Trainer(TrainerBase):
     def _build_hooks(self) -> list[hooks.HookBase]:
         settings, validation, rotation = self.settings, [], []
         if settings.validation_period:
-            validation = [Validation(settings.validation_period, self.task.validate, self.best, settings.patience)]
+            validation = [
+                Validation(
+                    settings.validation_period,
+                    self.task.validate,
+                    self.best,
+                    settings.patience,
+                    settings.keeps_start,
+                )
+            ]
         if comm.is_main_process():
             rotation = [_Rotation(self.checkpointer, settings.checkpoint_period, max_to_keep=MAX_CHECKPOINTS)]
             self._recent_checkpoints = rotation[0].recent_checkpoints

@@ -150,6 +150,8 @@ def training_config(cfg: CfgNode, task: TuningTask) -> CfgNode:
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (task.data,), ()
     cfg.LABELLED.IMAGES, cfg.LABELLED.VALIDATION = float(task.images), task.validation
     cfg.LABELLED.PERIOD, cfg.LABELLED.PATIENCE = task.period, task.patience
+    # A tuning that finds nothing better leaves the model as it was.
+    cfg.LABELLED.KEEP_START = True
     cfg.SOLVER.MAX_ITER = task.iterations
     cfg.SOLVER.CHECKPOINT_PERIOD = task.period
     cfg.SOLVER.WARMUP_ITERS = min(cfg.SOLVER.WARMUP_ITERS, task.iterations // 10)

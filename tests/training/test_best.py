@@ -373,3 +373,18 @@ def test_a_training_that_ended_early_goes_on_only_with_more_patience(cfg: CfgNod
     calm = scripted(undisturbed)
     calm.train()
     assert same(longer.model.state_dict(), calm.model.state_dict())
+
+
+@pytest.mark.parametrize(("at_start", "chosen"), [(50.0, -1), (20.0, 3)])
+def test_the_weights_at_the_start_may_be_the_best(cfg: CfgNode, at_start: float, chosen: int) -> None:
+    cfg.LABELLED.KEEP_START = True
+    trainer = scripted(cfg, SCORES | {-1: at_start})
+    trainer.task.iteration = -1  # no step has been seeded yet
+    start = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    trainer.train()
+    assert trainer.best.iteration == chosen
+    assert same(trainer.model.state_dict(), start) == (chosen < 0)
+    # It goes on from a checkpoint as it was, and looks at the start no second time.
+    again = scripted(cfg, SCORES, resume=True)
+    again.train()
+    assert same(again.model.state_dict(), trainer.model.state_dict()) and again.best.iteration == chosen
