@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -44,9 +45,14 @@ def test_a_command_gets_its_arguments(monkeypatch: pytest.MonkeyPatch, capsys: p
     assert "usage: python -m escnet COMMAND" in capsys.readouterr().out
 
 
+def test_each_command_is_there() -> None:
+    for command in program.COMMANDS.values():
+        assert importlib.util.find_spec(command.module) is not None
+
+
 def test_an_unknown_command_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert program.main(["predcit"]) == 2
-    assert capsys.readouterr().err == "escnet: there is no command predcit; there are demo, predict, app, export\n"
+    assert capsys.readouterr().err == "escnet: there is no command predcit; there are demo, predict, app, tune, label_corpus\n"
 
 
 def _run_without(module: str, code: str) -> subprocess.CompletedProcess[str]:
