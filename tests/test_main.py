@@ -52,7 +52,10 @@ def test_each_command_is_there() -> None:
 
 def test_an_unknown_command_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert program.main(["predcit"]) == 2
-    assert capsys.readouterr().err == "escnet: there is no command predcit; there are demo, predict, app, tune, label_corpus\n"
+    assert (
+        capsys.readouterr().err
+        == "escnet: there is no command predcit; there are demo, predict, app, tune, label_corpus\n"
+    )
 
 
 def _run_without(module: str, code: str) -> subprocess.CompletedProcess[str]:
