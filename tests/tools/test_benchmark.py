@@ -53,7 +53,8 @@ def test_inference_table():
         assert sum(shares) == pytest.approx(100, abs=0.5)
         assert all(share > 0 for share in shares)
     assert cells(operators[0]) == ["operator", "calls", "% of the time"] and len(operators) == 2 * 17
-    assert 50 < sum(float(cells(line)[2]) for line in operators[2:17]) <= 100
+    # Those of a model so small share their time with many others.
+    assert 40 < sum(float(cells(line)[2]) for line in operators[2:17]) <= 100
 
 
 @pytest.mark.slow
