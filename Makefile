@@ -3,6 +3,7 @@
 #   make demo      draw pictures, train a small ESC-Net, evaluate it and make a page, in output/demo
 #   make test      run the tests on all cores;        PYTEST_ARGS='-k kmeans' selects, PYTEST_WORKERS=0 is one process
 #   make test-gpu  run the tests that need a CUDA device; without one it says so
+#   make test-web  run the tests of the page in a browser, Debian's chromium, which root gets by apt-get
 #   make lint      check the code and its formatting
 #   make format    format the code and repair what the linter can
 #   make env       create or update the environment in .venv, which each of these does first
@@ -14,6 +15,7 @@ VENV ?= .venv
 PYTEST_ARGS ?=
 PYTEST_WORKERS ?= $(shell getconf _NPROCESSORS_ONLN)
 DEMO_ARGS ?=
+CHROMIUM ?= chromium
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -33,7 +35,7 @@ HAS_OWN_DETECTRON2 = { $(PIP) show --quiet detectron2 \
 # The wheel of detectron2 is for another Python, whose compiled operators are not used: only its Python code is taken.
 PIP_DETECTRON2 = $(PIP) install --no-deps --require-hashes --only-binary=:all: --python-version 3.10
 
-.PHONY: env demo test test-gpu lint format
+.PHONY: env demo test test-gpu test-web lint format
 .DELETE_ON_ERROR:
 
 env: $(STAMPS)/escnet
@@ -50,6 +52,15 @@ test-gpu: env
 	@if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then \
 	$(BIN)/python -m pytest -m gpu tests/gpu $(PYTEST_ARGS); \
 	else echo "make test-gpu: PyTorch sees no CUDA device, so there is nothing to run."; fi
+
+# One process, which serves the page and drives the browser.
+test-web: env
+	@command -v $(CHROMIUM) >/dev/null || [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null \
+	|| { apt-get update && apt-get install --yes --no-install-recommends chromium; }
+	@if command -v $(CHROMIUM) >/dev/null; then \
+	CHROMIUM=$$(command -v $(CHROMIUM)) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m web tests/web --durations=5 $(PYTEST_ARGS); \
+	else echo "make test-web: there is no $(CHROMIUM), and only root can install it, by apt-get: install Debian's package" \
+	"chromium, or name a browser by CHROMIUM=PATH. Nothing was run."; fi
 
 lint: env
 	$(BIN)/ruff check .

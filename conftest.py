@@ -27,6 +27,8 @@ def pytest_collection() -> Generator[None, object, object]:
     try:
         return (yield)
     finally:
+        # What has been imported stays: neither the tests nor the end of the process look for garbage in it.
+        gc.freeze()
         gc.enable()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from escnet.detectron2_import import silence_scripting
+from escnet.optional_packages import require_detectron2
 from escnet.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ silence_scripting()
 
 def __getattr__(name: str) -> Any:
     # Detectron2 takes seconds to import; `import escnet` alone does not need it.
+    if name in ("Segmenter", "WordPrompts"):
+        require_detectron2()
     if name == "Segmenter":
         from escnet.predictor import Segmenter
 

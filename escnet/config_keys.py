@@ -286,6 +286,10 @@ def _add_labelled(cfg: CN) -> None:
     # taken), and how often they are looked at, in iterations.
     cfg.LABELLED.VALIDATION = 0.0
     cfg.LABELLED.PERIOD = 100
+    # The training ends once so many looks in a row have found nothing better (0: it goes on to SOLVER.MAX_ITER).
+    cfg.LABELLED.PATIENCE = 0
+    # The weights that a training begins with may be the best ones too, and are then its result.
+    cfg.LABELLED.KEEP_START = False
 
 
 def _add_distillation(cfg: CN) -> None:

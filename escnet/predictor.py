@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import BinaryIO
 
@@ -27,6 +27,7 @@ from escnet.meta_arch.segmentation import Segmentation
 from escnet.pretrained.loading import load_exactly
 from escnet.pretrained.reading import load_checkpoint
 from escnet.prompted_masks import PromptedMasks
+from escnet.publishing.published import PublishedModel
 from escnet.segmentation_result import SegmentationResult
 from escnet.vocabulary import Vocabulary, VocabularyError
 from escnet.word_lists import WordList
@@ -48,10 +49,11 @@ Picture = str | os.PathLike | bytes | bytearray | memoryview | BinaryIO | Image.
 ValueRange = tuple[float, float]
 
 
-class Segmenter:
+class Segmenter(PublishedModel):
     """A model, ready to segment any image by any words.
 
         segmenter = Segmenter.from_config("configs/escnet/vitb16.yaml", "model_final.pth")
+        segmenter = Segmenter.from_pretrained("hub:owner/name")
         result = segmenter("photo.jpg", ["cat", "grass"])
         result.save_overlay("photo_overlay.png")
 
@@ -97,14 +99,23 @@ class Segmenter:
         cfg.MODEL.DEVICE = usable_device(device, cfg.MODEL.DEVICE)
         # Read before the model is built: a wrong path should not cost the user a minute.
         state = load_checkpoint(cfg.MODEL.WEIGHTS) if cfg.MODEL.WEIGHTS else None
+        return cls._built(cfg, device, state, cfg.MODEL.WEIGHTS)
+
+    @classmethod
+    def _built(
+        cls, cfg: CfgNode, device: str | torch.device | None, weights: Mapping[str, Tensor] | None, source: str
+    ) -> Segmenter:
+        cfg.MODEL.DEVICE = usable_device(device, cfg.MODEL.DEVICE)
         model = build_model(cfg)
-        if state is not None:
-            load_exactly(model, state, cfg.MODEL.WEIGHTS, "Use the configuration it was trained with")
+        if weights is not None:
+            load_exactly(model, dict(weights), source, "Use the configuration it was trained with")
         elif any(parameter.requires_grad for parameter in model.parameters()):
             logger.warning(
                 "no checkpoint was given: what %s has to learn is random, so expect noise", type(model).__name__
             )
-        return cls(model, cfg.TEST.TEMPLATES)
+        segmenter = cls(model, cfg.TEST.TEMPLATES)
+        segmenter.cfg = cfg
+        return segmenter
 
     def __call__(
         self,

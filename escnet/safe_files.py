@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 import stat
 import uuid
 from collections.abc import Iterator, Mapping
@@ -113,3 +114,42 @@ def write_safetensors(
         temporary.chmod(mode)
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
+
+
+@contextmanager
+def new_folder(path: str | os.PathLike[str], replaces: bool = False) -> Iterator[Path]:
+    """Yield a temporary folder beside `path` that gets its name once the block ends without error.
+
+    A reader, and a process killed at any moment, sees no folder or the complete one; where one is replaced, the old one
+    until the new one is complete.
+
+    Args:
+        path: of the folder; the one above is made if it is missing.
+        replaces: an existing folder gives way; else one that holds anything is refused.
+
+    Raises:
+        FileExistsError: there is a file or a folder of this name already.
+        DiskFullError: there is no space left; nothing is changed.
+    """
+    path = Path(os.path.abspath(path))
+    if path.exists() and not (path.is_dir() and (replaces or not any(path.iterdir()))):
+        raise FileExistsError(errno.EEXIST, "is there already, and is not replaced", str(path))
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    old = temporary.with_suffix(".old")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        if path.exists() and any(path.iterdir()):
+            os.rename(path, old)
+        os.rename(temporary, path)
+    except Exception as error:
+        if old.exists() and not path.exists():
+            os.rename(old, path)
+        if isinstance(error, DiskFullError) or not is_disk_full(error):
+            raise
+        raise DiskFullError(
+            f"{path}: not written, No space left on device. Free some space and run the same command again"
+        ) from error
+    finally:
+        for folder in (temporary, old) if path.exists() else (temporary,):
+            shutil.rmtree(folder, ignore_errors=True)

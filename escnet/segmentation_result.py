@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import io
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,12 +13,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from escnet.annotations.coco import to_coco
+from escnet.annotations.label_studio import to_label_studio
+from escnet.annotations.labelled_image import LabelledImage
+from escnet.annotations.outlines import Outline, mask_outlines
+from escnet.annotations.supervision_detections import to_supervision
+from escnet.annotations.yolo import to_yolo
 from escnet.data.images import write_labels
 from escnet.drawing.overlay import overlay
 from escnet.safe_files import replacing
 from escnet.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
+    from supervision import Detections
     from torch import Tensor
 
     from escnet.layers.pseudo_prompts import PseudoPrompts
@@ -96,7 +104,6 @@ class SegmentationResult:
         """
         areas = np.bincount(self.labels.ravel(), minlength=len(self.class_names))
         totals = np.bincount(self.labels.ravel(), self.scores.ravel(), minlength=len(self.class_names))
-        present = sorted(np.flatnonzero(areas).tolist(), key=lambda c: -areas[c])
         words = len(self.vocabulary.rows)
         considered = self.considered or (words if self.rows is None else self.rows.shape[1])
         return {
@@ -107,17 +114,71 @@ class SegmentationResult:
             "class_names": list(self.class_names),
             "background": list(self.vocabulary.background),
             "templates": list(self.vocabulary.templates),
-            "classes": [
-                {
-                    "id": c,
-                    "name": self.class_names[c],
-                    "pixels": int(areas[c]),
-                    "fraction": float(areas[c] / self.labels.size),
-                    "mean_score": float(totals[c] / areas[c]),
-                }
-                for c in present
-            ],
+            "classes": classes_present(areas, totals, self.class_names),
         }
+
+    def polygons(self, name: str, tolerance: float = 0.0) -> list[Outline]:
+        """The outlines of the connected parts of a class, each an exterior (P, 2) and holes (Q, 2), x and y in pixels.
+
+        They run along the edges of the pixels: filled, they are the mask. With a tolerance they have fewer corners;
+        see `escnet.annotations.outlines.mask_outlines`.
+
+        Raises:
+            ValueError: when the vocabulary has no class of this name, or for a negative tolerance.
+        """
+        return mask_outlines(self.mask(name), tolerance)
+
+    def to_coco(
+        self, file_name: str | None = None, image_id: int = 1, objects: bool = False, background: bool = False
+    ) -> dict[str, Any]:
+        """The image in COCO's format: "images", "annotations" and "categories", as json.dump can write them.
+
+        Masks are run lengths, exact to the pixel. `score` is the mean probability over the mask, `bbox` x, y, width and
+        height in pixels, `category_id` the index of the class plus one.
+
+        Args:
+            file_name: of the image, below the folder of images.
+            image_id: its id.
+            objects: an annotation for each connected part; else one for each class that is present.
+            background: also for the class of the background words.
+        """
+        return to_coco(self._labelled_image(), file_name, image_id, objects, background)
+
+    def to_yolo(self, background: bool = False) -> str:
+        """The image as YOLO's lines: for each connected part the index of its class, and its polygon in shares of the
+        sides. The format has no holes: they are joined to the outline by ways without width, and stay holes.
+        """
+        return to_yolo(self._labelled_image(), background)
+
+    def to_supervision(self, objects: bool = False, background: bool = False) -> Detections:
+        """The image as `supervision.Detections`: masks, boxes, class ids and names, mean probabilities as confidence.
+
+        Args:
+            objects, background: as for `to_coco`.
+
+        Raises:
+            ImportError: supervision is not installed.
+        """
+        return to_supervision(self._labelled_image(), objects, background)
+
+    def to_label_studio(
+        self, image: str | None = None, brush: bool = False, background: bool = False
+    ) -> dict[str, Any]:
+        """The image as a task of Label Studio with predictions, as json.dump can write it.
+
+        Its labelling configuration has to have `<Image name="image" value="$image"/>`, and `<PolygonLabels>` or
+        `<BrushLabels>` with `name="label" toName="image"` and the class names.
+
+        Args:
+            image: address of the picture, as Label Studio opens it.
+            brush: a brush stroke for each class, exact to the pixel; else a polygon for each connected part, whose
+                holes are joined to its outline by ways without width.
+            background: also for the class of the background words.
+        """
+        return to_label_studio(self._labelled_image(), image, brush, background)
+
+    def _labelled_image(self) -> LabelledImage:
+        return LabelledImage(self.labels, self.class_names, self.scores, bool(self.vocabulary.background))
 
     def overlay(self, alpha: float = 0.5) -> Image.Image:
         """The image tinted by class, with a legend; see `escnet.visualization.overlay`."""
@@ -158,6 +219,27 @@ class SegmentationResult:
             np.savez_compressed(
                 file, scores=self.class_scores.astype(np.float16), class_names=np.array(self.class_names)
             )
+
+
+def classes_present(areas: np.ndarray, totals: np.ndarray, class_names: Sequence[str]) -> list[dict[str, Any]]:
+    """What json.dump can write of the classes that have pixels, the largest first.
+
+    Args:
+        areas: (N,) the pixels of each class.
+        totals: (N,) the sum of their scores.
+        class_names: N names.
+    """
+    present = sorted(np.flatnonzero(areas).tolist(), key=lambda c: -areas[c])
+    return [
+        {
+            "id": c,
+            "name": class_names[c],
+            "pixels": int(areas[c]),
+            "fraction": float(areas[c] / areas.sum()),
+            "mean_score": float(totals[c] / areas[c]),
+        }
+        for c in present
+    ]
 
 
 def _save_picture(path: str | os.PathLike, picture: Image.Image) -> None:

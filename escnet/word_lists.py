@@ -72,7 +72,7 @@ def parse_words(text: str | os.PathLike) -> list[str]:
         raise VocabularyError(f"{path}: there is no such file; check the path of the word list")
     if os.path.isdir(path) and os.sep in text:
         raise VocabularyError(f"{path}: is a folder; give the file of the word list")
-    return _split_classes(text)
+    return split_classes(text)
 
 
 def read_word_file(path: Path) -> list[str]:
@@ -94,6 +94,25 @@ def read_word_file(path: Path) -> list[str]:
     if not entries:
         raise VocabularyError(f"{path}: holds no words; write one class a line")
     return entries
+
+
+def split_classes(text: str) -> list[str]:
+    """The entries of a text in the form of the command line, of which none is ever taken for the name of a file.
+
+    Raises:
+        VocabularyError: when it mixes commas with other separators.
+    """
+    # A line break beside another separator only wraps a long list.
+    text = re.sub(r"\s*([,;])\s*", r"\1", "\n".join(text.strip().splitlines()))
+    others = [name for separator, name in ((";", '";"'), ("\n", "line breaks")) if separator in text]
+    if "," not in text:
+        return re.split(r";|\s*\n\s*", text)
+    if others:
+        raise VocabularyError(
+            f'"{" ".join(text.split())}" has commas and {" and ".join(others)}: separate classes by one of them, and '
+            f'synonyms by "|"'
+        )
+    return text.split(",")
 
 
 def split_synonyms(kind: str, index: int, name: str) -> tuple[str, ...]:
@@ -143,23 +162,9 @@ def _with_synonyms(entry: str, name: Any, synonyms: Any) -> str:
     return ", ".join([name, *(word for word in listed if word.strip())])
 
 
-def _split_classes(text: str) -> list[str]:
-    # A line break beside another separator only wraps a long list.
-    text = re.sub(r"\s*([,;])\s*", r"\1", "\n".join(text.strip().splitlines()))
-    others = [name for separator, name in ((";", '";"'), ("\n", "line breaks")) if separator in text]
-    if "," not in text:
-        return re.split(r";|\s*\n\s*", text)
-    if others:
-        raise VocabularyError(
-            f'"{" ".join(text.split())}" has commas and {" and ".join(others)}: separate classes by one of them, and '
-            f'synonyms by "|"'
-        )
-    return text.split(",")
-
-
 def _lines(text: str) -> list[str]:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return _split_classes(lines[0]) if len(lines) == 1 else lines
+    return split_classes(lines[0]) if len(lines) == 1 else lines
 
 
 def _json_entries(path: Path, text: str) -> list[str]:

@@ -31,6 +31,7 @@ __all__ = [
     "WordPrompts",
     "model_prompts",
     "prompts_by_row",
+    "takes_word_prompts",
 ]
 
 # From the middle of a pixel to its edge.
@@ -236,14 +237,15 @@ def model_prompts(
 
 
 def _require_word_prompts(kind: type) -> None:
-    if not _takes_word_prompts(kind):
-        able = " or ".join(name for name, system in META_ARCH_REGISTRY if _takes_word_prompts(system))
+    if not takes_word_prompts(kind):
+        able = " or ".join(name for name, system in META_ARCH_REGISTRY if takes_word_prompts(system))
         raise PromptError(
             f"{kind.__name__} does not take prompts for words; leave them out, or take a configuration of {able}"
         )
 
 
-def _takes_word_prompts(kind: type) -> bool:
+def takes_word_prompts(kind: type) -> bool:
+    """Whether a class of models takes what is pointed at for words."""
     is_able = issubclass(kind, SegmentingModel) and issubclass(kind, PromptableModel)
     return is_able and kind.with_prompts is not SegmentingModel.with_prompts
 

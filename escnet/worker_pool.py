@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from multiprocessing.context import BaseContext
 
 
 @contextmanager
@@ -22,20 +23,25 @@ def worker_pool(workers: int, preload: str) -> Iterator[ProcessPoolExecutor | No
     if workers == 1:
         yield None
         return
-    # Not forked from this process: it has threads. The server of forks imports everything once for all workers.
-    has_server = "forkserver" in multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("forkserver" if has_server else "spawn")
-    if has_server:
-        # Torch, since each worker sets its threads.
-        context.set_forkserver_preload([preload, "torch"])
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
+    pool = ProcessPoolExecutor(workers, mp_context=worker_context(preload), initializer=start_worker)
     try:
         yield pool
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _start_worker() -> None:
+def worker_context(preload: str) -> BaseContext:
+    """How worker processes are started; `preload` is the module whose functions they call, imported once for all."""
+    # Not forked from this process: it has threads. The server of forks imports everything once for all workers.
+    has_server = "forkserver" in multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("forkserver" if has_server else "spawn")
+    if has_server:
+        # Torch, since each worker sets its threads.
+        context.set_forkserver_preload([preload, "torch"])
+    return context
+
+
+def start_worker() -> None:
     """Leave Ctrl-C to the parent process, end with it, and use one core."""
     import torch  # takes seconds, which a script that only prints its options need not wait for
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -19,6 +19,7 @@ from escnet.data.images import write_labels
 from escnet.miniature.world.scene import SceneStyle
 from escnet.miniature.world.writing import World, write_world
 from escnet.pretrained.clip import build_clip
+from tests.warm_process import WarmProcesses
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -37,6 +38,15 @@ def load_script() -> Callable[[str], ModuleType]:
         return module
 
     return load
+
+
+@pytest.fixture(scope="session")
+def warm() -> Iterator[WarmProcesses]:
+    """Starts processes that have imported what train_net.py, eval_zero_shot.py and benchmark.py import."""
+    modules = ("escnet.predictor", "escnet.training.tasks.build", "escnet.evaluation.zero_shot", "escnet.profiling")
+    processes = WarmProcesses(modules)
+    yield processes
+    processes.close()
 
 
 @pytest.fixture

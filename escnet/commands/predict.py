@@ -8,6 +8,15 @@ with --show-prompts also NAME_prompts.png, with --save-scores NAME_scores.npz. W
 code: 0 if all images are segmented, 1 if some are not, 2 if none could be tried (usage, configuration, weights,
 vocabulary, prompts, no input).
 
+--format also writes, of all that the folder holds, whatever call segmented it: coco: annotations.json; yolo:
+labels/NAME.txt and data.yaml; label_studio: label_studio.json; geotiff: NAME_labels.tif of pictures that are GeoTIFFs.
+The label map of a GeoTIFF always lies where its picture does, by NAME_labels.pgw and NAME_labels.png.aux.xml (extra:
+large). Of a TIFF of several pages, each is a picture: NAME_page0001 and so on.
+
+With --tile, pictures of any size: NAME_labels.tif, with --save-scores NAME_scores.tif (255 is a probability of 1), a
+reduced NAME_overlay.png and NAME.json. Of a film, such as clip.mp4: NAME_overlay.mp4, the folder NAME_labels with a PNG
+of each frame, NAME_legend.png and NAME.json.
+
 --prompts says what is pointed at in the images, in pixels from the middle of the upper left one, for a system that
 takes it: {"photo.jpg": {"cat": {"points": [[120, 80]], "labels": [1], "box": [90, 40, 200, 160], "mask": "cat.png"}}}
 """
@@ -21,7 +30,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from escnet.annotations import FORMATS
 from escnet.command_line import POINT_DRAWS, add_batch_size, add_point_draws, point_draws_options, refuse
+from escnet.commands.tiles_and_films import add_tile_and_film_options, check_tiles_and_films, label_tiles_or_films
 from escnet.own_process import peak_memory
 
 if TYPE_CHECKING:
@@ -36,26 +47,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # What is imported in functions takes seconds, and --help and mistyped options should not.
     from escnet.config import load_config
     from escnet.labelling.engine import LabellingTask, label_pictures
+    from escnet.labelling.formats import check_formats, write_formats
     from escnet.labelling.pictures import find_pictures, listed_suffixes, output_names, prepare_output
     from escnet.labelling.prompts import read_prompts
     from escnet.meta_arch.configured import configured_system, require_key
     from escnet.predictor import Segmenter
     from escnet.pretrained.files import WeightsError
+    from escnet.publishing.found_models import find_model
     from escnet.safe_files import DiskFullError
     from escnet.vocabulary import Vocabulary, VocabularyError
 
     try:
         options = point_draws_options(args.point_draws, args.opts)
         pictures = find_pictures(args.input, args.recursive, args.output)
+        is_large_or_film = check_tiles_and_films(args, pictures)
         names = output_names(pictures.files)
         prepare_output(pictures.files, names, args.output)
+        check_formats(args.format, args.output, names, args.overwrite)
         # Wrong words and prompts should be told before a model is loaded; and a pipe can be read once only.
         words = Vocabulary.parse(args.vocabulary, args.background)
-        cfg = load_config(args.config_file, [*options, *(["TEST.FULL_SCORES", "True"] if args.save_scores else [])])
+        found = find_model(args.model) if args.model else None
+        full_scores = ["TEST.FULL_SCORES", "True"] if args.save_scores and not is_large_or_film else []
+        cfg = load_config(found.cfg if found else args.config_file, [*options, *full_scores])
         if args.point_draws is not None:
             require_key(cfg, POINT_DRAWS, "--point-draws")
         prompts = read_prompts(args.prompts, pictures.files, words, configured_system(cfg))
-        segmenter = Segmenter.from_config(cfg, args.weights, device=args.device)
+        if found:
+            segmenter = Segmenter.from_model_folder(found, cfg, device=args.device)
+        else:
+            segmenter = Segmenter.from_config(cfg, args.weights, device=args.device)
         vocabulary = segmenter.vocabulary(words.names, words.background)
     except (WeightsError, ValueError, KeyError, OSError) as error:
         return refuse(PROGRAM, error)
@@ -71,6 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         {
             "config": args.config_file,
             "weights": args.weights,
+            **({"model": found.source, "model_sha256": found.sha256} if found else {}),
             "options": options,
             "value_range": args.value_range,
         },
@@ -83,7 +104,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         **({} if args.max_pixels is None else {"max_pixels": args.max_pixels or None}),
     )
     try:
-        outcome = label_pictures(segmenter, task, lambda line: print(line, flush=True))
+        if is_large_or_film:
+            outcome = label_tiles_or_films(segmenter, task, args, say)
+        else:
+            outcome = label_pictures(segmenter, task, say)
+        for line in write_formats(args.format, task):
+            say(line)
     except (VocabularyError, ValueError) as error:  # such as a name that is too long for the text encoder
         return refuse(PROGRAM, error)
     except DiskFullError as error:
@@ -94,12 +120,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if outcome.failures else 0
 
 
+def say(line: str) -> None:
+    """Print a line at once."""
+    print(line, flush=True)
+
+
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
     parser = argparse.ArgumentParser(
         prog="predict.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config-file", required=True, metavar="YAML", help="e.g. configs/escnet/vitb16.yaml")
+    model = parser.add_mutually_exclusive_group(required=True)
+    model.add_argument(
+        "--model",
+        metavar="NAME",
+        help="a folder that save_pretrained wrote, hub:owner/name[@revision], shipped:esc_net",
+    )
+    model.add_argument("--config-file", metavar="YAML", help="in its place: e.g. configs/escnet/vitb16.yaml")
     parser.add_argument("--weights", metavar="FILE", help="a checkpoint that training wrote (else MODEL.WEIGHTS)")
     parser.add_argument("--input", required=True, nargs="+", metavar="PATH", help="image files, folders, quoted globs")
     parser.add_argument("--recursive", action="store_true", help="also look into folders in the folders")
@@ -118,6 +155,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add_point_draws(parser)
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for the results")
+    parser.add_argument(
+        "--format",
+        nargs="+",
+        choices=FORMATS,
+        default=[],
+        metavar="FORMAT",
+        help=f"also write {', '.join(FORMATS)}: one or several; another option has to follow before any KEY VALUE",
+    )
     parser.add_argument("--overwrite", action="store_true", help="do again what is there already")
     parser.add_argument("--show-prompts", action="store_true", help="also draw correlation maps and pseudo prompts")
     parser.add_argument(
@@ -134,11 +179,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--max-pixels", type=int, metavar="N", help="of an image that is read (default: 179 million; 0: no limit)"
     )
     add_batch_size(parser)
+    add_tile_and_film_options(parser)
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps ... (else a GPU if there is one)")
     parser.add_argument(
         "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="configuration keys to set, after all options"
     )
     options = parser.parse_args(arguments)
+    if options.model and options.weights:
+        parser.error("--model brings its weights; leave --weights out, or take --config-file")
     if options.max_pixels is not None and options.max_pixels < 0:
         parser.error(f"--max-pixels is {options.max_pixels}; give a number of pixels, or 0 for no limit")
     if options.value_range:

@@ -13,8 +13,10 @@ from pycocotools import mask as coco_masks
 from escnet.data.errors import DatasetError
 from escnet.data.json_files import read_json_file, read_json_object
 
-# Of one object in COCO's format: what segmentation a polygon needs at least, and the ends of a box.
+# Numbers that a polygon needs at least.
 _LEAST_POLYGON = 6
+# Sides of an image that a polygon may be away from it.
+_FARTHEST = 10
 _LVIS_LISTS = ("neg_category_ids", "not_exhaustive_category_ids")
 Annotation = dict[str, Any]
 Rle = dict[str, Any]
@@ -149,6 +151,7 @@ def encode_mask(mask: Any) -> Rle:
 def _category(entry: Any, path: Path) -> dict[str, Any]:
     try:
         frequency = {"frequency": entry["frequency"]} if "frequency" in entry else {}
+        hash(entry["id"])
         return {"id": entry["id"], "name": str(entry["name"])} | frequency
     except (KeyError, TypeError) as error:
         raise DatasetError(f"{path}: the category {entry} lacks something ({error!r}); it needs id and name") from None
@@ -158,6 +161,7 @@ def _image(entry: Any, path: Path) -> dict[str, Any]:
     try:
         # LVIS has addresses alone: .../val2017/000000397133.jpg
         file = entry["file_name"] if "file_name" in entry else "/".join(entry["coco_url"].split("/")[-2:])
+        hash(entry["id"])
         image = {"id": entry["id"], "file": file, "height": int(entry["height"]), "width": int(entry["width"])}
         return image | {name: list(entry[name]) for name in _LVIS_LISTS if name in entry}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -204,7 +208,7 @@ def _annotation(
 def _run_lengths(segmentation: Any, shape: tuple[int, int]) -> Rle:
     """Compressed run lengths of polygons, run lengths or compressed run lengths, of an image of (height, width)."""
     if isinstance(segmentation, list):
-        _check_polygons(segmentation)
+        _check_polygons(segmentation, shape)
         return _as_text(coco_masks.merge(coco_masks.frPyObjects(segmentation, *shape)))
     if tuple(segmentation["size"]) != shape:
         raise ValueError(f"its mask is {tuple(segmentation['size'])}, the image {shape}")
@@ -215,10 +219,14 @@ def _run_lengths(segmentation: Any, shape: tuple[int, int]) -> Rle:
     return {"size": list(shape), "counts": str(segmentation["counts"])}
 
 
-def _check_polygons(polygons: Sequence[Any]) -> None:
+def _check_polygons(polygons: Sequence[Any], shape: tuple[int, int]) -> None:
+    farthest = _FARTHEST * max(shape)
     for polygon in polygons:
         if len(polygon) < _LEAST_POLYGON or len(polygon) % 2:
             raise ValueError(f"a polygon has {len(polygon)} numbers")
+        # Written so that NaN is refused too. The pixels of an outline that is far away would fill the memory.
+        if not all(abs(number) <= farthest for number in polygon):
+            raise ValueError(f"a polygon reaches far outside of the image of {shape[1]}x{shape[0]} pixels")
     if not polygons:
         raise ValueError("it has no polygon")
 

@@ -6,9 +6,8 @@ import io
 import os
 import struct
 import sys
-import threading
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TypeVar
@@ -16,6 +15,8 @@ from typing import TYPE_CHECKING, BinaryIO, TypeVar
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from escnet.data.opening import MAX_PIXELS, check_pixels, open_image
+from escnet.data.pages import Page, pages_of
 from escnet.data.pixels import ACCEPTED, WIDE_MODES, array_to_rgb, pil_to_rgb, tensor_to_rgb
 from escnet.data.value_range import ValueRange, ValueRangeError
 from escnet.safe_files import replacing
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 Decoded = TypeVar("Decoded")
 Source = str | os.PathLike[str] | bytes | BinaryIO
 
-# Pillow's own limit, beyond which a small file may be made to fill the memory.
-MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
 # What Pillow's decoders and its reader of EXIF raise on damaged data, besides its own exceptions.
 _DECODING_ERRORS = (
     OSError,
@@ -41,8 +40,6 @@ _DECODING_ERRORS = (
     zlib.error,
 )
 _ORIENTATION_TAG = 0x0112
-# Held while Pillow's limit, which is of the whole process, is lifted.
-_limit_lifted = threading.Lock()
 
 
 class ImageError(ValueError):
@@ -54,10 +51,12 @@ def read_image(
 ) -> np.ndarray:
     """Read a photograph as an (H,W,3) uint8 RGB array, upright by its EXIF orientation.
 
-    Every Pillow mode is converted as by :func:`to_rgb`. Of an animation the first frame is read.
+    Every Pillow mode is converted as by :func:`to_rgb`. Of an animation, and of a TIFF of several pages, the first is
+    read; the others by :func:`read_pages`.
 
     Args:
-        source: path, contents of an image file, or the file opened in binary mode, which stays open.
+        source: path, contents of an image file, or the file opened in binary mode, which stays open; or a page, as
+            :func:`~escnet.data.pages.pages_of` lists those of a TIFF.
         value_range: the values of black and of white; by default what :func:`to_rgb` says.
         max_pixels: the most pixels that are decoded; None for no limit, by default Pillow's, 179 million.
 
@@ -70,6 +69,22 @@ def read_image(
         "Python read_image(..., max_pixels=N) or None for no limit, or PIL.Image.MAX_IMAGE_PIXELS for all files"
     )
     return _decode(source, lambda image, name: pil_to_rgb(image, name, value_range), max_pixels, remedy)
+
+
+def read_pages(
+    path: str | os.PathLike[str], value_range: ValueRange | None = None, max_pixels: int | None = MAX_PIXELS
+) -> Iterator[np.ndarray]:
+    """Read the pages of a TIFF in turn, each as `read_image` does; any other file is a single page.
+
+    Args:
+        path: of the file.
+        value_range, max_pixels: as for `read_image`, of each page.
+
+    Raises:
+        ImageError: as `read_image`; the message names the page.
+    """
+    for page in pages_of(Path(path)):
+        yield read_image(page, value_range, max_pixels)
 
 
 def read_reduced(source: Source, side: int) -> tuple[np.ndarray, tuple[int, int]]:
@@ -216,7 +231,21 @@ def image_size(path: str | os.PathLike[str], upright: bool = True) -> tuple[int,
 
 def has_orientation(path: str | os.PathLike[str]) -> bool:
     """Whether a photograph has an EXIF orientation other than upright."""
-    return _read_header(path, with_orientation=True)[2] != 1
+    return image_orientation(path) != 1
+
+
+def image_orientation(path: str | os.PathLike[str]) -> int:
+    """The EXIF orientation of a photograph, from its header alone: 1 for upright, or 2 to 8."""
+    return _read_header(path, with_orientation=True)[2]
+
+
+def exif_orientation(path: str | os.PathLike[str]) -> int:
+    """The EXIF orientation of a picture of any size, from its header alone; 1, upright, where Pillow knows none."""
+    try:
+        with open(path, "rb") as file, open_image(file, None) as image:
+            return image.getexif().get(_ORIENTATION_TAG, 1)
+    except _DECODING_ERRORS:
+        return 1
 
 
 def write_labels(path: str | os.PathLike[str], labels: np.ndarray, bits: int | None = None) -> None:
@@ -270,7 +299,10 @@ def _decode(
     try:
         # Of a path, Pillow maps the file into memory, and scrambles a grey TIFF whose orientation swaps its sides.
         stream = file.open("rb") if isinstance(file, Path) else nullcontext(file)
-        with stream as opened, _open(opened, max_pixels) as image:
+        with stream as opened, open_image(opened, max_pixels) as image:
+            if isinstance(source, Page):
+                image.seek(source.frame)
+                check_pixels(image, max_pixels)
             return decode(image, name)
     except ImageError:
         raise
@@ -303,28 +335,10 @@ def _named(source: Source) -> tuple[str, Path | BinaryIO]:
         if isinstance(source, io.TextIOBase):
             raise ImageError(f"{name}: is opened as text; open it in binary mode, 'rb'")
         return name, source
-    path = Path(source)
+    path = source.path if isinstance(source, Page) else Path(source)
     if not path.is_file():
         what = "is a folder, not a file" if path.is_dir() else "does not exist"
         raise ImageError(f"{path}: {what}; check the path, and where links in it lead")
     if path.stat().st_size == 0:
         raise ImageError(f"{path}: the file is empty (0 bytes); copy or download it again")
-    return str(path), path
-
-
-def _open(file: BinaryIO, max_pixels: int | None) -> Image.Image:
-    """Open an image without decoding it, unless it has more pixels than allowed."""
-    if max_pixels is None or max_pixels > MAX_PIXELS:
-        with _limit_lifted:
-            limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-            try:
-                image = Image.open(file)
-            finally:
-                Image.MAX_IMAGE_PIXELS = limit
-    else:
-        image = Image.open(file)
-    pixels = image.width * image.height
-    if max_pixels is not None and pixels > max_pixels:
-        image.close()
-        raise Image.DecompressionBombError(f"{pixels} pixels, where {max_pixels} are allowed")
-    return image
+    return str(source if isinstance(source, Page) else path), path

@@ -80,14 +80,29 @@ def prediction_and_truth(
     alpha: float = 0.65,
     scored: Sequence[int] | None = None,
 ) -> Image.Image:
-    """Photograph, prediction and truth beside one another (wide ones below), in the same colours, with one legend.
+    """Photograph, prediction and truth beside one another; see `predictions_and_truth`."""
+    return predictions_and_truth(
+        image, {"prediction": prediction}, truth, class_names, ignore_label, alpha=alpha, scored=scored
+    )
 
-    The legend has the classes of both, the largest first, with their IoU in this image. Truth that is ignored is
-    hatched grey. Large images are shrunk: the sheet is at most about 1300 pixels wide.
+
+def predictions_and_truth(
+    image: np.ndarray,
+    predictions: Mapping[str, np.ndarray],
+    truth: np.ndarray,
+    class_names: Sequence[str],
+    ignore_label: int = 255,
+    alpha: float = 0.65,
+    scored: Sequence[int] | None = None,
+) -> Image.Image:
+    """Photograph, predictions and truth beside one another (wide ones below), in the same colours, with one legend.
+
+    The legend has the classes of the last prediction and of the truth, the largest first, with their IoU in this image.
+    Truth that is ignored is hatched grey. Large images are shrunk: a sheet of three is at most about 1300 pixels wide.
 
     Args:
         image: (H', W', 3) uint8 RGB; of any size, since it is resized to the panels.
-        prediction: (H, W) class ids.
+        predictions: by the title of their panel, (H, W) class ids each, at least one.
         truth: (H, W) class ids or the ignore label.
         class_names: N names.
         ignore_label: id of unlabelled truth.
@@ -97,23 +112,21 @@ def prediction_and_truth(
     Raises:
         ValueError: the maps differ in size or hold ids out of range, or the scored classes are not among the N.
     """
-    confusion = ConfusionMatrix(len(class_names), ignore_label)
-    confusion.update(prediction, truth)
-    metrics = semantic_metrics(confusion, class_names, scored)
     size, down = _panel_size(*truth.shape)
     photo = Image.fromarray(image).resize(size, Image.Resampling.LANCZOS)
     # Under a tint the photo's own hues would make one class look like another.
     grey = np.asarray(photo.convert("L").convert("RGB"))
-    ignored = truth == ignore_label
     colours = palette(len(class_names))
-    shown_prediction, shown_truth, unlabelled = (
-        _nearest(labels, size) for labels in (prediction, np.where(ignored, 0, truth), ignored)
-    )
-    panels = [
-        ("photo", "", photo),
-        ("prediction", _scores(metrics), tinted(grey, shown_prediction, colours, alpha, factor=1, line=1)),
-        ("truth", "", _hatched(tinted(grey, shown_truth, colours, alpha, factor=1, line=1), unlabelled)),
-    ]
+    panels = [("photo", "", photo)]
+    for title, prediction in predictions.items():
+        confusion = ConfusionMatrix(len(class_names), ignore_label)
+        confusion.update(prediction, truth)
+        metrics = semantic_metrics(confusion, class_names, scored)
+        shown = tinted(grey, _nearest(prediction, size), colours, alpha, factor=1, line=1)
+        panels.append((title, _scores(metrics), shown))
+    ignored = truth == ignore_label
+    shown_truth = tinted(grey, _nearest(np.where(ignored, 0, truth), size), colours, alpha, factor=1, line=1)
+    panels.append(("truth", "", _hatched(shown_truth, _nearest(ignored, size))))
     return _sheet(panels, down, _legend_entries(metrics, prediction, ignored, colours))
 
 

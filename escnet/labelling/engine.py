@@ -11,15 +11,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from escnet.annotations.georeference import no_data_id, read_georeference, write_placed_labels
 from escnet.command_line import one_line
 from escnet.data.images import MAX_PIXELS, ImageError
 from escnet.labelling.pictures import (
     LABELS,
     OUTPUT_SUFFIXES,
     OVERLAY,
+    PLACE,
     PROMPTS,
     REPORT,
     SCORES,
+    WORLD,
     LabellingError,
     Pictures,
 )
@@ -30,8 +33,9 @@ from escnet.word_prompts import PromptError, WordPrompts
 
 # What one picture may end with, where the others go on.
 _FAILURES = (ImageError, PromptError, OSError, RuntimeError, MemoryError)
-# What a report has to agree in with a new call, for its picture to be done, beside the prompts of the picture, if any.
+# What a report has to agree in with a new call, for its picture to be done; and, if it has them.
 _SAME = ("image", "config", "weights", "options", "value_range", "class_names", "background", "templates")
+_SAME_IF_GIVEN = ("prompts", "model", "model_sha256")
 
 
 @dataclass(frozen=True)
@@ -201,7 +205,7 @@ def _is_done(task: LabellingTask, path: Path, stem: Path) -> bool:
     if os.path.abspath(str(found["image"])) == os.path.abspath(path):
         found["image"] = str(path)
     differing = [key for key in _SAME if found[key] != ours[key]]
-    differing += ["prompts"] * (found.get("prompts") != ours.get("prompts"))
+    differing += [key for key in _SAME_IF_GIVEN if found.get(key) != ours.get(key)]
     if differing:
         raise LabellingError(f"{report}: was made with other {', '.join(differing)}; {remedy}")
     return there == wanted
@@ -226,15 +230,15 @@ def _write(result: SegmentationResult, path: Path, stem: Path, seconds: float, t
         with tempfile.TemporaryDirectory(prefix=".labelling-", dir=task.output) as folder:
             made = Path(folder) / stem.name
             result.save_overlay(f"{made}{OVERLAY}")
-            result.save_labels(f"{made}{LABELS}")
+            no_data = _write_labels(result, path, Path(f"{made}{LABELS}"))
             if task.draw_prompts:
                 result.save_prompts(f"{made}{PROMPTS}")
             if task.save_scores:
                 result.save_class_scores(f"{made}{SCORES}")
-            contents = {**_origin(task, path), "seconds": round(seconds, 3), **result.summary()}
+            contents = {**_origin(task, path), "seconds": round(seconds, 3), **no_data, **result.summary()}
             text = json.dumps(contents, indent=2, ensure_ascii=False) + "\n"
             Path(f"{made}{REPORT}").write_text(text, encoding="utf-8")
-            wanted = _wanted(task)
+            wanted = [suffix for suffix in (WORLD, PLACE) if Path(f"{made}{suffix}").is_file()] + _wanted(task)
             Path(f"{stem}{REPORT}").unlink(missing_ok=True)
             # What was made in another way, and is not made now, would be taken for a part of this result.
             for suffix in set(OUTPUT_SUFFIXES).difference(wanted) if task.overwrite else ():
@@ -245,6 +249,17 @@ def _write(result: SegmentationResult, path: Path, stem: Path, seconds: float, t
         if is_disk_full(error):
             raise DiskFullError(f"{path}: its results are not written, No space left on device") from error
         raise
+
+
+def _write_labels(result: SegmentationResult, path: Path, file: Path) -> dict[str, int]:
+    """Write the label map of a picture, and where it lies if the picture says that; what the report says of no data."""
+    place = read_georeference(path)
+    if place is None:
+        result.save_labels(file)
+        return {}
+    classes = len(result.class_names)
+    write_placed_labels(file, result.labels, classes, place)
+    return {} if place.empty is None else {"no_data": no_data_id(classes)}
 
 
 def _describe(result: SegmentationResult) -> str:

@@ -12,9 +12,20 @@ from pathlib import Path
 from PIL import Image
 from PIL.ImageFile import StubImageFile
 
+from escnet.data.pages import Page, pages_of
+
 # Of each picture NAME; the report last, since its presence says that all are there.
 OVERLAY, LABELS, PROMPTS, SCORES, REPORT = "_overlay.png", "_labels.png", "_prompts.png", "_scores.npz", ".json"
-OUTPUT_SUFFIXES = (OVERLAY, LABELS, PROMPTS, SCORES, REPORT)
+# Where the label map lies on the Earth, if the picture says that; and the label map as a GeoTIFF, which one that is
+# segmented in tiles always has.
+WORLD, PLACE, LABEL_TIFF = "_labels.pgw", "_labels.png.aux.xml", "_labels.tif"
+# Of a picture that is segmented in tiles.
+SCORE_TIFF = "_scores.tif"
+# Of a film; the labels of its frames are in a folder.
+FILM, LEGEND, FRAME_LABELS = "_overlay.mp4", "_legend.png", "_labels"
+OUTPUT_SUFFIXES = (
+    OVERLAY, LABELS, PROMPTS, SCORES, WORLD, PLACE, LABEL_TIFF, SCORE_TIFF, FILM, LEGEND, REPORT
+)  # fmt: skip
 # Pillow knows these by name, but has no pixels of them: drawings that another program has to draw, and films.
 _NO_PIXELS = {"EPS", "MPEG"}
 
@@ -28,13 +39,13 @@ class Pictures:
     """What was found.
 
     Attributes:
-        files: each once, folders in the order of their names.
+        files: each once, folders in the order of their names; of a TIFF of several pages, its pages.
         missing: inputs that match nothing.
         skipped: number of other files in the folders, by suffix.
         outputs: number of files that an earlier labelling wrote, which are no pictures to it.
     """
 
-    files: list[Path]
+    files: list[Path | Page]
     missing: list[str]
     skipped: Counter[str] = field(default_factory=Counter)
     outputs: int = 0
@@ -55,9 +66,9 @@ def find_pictures(inputs: Sequence[str], recursive: bool = False, output: Path |
     Raises:
         LabellingError: when there is no picture at all.
     """
-    found: dict[str, Path] = {}
+    found: dict[str, Path | Page] = {}
     missing, skipped, outputs = [], Counter(), set()
-    readable = _readable_suffixes()
+    readable = readable_suffixes()
     for entry in inputs:
         # Path.expanduser raises where "~name" is no user's home, but a file of that name.
         path = Path(os.path.expanduser(entry))
@@ -71,7 +82,8 @@ def find_pictures(inputs: Sequence[str], recursive: bool = False, output: Path |
                 elif match.is_dir() and file.suffix.lower() not in readable:
                     skipped[file.suffix.lower() or "without suffix"] += 1
                 else:
-                    found.setdefault(os.path.abspath(file), file)
+                    for page in pages_of(file):
+                        found.setdefault(os.path.abspath(page), page)
     if not found:
         others = f" (skipped: {listed_suffixes(skipped)})" if skipped else ""
         others += f" (files that an earlier labelling wrote: {len(outputs)})" if outputs else ""
@@ -86,7 +98,7 @@ def listed_suffixes(skipped: Counter[str]) -> str:
     return ", ".join(f"{count} {suffix}" for suffix, count in skipped.most_common())
 
 
-def output_names(images: Sequence[Path]) -> list[str]:
+def output_names(images: Sequence[Path | Page]) -> list[str]:
     """A name for the outputs of each image: its stem, numbered from the second image of the same stem on."""
     # Compared without case, since some file systems do not know it.
     stems = {image.stem.casefold() for image in images}
@@ -102,7 +114,7 @@ def output_names(images: Sequence[Path]) -> list[str]:
     return names
 
 
-def prepare_output(images: Sequence[Path], names: Sequence[str], output: Path) -> None:
+def prepare_output(images: Sequence[Path | Page], names: Sequence[str], output: Path) -> None:
     """Make the output folder.
 
     Raises:
@@ -119,7 +131,8 @@ def prepare_output(images: Sequence[Path], names: Sequence[str], output: Path) -
         raise LabellingError(f"--output {output}: the folder cannot be made ({error.strerror})") from error
 
 
-def _readable_suffixes() -> set[str]:
+def readable_suffixes() -> set[str]:
+    """The suffixes, in small letters, of the formats of which Pillow has pixels."""
     suffixes = set()
     for suffix, kind in Image.registered_extensions().items():
         factory = Image.OPEN[kind][0] if kind in Image.OPEN and kind not in _NO_PIXELS else None
@@ -151,4 +164,5 @@ def _is_output(file: Path) -> bool:
             beside = (REPORT,) if suffix != REPORT else (OVERLAY, LABELS)
             if any(file.with_name(f"{stem}{other}").is_file() for other in beside):
                 return True
-    return False
+    folder = file.parent.name.removesuffix(FRAME_LABELS)
+    return folder != file.parent.name and file.parent.with_name(f"{folder}{REPORT}").is_file()

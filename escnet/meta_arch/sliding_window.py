@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from escnet.meta_arch.segmentation import Segmentation, join_images
+from escnet.meta_arch.window_average import WindowAverage
 
 # What a probability of 0 counts as, so that it has a logarithm.
 LEAST_PROBABILITY = torch.finfo(torch.float).tiny
@@ -130,16 +131,14 @@ def _probabilities(part: Segmentation, rows: Tensor | None) -> Tensor:
 
 def _average(whole: Tensor, windows: Iterable[Tensor], sliding: SlidingWindow) -> Tensor:
     """Probabilities (1, R, H', W') of the whole image and of each window, averaged on the grid of the windows."""
-    total, count = None, None
+    sums = None
     for (top, left), part in zip(sliding.corners(), windows, strict=True):
-        if total is None:
+        if sums is None:
             # Cells of the logits for each pixel; windows start on whole cells.
             cells = [part.shape[2] / sliding.window[0], part.shape[3] / sliding.window[1]]
             shape = [round(side * cell) for side, cell in zip(sliding.size, cells, strict=True)]
-            total, count = part.new_zeros(*part.shape[:2], *shape), part.new_zeros(1, 1, *shape)
-        y, x = round(top * cells[0]), round(left * cells[1])
-        total[:, :, y : y + part.shape[2], x : x + part.shape[3]] += part
-        count[:, :, y : y + part.shape[2], x : x + part.shape[3]] += 1
-    average = total / count
+            sums = WindowAverage(part.new_ones(part.shape[2:]), (*part.shape[:2], *shape))
+        sums.add(part, round(top * cells[0]), round(left * cells[1]))
+    average = sums.average()
     resized = F.interpolate(whole, average.shape[-2:], mode="bilinear")
     return ((average + resized) / 2).clamp(min=LEAST_PROBABILITY)

@@ -66,6 +66,19 @@ def where_to_get(public: PublicWeights) -> str:
     return f"Fetch {public.url}, and pass its path or put it into {weights_directory()} as {public.file_name}."
 
 
+def is_public(kind: str, name: str, weights: str) -> bool:
+    """Whether weights are among those that anyone can have under their name.
+
+    Arguments:
+      kind: "clip", of whose models open_clip lists the tags, or "sam".
+      name: of the model.
+      weights: a tag of open_clip, or "official".
+    """
+    if kind == "clip":
+        return bool(open_clip.get_pretrained_cfg(name.replace("/", "-"), weights))
+    return weights == "official" and name in PUBLIC_WEIGHTS
+
+
 def fetch(public: PublicWeights) -> Path:
     """The local file of published weights, downloaded and checked if it is not in `weights_directory()`.
 
@@ -110,7 +123,7 @@ def fetch_clip(name: str, tag: str) -> Path:
             continue
         try:
             if from_hub:
-                _require_reachable(hub_constants.ENDPOINT)
+                require_reachable(hub_constants.ENDPOINT)
             return Path(download_pretrained(pretrained, prefer_hf_hub=from_hub))
         except (OSError, RuntimeError) as error:
             reasons.append(f"{page if from_hub else url} ({first_line(error)})")
@@ -132,7 +145,12 @@ def _cached_from_hub(repository: str) -> Path | None:
     return None
 
 
-def _require_reachable(url: str) -> None:
+def require_reachable(url: str) -> None:
+    """See that a server answers, be it with a refusal.
+
+    Raises:
+      OSError: it does not.
+    """
     # The hub's own client tries again for most of a minute before it gives up on a machine without internet.
     try:
         urllib.request.urlopen(url, timeout=REACHABLE_SECONDS).close()

@@ -31,7 +31,7 @@ class BestWeights:
 
     Attributes:
         value: of the best validation; None before the first one.
-        iteration: after which it was made, counted from 0.
+        iteration: after which it was made, counted from 0; -1 for the start.
     """
 
     def __init__(self, checkpointer: SafeCheckpointer) -> None:
@@ -59,13 +59,18 @@ class BestWeights:
         self._write()
         return True
 
+    def is_old(self, iteration: int, limit: int) -> bool:
+        """Whether at least `limit` iterations up to `iteration` have found nothing better; 0 is no limit."""
+        return bool(limit) and self.iteration is not None and iteration - self.iteration >= limit
+
     def choose(self) -> None:
         """Put the best weights into the model, and keep those of its last iteration, for a run that is prolonged."""
         if self.value is None or self._is_chosen:
             return
         self._exchange()
         self._is_chosen = True
-        logger.info(f"The final weights are those after iteration {self.iteration}, validated best: {self.value:.3f}")
+        which = f"after iteration {self.iteration}" if self.iteration >= 0 else "at the start"
+        logger.info(f"The final weights are those {which}, validated best: {self.value:.3f}")
 
     def restore_file(self) -> None:
         """Make model_best.pth what is known here: a run that was killed may have written that of a later iteration."""
@@ -113,29 +118,52 @@ class BestWeights:
 
 
 class Validation(HookBase):
-    """Validates the model every so many iterations and after the last one.
+    """Validates the model every so many iterations and after the last one, which comes early where it no longer helps.
 
     Args:
         period: iterations between two validations.
         validate: gives the score of the model as it is, more is better; None where nothing is held out. Of several
             processes, the first one's counts.
         best: is offered each score.
+        patience: the training ends once so many validations in a row have found nothing better; 0 for no such end.
+        keeps_start: validate before the first iteration too.
     """
 
-    def __init__(self, period: int, validate: Callable[[], float | None], best: BestWeights) -> None:
+    def __init__(
+        self,
+        period: int,
+        validate: Callable[[], float | None],
+        best: BestWeights,
+        patience: int = 0,
+        keeps_start: bool = False,
+    ) -> None:
         self._period = period
         self._validate = validate
         self._best = best
+        self._limit = patience * period
+        self._keeps_start = keeps_start
+
+    def before_train(self) -> None:
+        if self._keeps_start and self.trainer.start_iter == 0:
+            self._look(-1)
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1
         if done % self._period and done < self.trainer.max_iter:
             return
+        value = self._look(self.trainer.iter)
+        if value is not None and math.isfinite(value):  # JSON has no NaN
+            self.trainer.storage.put_scalar("validation", value, smoothing_hint=False)
+        if self._best.is_old(self.trainer.iter, self._limit) and done < self.trainer.max_iter:
+            logger.info(f"Nothing better for {self._limit} iterations: the training ends")
+            self.trainer.max_iter = done
+
+    def _look(self, iteration: int) -> float | None:
+        """Validate, and offer the weights, after an iteration or, for -1, before the first."""
         # All take the same decision, or the processes would end with different weights.
         value = comm.all_gather(self._validate())[0]
-        if value is None:
-            return
-        is_best = self._best.offer(value, self.trainer.iter)
-        logger.info(f"Validation after iteration {self.trainer.iter}: {value:.3f}{', the best so far' * is_best}")
-        if math.isfinite(value):  # JSON has no NaN
-            self.trainer.storage.put_scalar("validation", value, smoothing_hint=False)
+        if value is not None:
+            is_best = self._best.offer(value, iteration)
+            when = f"after iteration {iteration}" if iteration >= 0 else "before the first iteration"
+            logger.info(f"Validation {when}: {value:.3f}{', the best so far' * is_best}")
+        return value

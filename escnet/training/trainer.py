@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,8 @@ class TrainingSettings:
         evaluation_period: iterations between two evaluations, 0 for one at the end alone.
         validation_period: iterations between two validations, of which the best chooses the final weights; 0 for none,
             the last weights are final.
+        patience: the training ends once so many validations in a row have found nothing better; 0 for no such end.
+        keeps_start: the weights at the start are validated too, and may be the best.
         weights: a file to begin with, or "".
         gradient_limit: to which the common norm of all gradients is clipped.
         norm_type: which norm that is.
@@ -51,6 +54,8 @@ class TrainingSettings:
     checkpoint_period: int
     evaluation_period: int = 0
     validation_period: int = 0
+    patience: int = 0
+    keeps_start: bool = False
     weights: str = ""
     gradient_limit: float = float("inf")
     norm_type: float = 2.0
@@ -101,6 +106,8 @@ class Trainer(TrainerBase):
             self.task.check_resumed()
             self.checkpointer.resume_or_load("", resume=True)
             self.start_iter = self.iter + 1
+            if self.best.is_old(self.iter, self.settings.patience * self.settings.validation_period):
+                self.max_iter = self.start_iter
         else:
             self.checkpointer.load(self.settings.weights, checkpointables=[])
             self.task.start()
@@ -120,8 +127,9 @@ class Trainer(TrainerBase):
         if comm.is_main_process():
             writers = self._build_writers()
             self.register_hooks([TimedWriter(writers, validation_period=self.settings.validation_period)])
+        self.register_hooks([_End()])
         self._batches = self.task.batches(self.start_iter)
-        with deterministic_if_cpu(self.device):
+        with deterministic_if_cpu(self.device), suppress(_EndedEarly):
             super().train(self.start_iter, self.max_iter)
         return self._results
 
@@ -190,7 +198,15 @@ class Trainer(TrainerBase):
     def _build_hooks(self) -> list[hooks.HookBase]:
         settings, validation, rotation = self.settings, [], []
         if settings.validation_period:
-            validation = [Validation(settings.validation_period, self.task.validate, self.best)]
+            validation = [
+                Validation(
+                    settings.validation_period,
+                    self.task.validate,
+                    self.best,
+                    settings.patience,
+                    settings.keeps_start,
+                )
+            ]
         if comm.is_main_process():
             rotation = [_Rotation(self.checkpointer, settings.checkpoint_period, max_to_keep=MAX_CHECKPOINTS)]
             self._recent_checkpoints = rotation[0].recent_checkpoints
@@ -250,6 +266,22 @@ class Trainer(TrainerBase):
                 f"the {what} became {value.item()} at iteration {self.iter}: losses {values}"
                 f"{f', images {files}' if files else ''}; {self.task.remedy}"
             )
+
+
+class _EndedEarly(BaseException):
+    """Ends Detectron2's loop, which counts to the iterations that it was started with, and logs an Exception."""
+
+
+class _End(hooks.HookBase):
+    """The last hook: what a training that ends early has to do, the others have done."""
+
+    def before_train(self) -> None:
+        self._planned = self.trainer.max_iter
+
+    def after_step(self) -> None:
+        if self.trainer.iter + 1 == self.trainer.max_iter < self._planned:
+            self.trainer.iter += 1
+            raise _EndedEarly
 
 
 class _Rotation(hooks.PeriodicCheckpointer):

@@ -313,3 +313,43 @@ def test_prompts_that_do_not_fit_a_picture_are_its_failure(folder: Path) -> None
     outcome = label(folder, segmenter=refuse, prompts={folder / "a.png": {"cat": WordPrompts([(9, 9)])}})
     assert outcome.failures == [(str(folder / "a.png"), 'the prompts of "cat": the point (9, 9) is outside the image')]
     assert len(outcome.seconds) == 1
+
+
+def test_the_pages_of_a_tiff_are_segmented_each(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    pages = [Image.new("RGB", (5 + number, 4)) for number in range(3)]
+    pages[0].save(tmp_path / "in" / "scan.tif", save_all=True, append_images=pages[1:])
+    for batch_size in (1, 2):
+        output = tmp_path / f"out{batch_size}"
+        output.mkdir()
+        outcome = label(tmp_path / "in", output, segmenter=StandIn(), batch_size=batch_size)
+        assert len(outcome.seconds) == 3 and not outcome.failures
+        for number in range(3):
+            report = json.loads((output / f"scan_page000{number + 1}.json").read_text())
+            assert report["width"] == 5 + number
+            assert report["image"] == f"{tmp_path / 'in' / 'scan.tif'}#page={number + 1}"
+            assert Image.open(output / f"scan_page000{number + 1}_labels.png").size == (5 + number, 4)
+        assert label(tmp_path / "in", output, segmenter=StandIn()).done_before == 3
+
+
+def test_a_label_map_lies_where_its_picture_does_and_no_longer(tmp_path: Path) -> None:
+    rasterio = pytest.importorskip("rasterio")
+    place = {"crs": "EPSG:32632", "transform": rasterio.Affine(2, 0, 10, 0, -2, 20), "nodata": 0}
+    pixels = np.full((3, 4, 5), 9, np.uint8)
+    pixels[:, 1, 2] = 0
+    (tmp_path / "in").mkdir()
+    (tmp_path / "out").mkdir()
+    source = tmp_path / "in" / "field.tif"
+    with rasterio.open(source, "w", driver="GTiff", width=5, height=4, count=3, dtype="uint8", **place) as file:
+        file.write(pixels)
+    assert not label(tmp_path / "in", tmp_path / "out", segmenter=StandIn()).failures
+    with rasterio.open(tmp_path / "out" / "field_labels.png") as labels:
+        assert labels.crs == place["crs"] and labels.transform == place["transform"] and labels.nodata == 255
+        np.testing.assert_array_equal(labels.read(1) == 255, pixels[0] == 0)
+    assert json.loads((tmp_path / "out" / "field.json").read_text())["no_data"] == 255
+    # Another picture in its place must not lie where the first one did.
+    Image.new("RGB", (5, 4)).save(source)
+    label(tmp_path / "in", tmp_path / "out", segmenter=StandIn(), overwrite=True)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "field.json", "field_labels.png", "field_overlay.png"}  # fmt: skip
+    assert "no_data" not in json.loads((tmp_path / "out" / "field.json").read_text())

@@ -25,7 +25,7 @@ from escnet.meta_arch.sam import PromptableSam
 from escnet.meta_arch.text_prompting import TextPrompting
 from escnet.predictor import Segmenter
 from escnet.pretrained.files import WeightsError
-from escnet.pretrained.sam import build_sam
+from escnet.pretrained.sam import SAM_SIZES, build_sam
 from escnet.vocabulary import Vocabulary, VocabularyError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -454,13 +454,17 @@ def test_words_that_cannot_be_used_are_refused() -> None:
 
 @pytest.mark.slow
 @torch.no_grad()
-def test_at_full_size_it_starts_as_sam_to_the_bit() -> None:
+def test_at_full_size_it_starts_as_sam_to_the_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Of each kind of block one, at the size of all twelve: in windows and global, with plain adapters and with words.
+    monkeypatch.setitem(SAM_SIZES, "vit_b", replace(SAM_SIZES["vit_b"], encoder_depth=4, global_blocks=(1, 3)))
     options = [*RANDOM, "MODEL.GUIDED.BLOCKS", "(-2, -1)"]
     model = ClipGuidedSam(load_config(CONFIGS / "clip_guided_sam/paper.yaml", options)).eval()
     sam = build_sam("vit_b").eval()
     sam.image_encoder.load_state_dict(model.encoder.encoder.state_dict())
+    assert [block.window_size for block in sam.image_encoder.blocks] == [14, 0, 14, 0]
+    assert model.encoder.semantic_blocks == [2, 3] and len(model.encoder.plain) == 4
     image = make_images(size=(480, 640))
     features = model.encode(image)
     embedding, similarity = model.embed(features, Vocabulary(["cat"]))
     assert torch.equal(embedding, PromptableSam(sam).encode(image))
-    assert similarity.shape == (1, 32, 32)
+    assert embedding.shape == (1, 256, 64, 64) and similarity.shape == (1, 32, 32)

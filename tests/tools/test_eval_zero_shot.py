@@ -21,6 +21,7 @@ from escnet.data.class_tables import load_class_table
 from escnet.data.images import ImageError
 from escnet.data.label_spaces import CLASS_NAMES
 from escnet.pretrained.shipped import shipped_weights
+from tests.warm_process import WarmProcess, WarmProcesses, torchrun_variables
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / "tools" / "eval_zero_shot.py"
@@ -97,34 +98,34 @@ def data(tmp_path_factory: pytest.TempPathFactory, load_script: Callable[[str], 
     return root
 
 
-def start(data: Path, output: Path, *options: str, launcher: tuple[str, ...] = ()) -> subprocess.Popen:
-    command = [
-        sys.executable,
-        *launcher,
-        str(TOOL),
-        "--config-file",
-        str(MINI),
-        *options,
-        "--output",
-        str(output),
-        *SMALL,
-    ]
+def start(
+    data: Path, output: Path, *options: str, warm: WarmProcesses | None = None, **variables: str
+) -> subprocess.Popen | WarmProcess:
+    """As a user starts it, or as a copy of a process that has imported everything."""
+    arguments = ("--config-file", str(MINI), *options, "--output", str(output), *SMALL)
     environment = {**os.environ, "DETECTRON2_DATASETS": str(data), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    with open(f"{output}.log", "a") as log:
-        return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+    environment.update(variables)
+    log = Path(f"{output}.log")
+    if warm is not None:
+        return warm.start(log, TOOL, *arguments, environment=environment)
+    with log.open("a") as file:
+        command = [sys.executable, str(TOOL), *arguments]
+        return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
 
 
-def finish(process: subprocess.Popen, output: Path) -> dict[str, bytes]:
+def finish(process: subprocess.Popen | WarmProcess, output: Path) -> dict[str, bytes]:
     """The tables of an evaluation that has to end well."""
     assert process.wait(timeout=300) == 0, Path(f"{output}.log").read_text()[-3000:]
     return {name: (output / name).read_bytes() for name in TABLES}
 
 
 @pytest.mark.slow
-def test_all_benchmarks_with_baselines_killed_in_the_middle_and_continued(data: Path, tmp_path: Path) -> None:
+def test_all_benchmarks_with_baselines_killed_in_the_middle_and_continued(
+    data: Path, tmp_path: Path, warm: WarmProcesses
+) -> None:
     options = ("--benchmarks", *BENCHMARKS, "--baselines")
     calm, killed = tmp_path / "calm", tmp_path / "killed"
-    undisturbed, victim = start(data, calm, *options), start(data, killed, *options)
+    undisturbed, victim = start(data, calm, *options, warm=warm), start(data, killed, *options)
     deadline = time.monotonic() + 300
     # Somewhere in the second model.
     while len(list(killed.glob("DenseClip/*/images.0.jsonl"))) < 3:
@@ -136,7 +137,7 @@ def test_all_benchmarks_with_baselines_killed_in_the_middle_and_continued(data: 
     (cut,) = killed.glob("DenseClip/ade20k_150_val/images.0.jsonl")
     cut.write_bytes(cut.read_bytes()[:-7])
     expected = finish(undisturbed, calm)
-    assert finish(start(data, killed, *options), killed) == expected
+    assert finish(start(data, killed, *options, warm=warm), killed) == expected
 
     table = json.loads(expected["table.json"])
     measured = {row["model"]: row["scores"] for row in table["rows"] if row["source"] == "measured"}
@@ -148,10 +149,10 @@ def test_all_benchmarks_with_baselines_killed_in_the_middle_and_continued(data: 
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_table_of_one(data: Path, tmp_path: Path) -> None:
+def test_two_processes_give_the_table_of_one(data: Path, tmp_path: Path, warm: WarmProcesses) -> None:
     options = ("--benchmarks", "a150", "pas20b")
-    one = finish(start(data, tmp_path / "one", *options), tmp_path / "one")
-    two = finish(start(data, tmp_path / "two", *options, "--num-gpus", "2"), tmp_path / "two")
+    one = finish(start(data, tmp_path / "one", *options, warm=warm), tmp_path / "one")
+    two = finish(start(data, tmp_path / "two", *options, "--num-gpus", "2", warm=warm), tmp_path / "two")
     assert two == one
     assert len(list((tmp_path / "two/ESCNet/voc_20b_val").glob("images.*.jsonl"))) == 2
 
@@ -193,8 +194,10 @@ def test_weights_that_ship_are_found(tool: ModuleType) -> None:
 
 
 @pytest.mark.slow
-def test_what_is_missing_ends_with_code_2_before_anything_is_evaluated(data: Path, tmp_path: Path) -> None:
-    process = start(data, tmp_path / "out", "--benchmarks", "a150", "camvid_val")
+def test_what_is_missing_ends_with_code_2_before_anything_is_evaluated(
+    data: Path, tmp_path: Path, warm: WarmProcesses
+) -> None:
+    process = start(data, tmp_path / "out", "--benchmarks", "a150", "camvid_val", warm=warm)
     assert process.wait(timeout=120) == 2 and not (tmp_path / "out").exists()
     assert "prepare_camvid.py" in (tmp_path / "out.log").read_text()
 
@@ -341,11 +344,15 @@ def test_oracle_numbers_are_the_same_however_they_are_made(tool: ModuleType, str
 
 
 @pytest.mark.slow
-def test_oracle_in_two_processes_gives_the_table_of_one(data: Path, tmp_path: Path) -> None:
+def test_oracle_in_two_processes_gives_the_table_of_one(data: Path, tmp_path: Path, warm: WarmProcesses) -> None:
     options = ("--benchmarks", "pas20b", "--protocol", "oracle")
-    one = finish(start(data, tmp_path / "one", *options), tmp_path / "one")
-    assert finish(start(data, tmp_path / "two", *options, "--num-gpus", "2"), tmp_path / "two") == one
-    assert len(list((tmp_path / "two/ESCNet/voc_20b_val@oracle").glob("images.*.jsonl"))) == 2
+    one, two = tmp_path / "one", tmp_path / "two"
+    # As torchrun starts them: with --num-gpus, each would import everything anew.
+    variables = torchrun_variables(2)
+    together = [start(data, two, *options, warm=warm, **own) for own in variables]
+    expected = finish(start(data, one, *options, warm=warm), one)
+    assert [finish(process, two) for process in together] == [expected] * 2
+    assert len(list((two / "ESCNet/voc_20b_val@oracle").glob("images.*.jsonl"))) == 2
 
 
 @pytest.mark.parametrize("prompts", ["none", "points", "box"])

@@ -252,3 +252,24 @@ def test_an_impossible_batch_is_a_usage_error(tool: ModuleType, tmp_path: Path, 
     with pytest.raises(SystemExit, match="2"):
         run(tool, tmp_path / "out", tmp_path, options=("--batch-size", size))
     assert "--batch-size" in capsys.readouterr().err
+
+
+def test_formats_of_a_folder_that_was_segmented_before(tool: ModuleType, photos: Path, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "out"
+    assert run(tool, out, photos / "rgb.jpg", photos / "grey.png") == 0
+    formats = ("--format", "coco", "yolo", "label_studio", "geotiff", "--batch-size", "2")
+    assert run(tool, out, photos / "rgb.jpg", photos / "grey.png", photos / "one.png", options=formats) == 0
+    printed = capsys.readouterr().out
+    assert "masks in 3 images" in printed and "3 tasks" in printed and "3 pictures do not say where they lie" in printed
+    images = json.loads((out / "annotations.json").read_text())["images"]
+    assert [image["file_name"] for image in images] == ["grey.png", "one.png", "rgb.jpg"]
+    assert {path.stem for path in (out / "labels").iterdir()} == {"grey", "one", "rgb"}
+    (out / "annotations.json").write_text("{}")
+    assert run(tool, out, photos / "rgb.jpg", options=formats) == 2
+    assert "annotations.json: is there, and was not written by --format" in capsys.readouterr().err
+
+
+def test_an_unknown_format_is_named(tool: ModuleType, photos: Path, tmp_path: Path, capsys) -> None:
+    with pytest.raises(SystemExit):
+        run(tool, tmp_path / "out", photos, options=("--format", "voc"))
+    assert "'voc'" in capsys.readouterr().err

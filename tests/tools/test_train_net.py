@@ -21,6 +21,7 @@ from PIL import Image
 
 from escnet.data.images import ImageError
 from escnet.training import trainer
+from tests.warm_process import WarmProcess, WarmProcesses
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / "tools" / "train_net.py"
@@ -50,14 +51,24 @@ def tool(load_script: Callable[[str], ModuleType]) -> ModuleType:
     return load_script("tools/train_net.py")
 
 
-def start(folder: Path, *options: str, launcher: tuple[str, ...] = (), flags: tuple[str, ...] = ()) -> subprocess.Popen:
-    command = [sys.executable, *launcher, str(TOOL), "--config-file", str(MINI), *flags, *SMALL, *options]
+def start(
+    folder: Path,
+    *options: str,
+    launcher: tuple[str, ...] = (),
+    flags: tuple[str, ...] = (),
+    warm: WarmProcesses | None = None,
+) -> subprocess.Popen | WarmProcess:
+    """As a user starts it, or as a copy of a process that has imported everything."""
+    arguments = ("--config-file", str(MINI), *flags, *SMALL, *options, "OUTPUT_DIR", str(folder))
     folder.parent.mkdir(parents=True, exist_ok=True)
+    if warm is not None:
+        return warm.start(Path(f"{folder}.log"), TOOL, *arguments)
     with open(f"{folder}.log", "a") as log:
-        return subprocess.Popen([*command, "OUTPUT_DIR", str(folder)], stdout=log, stderr=subprocess.STDOUT)
+        command = [sys.executable, *launcher, str(TOOL), *arguments]
+        return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
 
 
-def finish(process: subprocess.Popen, folder: Path) -> dict[str, torch.Tensor]:
+def finish(process: subprocess.Popen | WarmProcess, folder: Path) -> dict[str, torch.Tensor]:
     """The weights of a run that has to end well."""
     assert process.wait(timeout=300) == 0, Path(f"{folder}.log").read_text()[-3000:]
     return weights(folder / "model_final.pth")
@@ -68,23 +79,25 @@ def weights(file: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.slow
-def test_trains_and_evaluates_on_a_folder_of_the_user(environment: None, tmp_path: Path) -> None:
+def test_trains_and_evaluates_on_a_folder_of_the_user(environment: None, tmp_path: Path, warm: WarmProcesses) -> None:
     mine = tmp_path / "my data"
     shutil.copytree(tmp_path / "data/camvid/images/train", mine / "images")
     shutil.copytree(tmp_path / "data/camvid/annotations/train", mine / "labels")
     (mine / "classes.txt").write_text("\n".join(f"thing {number}" for number in range(11)))
     datasets = ("DATASETS.TRAIN", f"('folder:{mine}',)", "DATASETS.TEST", f"('folder:{mine}[:2]',)")
     run = tmp_path / "run"
-    finish(start(run, *datasets, "SOLVER.MAX_ITER", "2"), run)
+    finish(start(run, *datasets, "SOLVER.MAX_ITER", "2", warm=warm), run)
     (scores,) = run.glob("inference/folder*my_data[[]:2]/semantic_metrics.json")
     assert json.loads(scores.read_text())["images"] == 2
 
 
 @pytest.mark.slow
-def test_killed_and_resumed_run_has_the_weights_of_an_undisturbed_one(environment: None, tmp_path: Path) -> None:
+def test_killed_and_resumed_run_has_the_weights_of_an_undisturbed_one(
+    environment: None, tmp_path: Path, warm: WarmProcesses
+) -> None:
     options = ("SOLVER.MAX_ITER", "10", "SOLVER.CHECKPOINT_PERIOD", "2")
     calm, killed = tmp_path / "calm", tmp_path / "killed"
-    undisturbed = start(calm, *options)
+    undisturbed = start(calm, *options, warm=warm)
     victim = start(killed, *options)
     deadline = time.monotonic() + 300
     while not (killed / "model_0000003.pth").exists():
@@ -94,7 +107,7 @@ def test_killed_and_resumed_run_has_the_weights_of_an_undisturbed_one(environmen
     assert victim.wait() == -9
     assert not (killed / "model_final.pth").exists()
 
-    resumed = start(killed, *options, flags=("--resume",))
+    resumed = start(killed, *options, flags=("--resume",), warm=warm)
     expected, found = finish(undisturbed, calm), finish(resumed, killed)
     starts = re.findall(r"Starting training from iteration (\d+)", Path(f"{killed}.log").read_text())
     assert len(starts) == 2 and int(starts[0]) == 0 < int(starts[1])
@@ -103,11 +116,11 @@ def test_killed_and_resumed_run_has_the_weights_of_an_undisturbed_one(environmen
 
 
 @pytest.mark.slow
-def test_two_processes_learn_what_one_learns(environment: None, tmp_path: Path) -> None:
+def test_two_processes_learn_what_one_learns(environment: None, tmp_path: Path, warm: WarmProcesses) -> None:
     options = ("SOLVER.MAX_ITER", "2", "SOLVER.CHECKPOINT_PERIOD", "1", "SOLVER.BASE_LR", "1e-4")
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
     one, two = tmp_path / "one", tmp_path / "two"
-    processes = start(one, *options), start(two, *options, launcher=torchrun)
+    processes = start(one, *options, warm=warm), start(two, *options, launcher=torchrun)
     expected, found = finish(processes[0], one), finish(processes[1], two)
     before = weights(one / "model_0000000.pth")
     difference = torch.cat([(found[key] - expected[key]).flatten().float() for key in expected])

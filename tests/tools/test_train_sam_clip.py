@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from escnet.data.images import write_labels
 from escnet.data.shards.making import Making, make_shards
 from escnet.data.shards.pictures import find_pictures
 from escnet.data.shards.storing import Storing
+from tests.warm_process import WarmProcess, WarmProcesses, torchrun_variables
 
 REPOSITORY = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
@@ -41,7 +40,9 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "mojireplay"
 
 
-def start(run: Path, shards: Path, *options: str, launcher: tuple[str, ...] = (), flags: tuple[str, ...] = ()):
+def start(
+    run: Path, shards: Path, *options: str, warm: WarmProcesses, flags: tuple[str, ...] = (), **variables: str
+) -> WarmProcess:
     """Stage 2 in a process of its own; its output goes to a file beside the folder of the run."""
     config = ("--config-file", "configs/mojiscenes/sam_clip_stage2.yaml")
     keys = (
@@ -51,22 +52,22 @@ def start(run: Path, shards: Path, *options: str, launcher: tuple[str, ...] = ()
         "DISTILL.SAM.MASKS", "2", "DISTILL.SAM.SIZES", "(64,)", "DATALOADER.NUM_WORKERS", "1",
         "DISTILL.STATISTICS_IMAGES", "8",
     )  # fmt: skip
-    command = [sys.executable, *launcher, "tools/train_net.py", *config, *flags, *keys, *options]
-    with open(f"{run}.log", "a", encoding="utf-8") as log:
-        return subprocess.Popen(
-            command, cwd=REPOSITORY, stdout=log, stderr=log, env=os.environ | {"OMP_NUM_THREADS": "1"}
-        )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
+    arguments = (*config, *flags, *keys, *options)
+    return warm.start(Path(f"{run}.log"), REPOSITORY / "tools/train_net.py", *arguments, environment=environment)
 
 
-def finish(process: subprocess.Popen, run: Path) -> dict[str, torch.Tensor]:
+def finish(process: WarmProcess, run: Path) -> dict[str, torch.Tensor]:
     assert process.wait(300) == 0, Path(f"{run}.log").read_text()[-3000:]
     return torch.load(run / "model_final.pth", weights_only=True)["model"]
 
 
-def test_a_killed_distillation_has_the_weights_of_an_undisturbed_one(shards: Path, tmp_path: Path) -> None:
+def test_a_killed_distillation_has_the_weights_of_an_undisturbed_one(
+    shards: Path, tmp_path: Path, warm: WarmProcesses
+) -> None:
     options = ("SOLVER.MAX_ITER", "12", "SOLVER.CHECKPOINT_PERIOD", "2")
     calm, killed = tmp_path / "calm", tmp_path / "killed"
-    undisturbed, victim = start(calm, shards, *options), start(killed, shards, *options)
+    undisturbed, victim = (start(run, shards, *options, warm=warm) for run in (calm, killed))
     deadline = time.monotonic() + 300
     while not (killed / "model_0000003.pth").exists():
         assert victim.poll() is None and time.monotonic() < deadline, Path(f"{killed}.log").read_text()[-3000:]
@@ -74,17 +75,18 @@ def test_a_killed_distillation_has_the_weights_of_an_undisturbed_one(shards: Pat
     victim.kill()
     assert victim.wait() == -9
     assert not (killed / "model_final.pth").exists()
-    resumed = start(killed, shards, *options, flags=("--resume",))
+    resumed = start(killed, shards, *options, warm=warm, flags=("--resume",))
     expected, found = finish(undisturbed, calm), finish(resumed, killed)
     starts = re.findall(r"Starting training from iteration (\d+)", Path(f"{killed}.log").read_text())
     assert len(starts) == 2 and int(starts[0]) == 0 < int(starts[1])
     assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
 
 
-def test_two_processes_share_the_batches(shards: Path, tmp_path: Path) -> None:
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+def test_two_processes_share_the_batches(shards: Path, tmp_path: Path, warm: WarmProcesses) -> None:
     run = tmp_path / "two"
-    weights = finish(start(run, shards, "SOLVER.MAX_ITER", "2", launcher=torchrun), run)
+    options = ("SOLVER.MAX_ITER", "2")
+    both = [start(run, shards, *options, warm=warm, **variables) for variables in torchrun_variables(2)]
+    weights, _ = [finish(process, run) for process in both]
     assert all(value.isfinite().all() for value in weights.values() if value.is_floating_point())
     checkpoint = torch.load(run / "model_final.pth", weights_only=True)
     assert checkpoint["trainer"]["task"]["readers"] == {"processes": 2, "workers": 1}

@@ -24,6 +24,7 @@ from escnet.training.tasks.build import build_trainer
 from escnet.training.tasks.configured import training_settings
 from escnet.training.tasks.segmentation import SegmentationTask, segmentation_trainer
 from escnet.training.trainer import Trainer
+from tests.warm_process import WarmProcesses
 
 Scores = dict[int, float | None]
 # After iterations counted from 0; the two best are equal, and the last ones are not the best.
@@ -333,11 +334,68 @@ def _process(rank: int, address: str, cfg: CfgNode, folder: str) -> None:
     torch.save(trainer.model.state_dict(), Path(folder) / f"{rank}.pth")
 
 
-def test_all_processes_end_with_the_chosen_weights(cfg: CfgNode, tmp_path: Path) -> None:
+def test_all_processes_end_with_the_chosen_weights(cfg: CfgNode, tmp_path: Path, warm: WarmProcesses) -> None:
     cfg.SOLVER.CHECKPOINT_PERIOD = 2
-    arguments = (f"file://{tmp_path}/address", cfg, str(tmp_path))
-    # Not forked: where there is a CUDA device, or a fake one was made, autograd has threads that a fork does not have.
-    torch.multiprocessing.spawn(_process, arguments, nprocs=2)
+    program, config = tmp_path / "program.py", tmp_path / "config.yaml"
+    config.write_text(cfg.dump())
+    program.write_text(
+        "import sys\nfrom detectron2.config import get_cfg\nfrom escnet.config import add_escnet_config\n"
+        "from tests.training.test_best import _process\ncfg = get_cfg()\nadd_escnet_config(cfg)\n"
+        "cfg.merge_from_file(sys.argv[3])\n_process(int(sys.argv[1]), sys.argv[2], cfg, sys.argv[4])\n"
+    )
+    # No copies of this process: where there is a CUDA device, or a fake one was made, autograd has threads here that
+    # a copy does not have.
+    arguments = (f"file://{tmp_path}/address", str(config), str(tmp_path))
+    logs = [tmp_path / f"{rank}.log" for rank in (0, 1)]
+    both = [warm.start(log, program, str(rank), *arguments) for rank, log in enumerate(logs)]
+    assert [process.wait() for process in both] == [0, 0], [log.read_text()[-3000:] for log in logs]
     chosen = dict(load(cfg, "model_0000003")["model"])
     assert all(same(dict(torch.load(tmp_path / f"{rank}.pth")), chosen) for rank in (0, 1))
     assert same(dict(load(cfg, "model_final")["model"]), chosen)
+
+
+@pytest.mark.parametrize(("patience", "done"), [(0, 8), (1, 6), (2, 8)])
+def test_a_training_ends_where_nothing_better_is_found(cfg: CfgNode, patience: int, done: int) -> None:
+    cfg.LABELLED.PATIENCE = patience
+    trainer = scripted(cfg)
+    trainer.train()
+    assert trainer.iter == trainer.max_iter == done
+    final, best = load(cfg, "model_final"), load(cfg, "model_best")
+    assert same(final["model"], best["model"]) and final["iteration"] == done - 1 and best["iteration"] == 3
+    lines = (Path(cfg.OUTPUT_DIR) / "metrics.json").read_text().splitlines()
+    validations = {line["iteration"]: line["validation"] for line in map(json.loads, lines) if "validation" in line}
+    assert validations == {iteration: score for iteration, score in SCORES.items() if iteration < done}
+
+
+def test_a_training_that_ended_early_goes_on_only_with_more_patience(cfg: CfgNode) -> None:
+    cfg.LABELLED.PATIENCE = 1
+    trainer = scripted(cfg)
+    trainer.train()
+    again = scripted(cfg, resume=True)
+    again.train()
+    assert again.start_iter == again.max_iter == 6
+    assert same(again.model.state_dict(), trainer.model.state_dict())
+    cfg.LABELLED.PATIENCE = 0
+    longer = scripted(cfg, resume=True)
+    longer.train()
+    assert longer.iter == 8
+    undisturbed = cfg.clone()
+    undisturbed.OUTPUT_DIR = f"{cfg.OUTPUT_DIR}_undisturbed"
+    calm = scripted(undisturbed)
+    calm.train()
+    assert same(longer.model.state_dict(), calm.model.state_dict())
+
+
+@pytest.mark.parametrize(("at_start", "chosen"), [(50.0, -1), (20.0, 3)])
+def test_the_weights_at_the_start_may_be_the_best(cfg: CfgNode, at_start: float, chosen: int) -> None:
+    cfg.LABELLED.KEEP_START = True
+    trainer = scripted(cfg, SCORES | {-1: at_start})
+    trainer.task.iteration = -1  # no step has been seeded yet
+    start = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    trainer.train()
+    assert trainer.best.iteration == chosen
+    assert same(trainer.model.state_dict(), start) == (chosen < 0)
+    # It goes on from a checkpoint as it was, and looks at the start no second time.
+    again = scripted(cfg, SCORES, resume=True)
+    again.train()
+    assert same(again.model.state_dict(), trainer.model.state_dict()) and again.best.iteration == chosen

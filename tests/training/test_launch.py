@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from argparse import Namespace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from escnet.training.launch import check_processes, count_processes, launch
+from tests.warm_process import WarmProcesses
 
 
 def arguments(**changes: Any) -> Namespace:
@@ -25,10 +26,14 @@ def test_one_process_is_this_one(monkeypatch: pytest.MonkeyPatch, num_gpus: int)
 
 
 @pytest.mark.slow
-def test_exit_code_of_a_started_process_becomes_that_of_the_tool() -> None:
-    with pytest.raises(SystemExit) as stop:
-        launch(sys.exit, arguments(num_gpus=2), "cpu", (5,))
-    assert stop.value.code == 5
+def test_exit_code_of_a_started_process_becomes_that_of_the_tool(tmp_path: Path, warm: WarmProcesses) -> None:
+    program, log = tmp_path / "program.py", tmp_path / "log.txt"
+    program.write_text(
+        "import sys\nfrom argparse import Namespace\nfrom escnet.training.launch import launch\n"
+        f'launch(sys.exit, {arguments(num_gpus=2)}, "cpu", (5,))\n'
+    )
+    process = warm.start(log, program, spawns_copies=True)
+    assert process.wait() == 5 and "Traceback" not in log.read_text()
 
 
 def test_what_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,6 +79,8 @@ def training_settings(cfg: CfgNode) -> TrainingSettings:
         checkpoint_period=cfg.SOLVER.CHECKPOINT_PERIOD,
         evaluation_period=cfg.TEST.EVAL_PERIOD,
         validation_period=cfg.LABELLED.PERIOD if cfg.LABELLED.VALIDATION else 0,
+        patience=cfg.LABELLED.PATIENCE if cfg.LABELLED.VALIDATION else 0,
+        keeps_start=cfg.LABELLED.KEEP_START,
         weights=cfg.MODEL.WEIGHTS,
         gradient_limit=clipping.CLIP_VALUE if clipping.ENABLED else float("inf"),
         norm_type=clipping.NORM_TYPE,

@@ -11,7 +11,10 @@ from detectron2.engine import DefaultTrainer
 from detectron2.utils import comm
 from torch import Tensor
 
+from escnet.data.folder import FOLDER_PREFIX
 from escnet.data.images import read_image
+from escnet.data.label_scan import scan_labels
+from escnet.data.label_spaces import label_spaces
 from escnet.data.labelled import LabelledSplit, labelled_split
 from escnet.data.mappers import TrainingMapper
 from escnet.data.registration import dataset_records
@@ -95,7 +98,8 @@ def check_config(cfg: CfgNode, training: bool) -> list[Record]:
         The records of all training images, which take long to read; for an evaluation, none.
 
     Raises:
-        ValueError: a value cannot be used; DatasetError, which is one too: a dataset is not there.
+        ValueError: a value cannot be used; DatasetError, which is one too: a dataset is not there, or a label map
+            of a user's folder has an id without a name.
     """
     check_model(cfg)
     if training:
@@ -104,5 +108,8 @@ def check_config(cfg: CfgNode, training: bool) -> list[Record]:
     if not cfg.DATASETS[needed]:
         raise ValueError(f"DATASETS.{needed} is empty; name a --config-file, or a dataset")
     records = [record for name in cfg.DATASETS.TRAIN for record in dataset_records(name)] if training else []
+    if training:
+        own = [name for name in cfg.DATASETS.TRAIN if name.startswith(FOLDER_PREFIX)]
+        scan_labels(records, label_spaces(own, cfg.INPUT.TEMPLATES, cfg.INPUT.CLASS_NAMES))
     check_test_sets(cfg, NO_EVALUATION if training else "")
     return records

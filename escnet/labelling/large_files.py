@@ -1,0 +1,292 @@
+"""Pictures that are too large for memory: read row by row, and label maps written so, with their place on the earth."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from escnet.data.images import ImageError, exif_orientation
+from escnet.data.pixels import array_to_rgb
+from escnet.safe_files import DiskFullError
+
+if TYPE_CHECKING:
+    from rasterio.io import DatasetReader
+
+# GDAL's names of formats, by the first bytes of a file. Its others may lead to further files, or to the network.
+_FORMATS = {
+    b"II*\0": "GTiff",
+    b"MM\0*": "GTiff",
+    b"II+\0": "GTiff",
+    b"MM\0+": "GTiff",
+    b"\x89PNG": "PNG",
+    b"\xff\xd8": "JPEG",
+}
+# Of GDAL's cache, which takes a twentieth of the machine's memory by default; here a row is read and written once.
+_CACHE_BYTES = 1 << 27
+# Side of the tiles of a label map.
+_BLOCK = 256
+
+
+class LargePicture:
+    """A TIFF, BigTIFF, PNG or JPEG of any size, whose rows are read as they are needed.
+
+    Grey pictures and those with a colour table become RGB; transparent pixels are composited on white.
+
+    Args:
+        path: of the file.
+        value_range: the values of black and of white, without which a picture has to have 8 bits: a part of it does
+            not tell the range of the whole.
+
+    Raises:
+        ImageError: the file is missing, of another format, turned by its EXIF orientation, has other bands than those
+            of a picture, or values whose range is not told.
+    """
+
+    def __init__(self, path: Path, value_range: tuple[float, float] | None = None) -> None:
+        self.path, self.value_range = path, value_range
+        self._file = _open(path)
+        try:
+            self.size = (self._file.height, self._file.width)
+            self._colours = _colour_table(self._file)
+            self._bands = _picture_bands(self._file, path)
+            self._check_values()
+            _check_upright(path)
+        except ImageError:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> LargePicture:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._file.close()
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        """(stop - start, W, 3) uint8 RGB.
+
+        Raises:
+            ImageError: the file is damaged there.
+        """
+        from rasterio.errors import RasterioError
+        from rasterio.windows import Window
+
+        try:
+            window = Window(0, start, self.size[1], stop - start)
+            values = np.moveaxis(self._file.read(self._bands, window=window), 0, -1)
+        except RasterioError as error:
+            raise ImageError(
+                f"{self.path}: is truncated or damaged in the rows {start} to {stop} ({_reason(error)}); copy or "
+                "download it again"
+            ) from error
+        if self._colours is not None:
+            values = self._colours[values[..., 0]]
+        elif values.shape[2] == 2:
+            values = np.concatenate([np.repeat(values[..., :1], 3, axis=2), values[..., 1:]], axis=2)
+        return array_to_rgb(values, str(self.path), self.value_range)
+
+    @property
+    def georeference(self) -> dict[str, Any]:
+        """What rasterio writes of a picture's place on the earth; empty for one without."""
+        place: dict[str, Any] = {}
+        if self._file.crs is not None:
+            place["crs"] = self._file.crs
+        if not self._file.transform.is_identity:
+            place["transform"] = self._file.transform
+        elif self._file.gcps[0]:
+            place |= {"gcps": self._file.gcps[0], "crs": self._file.gcps[1]}
+        return place
+
+    def _check_values(self) -> None:
+        types = {self._file.dtypes[band - 1] for band in self._bands}
+        if types != {"uint8"} and self.value_range is None:
+            raise ImageError(
+                f"{self.path}: has values of {', '.join(sorted(types))}, and what is black and white in the whole is "
+                "not known from a part; say it with --value-range BLACK WHITE, such as 0 4095"
+            )
+        if self._colours is not None and types != {"uint8"}:
+            raise ImageError(f"{self.path}: has a colour table for {types}; save it with 8 bits, or as RGB")
+
+
+class BandWriter:
+    """A picture of one channel as a TIFF in compressed tiles, written from the top to the bottom.
+
+    Args:
+        path: of the file.
+        size: (H, W).
+        dtype: uint8 or uint16.
+        georeference: from `LargePicture.georeference`.
+        scale: what a value has to be multiplied by, as the file says.
+
+    Raises:
+        DiskFullError: when there is no space left.
+    """
+
+    def __init__(
+        self, path: Path, size: tuple[int, int], dtype: str, georeference: dict[str, Any], scale: float = 1.0
+    ) -> None:
+        import rasterio
+
+        self.path, self._pending, self._written = path, np.empty((0, size[1]), dtype), 0
+        with _quiet():
+            self._file = rasterio.open(
+                path,
+                "w",
+                driver="GTiff",
+                height=size[0],
+                width=size[1],
+                count=1,
+                dtype=dtype,
+                tiled=True,
+                blockxsize=_BLOCK,
+                blockysize=_BLOCK,
+                compress="deflate",
+                BIGTIFF="IF_SAFER",
+                **georeference,
+            )
+        if scale != 1:
+            self._file.scales = (scale,)
+
+    def write(self, rows: np.ndarray) -> None:
+        """Append rows (h, W); whole rows of tiles go to the file."""
+        self._pending = np.concatenate([self._pending, rows.astype(self._pending.dtype)])
+        self._flush(len(self._pending) // _BLOCK * _BLOCK)
+
+    def close(self) -> None:
+        """Write what is left, and end the file."""
+        self._flush(len(self._pending))
+        with _full_disk_told(self.path):
+            self._file.close()
+
+    def _flush(self, rows: int) -> None:
+        from rasterio.windows import Window
+
+        if rows:
+            with _full_disk_told(self.path):
+                window = Window(0, self._written, self._pending.shape[1], rows)
+                self._file.write(self._pending[:rows], 1, window=window)
+            self._written, self._pending = self._written + rows, self._pending[rows:]
+
+
+@contextmanager
+def small_cache(path: Path) -> Iterator[None]:
+    """Keep what GDAL holds of files small, while one is read or written.
+
+    Raises:
+        ImageError: when there is no library; the message names the path.
+    """
+    rasterio = _library(path)
+    with rasterio.Env(GDAL_CACHEMAX=_CACHE_BYTES):
+        yield
+
+
+def copy_as_png(source: Path, target: Path) -> None:
+    """Write a TIFF of one channel as a PNG, row by row."""
+    import rasterio.shutil
+
+    # Beside the PNG there would be a file with what a PNG cannot say.
+    with rasterio.Env(GDAL_PAM_ENABLED=False), _quiet(), _full_disk_told(target):
+        rasterio.shutil.copy(source, target, driver="PNG")
+
+
+def _open(path: Path) -> DatasetReader:
+    rasterio = _library(path)
+    if not path.is_file():
+        raise ImageError(f"{path}: does not exist, or is no file; check the path")
+    try:
+        with path.open("rb") as file:
+            start = file.read(4)
+        driver = next((name for magic, name in _FORMATS.items() if start.startswith(magic)), None)
+        if driver is None:
+            raise ImageError(f"{path}: is no TIFF, PNG or JPEG; convert it, or segment it without --tile")
+        with _quiet():
+            return rasterio.open(path.absolute(), driver=driver)
+    except rasterio.errors.RasterioError as error:
+        raise ImageError(
+            f"{path}: cannot be opened as {driver} ({_reason(error)}); download it again, or convert it"
+        ) from error
+
+
+def _library(path: Path) -> ModuleType:
+    try:
+        import rasterio
+    except ImportError as error:
+        raise ImageError(f"{path}: large pictures need rasterio; pip install 'escnet[large]'") from error
+    return rasterio
+
+
+def _reason(error: Exception) -> str:
+    """What GDAL says, which rasterio puts below a sentence without content."""
+    return str(error.__cause__ or error).strip()
+
+
+def _colour_table(file: DatasetReader) -> np.ndarray | None:
+    """(256, 3) uint8, of a picture whose values are numbers of colours."""
+    from rasterio.enums import ColorInterp
+
+    if file.count != 1 or file.colorinterp[0] != ColorInterp.palette:
+        return None
+    table = np.zeros((256, 3), np.uint8)
+    for value, colour in file.colormap(1).items():
+        table[value] = colour[:3]
+    return table
+
+
+def _picture_bands(file: DatasetReader, path: Path) -> list[int]:
+    """The numbers of the bands that make a picture: grey, or red, green and blue, and transparency if there is any."""
+    from rasterio.enums import ColorInterp
+
+    kinds = {kind: band for band, kind in zip(file.indexes, file.colorinterp, strict=True)}
+    alpha = [kinds[ColorInterp.alpha]] if ColorInterp.alpha in kinds else []
+    colours = [kinds.get(kind) for kind in (ColorInterp.red, ColorInterp.green, ColorInterp.blue)]
+    if None not in colours:
+        return [*colours, *alpha]
+    rest = [band for band in file.indexes if band not in alpha]
+    if len(rest) in (1, 3):
+        return [*rest, *alpha]
+    raise ImageError(
+        f"{path}: has {file.count} bands, and does not say which are red, green and blue; make a file of these three, "
+        "such as with gdal_translate -b 3 -b 2 -b 1 -colorinterp red,green,blue"
+    )
+
+
+def _check_upright(path: Path) -> None:
+    orientation = exif_orientation(path)
+    if orientation != 1:
+        raise ImageError(
+            f"{path}: is turned by its EXIF orientation ({orientation}), and is read by the rows that it has in the "
+            "file; save it upright first, or segment it without --tile"
+        )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the warning that a picture has no place on the earth."""
+    from rasterio.errors import NotGeoreferencedWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        yield
+
+
+@contextmanager
+def _full_disk_told(path: Path) -> Iterator[None]:
+    """GDAL does not say why it cannot write, and at times not that it could not."""
+    import shutil
+
+    from rasterio.errors import RasterioError
+
+    error = None
+    try:
+        yield
+    except RasterioError as failed:
+        error = failed
+    if shutil.disk_usage(path.parent).free < 1 << 20:
+        raise DiskFullError(f"{path}: not written, No space left on device; free some and run it again") from error
+    if error is not None:
+        raise OSError(f"{path}: cannot be written ({_reason(error)})") from error
