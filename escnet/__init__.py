@@ -9,11 +9,12 @@ from escnet.optional_packages import require_detectron2
 from escnet.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
+    from escnet.onnx_segmenter import OnnxSegmenter
     from escnet.predictor import Segmenter
     from escnet.word_prompts import WordPrompts
 
 __version__ = "0.1.0"
-__all__ = ["Segmenter", "Vocabulary", "WordPrompts", "__version__"]
+__all__ = ["OnnxSegmenter", "Segmenter", "Vocabulary", "WordPrompts", "__version__"]
 
 silence_scripting()
 
@@ -26,6 +27,10 @@ def __getattr__(name: str) -> Any:
         from escnet.predictor import Segmenter
 
         return Segmenter
+    if name == "OnnxSegmenter":
+        from escnet.onnx_segmenter import OnnxSegmenter
+
+        return OnnxSegmenter
     if name == "WordPrompts":
         from escnet.word_prompts import WordPrompts
 

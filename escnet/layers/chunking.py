@@ -31,9 +31,12 @@ def classes_at_a_time(wanted: int, device: str) -> int:
 
 def class_chunks(num_classes: int, chunk: int) -> Iterator[slice]:
     """Yield slices that cover `num_classes` classes, `chunk` at a time (0: all at once)."""
-    step = chunk if chunk > 0 else max(num_classes, 1)
-    for start in range(0, num_classes, step):
-        yield slice(start, min(start + step, num_classes))
+    if chunk <= 0:
+        # Without a loop over them, the number may be one that an exported graph does not know yet.
+        yield slice(0, num_classes)
+        return
+    for start in range(0, num_classes, chunk):
+        yield slice(start, min(start + chunk, num_classes))
 
 
 def run_chunk(function: Callable[..., Any], *inputs: Any, recompute: bool) -> Any:

@@ -142,7 +142,7 @@ class ClipTextEncoder(nn.Module):
         x = self.token_embedding(tokens.to(device)).to(dtype) + self.positional_embedding[:length].to(dtype)
         mask = None if self.attn_mask is None else self.attn_mask[:length, :length]
         x = self.transformer(x, attn_mask=mask)
-        x = self.ln_final(x[torch.arange(len(x), device=device), ends.to(device)])
+        x = self.ln_final(x[torch.arange(x.shape[0], device=device), ends.to(device)])
         if isinstance(self.text_projection, nn.Linear):
             x = self.text_projection(x)
         elif self.text_projection is not None:

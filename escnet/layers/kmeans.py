@@ -87,6 +87,8 @@ def _torch_labels(regions: Tensor, k: int, iterations: int) -> Tensor:
 
 def _chunks(maps: Tensor, elements_per_map: int) -> tuple[Tensor, ...]:
     """Equal parts of (M, ...), so small that a temporary of `elements_per_map` for each map keeps within the budget."""
+    if torch.compiler.is_exporting():
+        return (maps,)  # a graph for any number of maps has no number of parts
     budget = CHUNK_ELEMENTS_CPU if maps.device.type == "cpu" else CHUNK_ELEMENTS
     return maps.chunk(max(1, math.ceil(len(maps) * elements_per_map / budget)))
 
@@ -119,7 +121,7 @@ def _sample_pixels(regions: Tensor, size: int) -> tuple[Tensor, Tensor]:
     count = number[:, -1:]
     place = torch.arange(size, device=regions.device)
     wanted = 1 + torch.where(count > size, (2 * place + 1) * count // (2 * size), place)
-    pixel = order[torch.searchsorted(number, wanted).clamp_max_(h * w - 1)]
+    pixel = order[_places(number, wanted).clamp_max_(h * w - 1)]
     points = torch.stack((pixel % w - w // 2, pixel // w - h // 2), dim=1)
     return points.float(), (place < count).unsqueeze(1).float()
 
@@ -130,17 +132,25 @@ def _seed(points: Tensor, valid: Tensor, k: int, starts: int) -> Tensor:
     x, y = points.split(1, dim=1)
     pixels = points.transpose(1, 2)
     index = (quantiles[:, :1] * valid.sum(-1, keepdim=True)).long()
-    centers = [pixels.take_along_dim(index, dim=1)]
-    nearest = points.new_full((len(points), starts, points.shape[-1]), torch.inf)
+    centers = [pixels.gather(1, index.expand(-1, -1, 2))]
+    nearest = points.new_full((points.shape[0], starts, points.shape[-1]), torch.inf)
     for step in range(1, k):
         center_x, center_y = centers[-1].split(1, dim=-1)
         nearest = torch.minimum(nearest, (x - center_x).square_().add_((y - center_y).square_()))
         # Squared distances on the grid are integers, so the sums are exact in whatever order they are taken.
         cumulated = (nearest * valid).cumsum(-1)
         drawn = quantiles[:, step, None] * cumulated[..., -1:]
-        index = torch.searchsorted(cumulated, drawn, right=True).clamp_max_(points.shape[-1] - 1)
-        centers.append(pixels.take_along_dim(index, dim=1))
+        index = _places(cumulated, drawn, right=True).clamp_max_(points.shape[-1] - 1)
+        centers.append(pixels.gather(1, index.expand(-1, -1, 2)))
     return torch.stack(centers, dim=2)
+
+
+def _places(ascending: Tensor, values: Tensor, right: bool = False) -> Tensor:
+    """`torch.searchsorted`; in an exported graph, which has no such operator, by counting what comes before."""
+    if not torch.compiler.is_exporting():
+        return torch.searchsorted(ascending, values, right=right)
+    before, values = ascending.unsqueeze(-2), values.unsqueeze(-1)
+    return (before <= values if right else before < values).sum(dim=-1)
 
 
 def _evenly_distributed(count: int, dim: int, device: torch.device) -> Tensor:
@@ -160,7 +170,9 @@ def _lloyd_on_sample(points: Tensor, valid: Tensor, centers: Tensor, iterations:
     """
     starts, k = centers.shape[1:3]
     moments = torch.cat((points * valid, valid), dim=1).transpose(1, 2)
-    distance = points.new_empty((len(points), starts * k, points.shape[-1]))  # one buffer: allocating it costs as much
+    distance = points.new_empty(
+        (points.shape[0], starts * k, points.shape[-1])
+    )  # one buffer: allocating it costs as much
     for _ in range(iterations):
         flat = (centers * LATTICE).round_().div_(LATTICE).flatten(1, 2)
         torch.baddbmm(flat.square().sum(-1, keepdim=True), flat, points, alpha=-2, out=distance)
@@ -176,7 +188,7 @@ def _lloyd_on_sample(points: Tensor, valid: Tensor, centers: Tensor, iterations:
 def _best(centers: Tensor, inertia: Tensor, count: int) -> Tensor:
     """The `count` starts of lowest inertia: (M, S, k, 2), (M, S) → (M, count, k, 2)."""
     index = inertia.sort(dim=1, stable=True).indices[:, :count]
-    return centers.take_along_dim(index[..., None, None], dim=1)
+    return centers.gather(1, index[..., None, None].expand(-1, -1, *centers.shape[2:]))
 
 
 def _lloyd_on_grid(regions: Tensor, centers: Tensor, iterations: int) -> Tensor:

@@ -154,7 +154,7 @@ def _write_shared_image(
     # The mask's own step rides along as one more token.
     weights = torch.cat([weights, mask.flatten(0, 1).unsqueeze(1).to(weights.dtype)], dim=1)
     values = _folded_values(attention, tokens)
-    values = torch.cat([values, shared.step.to(values.dtype).expand(len(values), 1, -1)], dim=1)
+    values = torch.cat([values, shared.step.to(values.dtype).expand(values.shape[0], 1, -1)], dim=1)
     start = (shared.tokens + attention.out_proj.bias).unsqueeze(1).expand(-1, classes, -1, -1).flatten(0, 1)
     return layer.norm4(torch.baddbmm(start.to(weights.dtype), weights.transpose(1, 2), values))
 

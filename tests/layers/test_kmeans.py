@@ -299,3 +299,11 @@ def test_missing_sklearn_names_the_extra(monkeypatch):
 def test_wrong_arguments_are_refused(mask, arguments, message):
     with pytest.raises(ValueError, match=message):
         batched_kmeans(mask, **arguments)
+
+
+def test_an_exported_graph_finds_the_same_clusters(monkeypatch: pytest.MonkeyPatch) -> None:
+    regions = random_regions(40, torch.Generator().manual_seed(3))
+    wanted = batched_kmeans(regions, 5)
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+    for found, expected in zip(batched_kmeans(regions, 5), wanted, strict=True):
+        assert torch.equal(found, expected)

@@ -1,0 +1,97 @@
+r"""Write a trained ESC-Net or SAM-CLIP as ONNX graphs, which segment any image by any words without PyTorch.
+
+    python tools/export.py --config-file configs/escnet/vitb16.yaml --weights model_final.pth --output exported \
+        --check-images photo.jpg street.jpg --check-words "cat, grass, sky"
+
+The folder has the image encoder, the segmenter and CLIP's text encoder with its tokenizer, and card.json, which says
+what they were made of. `escnet.OnnxSegmenter("exported")` runs them. Before the folder is handed out, ONNX Runtime
+runs the graphs on pictures of several sizes, and they are compared with PyTorch. Exit code: 0 if it is written, 1 if
+the graphs do not agree with the model, 2 if it could not be tried (usage, configuration, weights, words, pictures).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from escnet.command_line import refuse
+
+PROGRAM = "export.py: error"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the tool; returns the exit code."""
+    args = parse(arguments)
+    # What is imported in functions takes seconds, and --help and mistyped options should not.
+    try:
+        from escnet.export.comparison import made_pictures
+        from escnet.export.folder import DisagreementError, export_folder
+    except ImportError as error:
+        return refuse(PROGRAM, f"{error.name} is missing: pip install 'escnet[export]'")
+    from escnet.data.images import read_image
+    from escnet.predictor import Segmenter
+    from escnet.pretrained.files import WeightsError
+
+    try:
+        pictures = [read_image(path) for path in args.check_images] or made_pictures()
+        segmenter = Segmenter.from_config(args.config_file, args.weights, args.opts, device="cpu")
+        words = segmenter.vocabulary(args.check_words)
+        made_of = {"config": args.config_file, "options": args.opts, "weights": args.weights}
+        found = export_folder(
+            segmenter,
+            args.output,
+            pictures,
+            words,
+            args.least_agreement,
+            made_of,
+            lambda line: print(line, flush=True),
+        )
+    except DisagreementError as error:
+        return refuse(PROGRAM, error, code=1)
+    except (WeightsError, ValueError, KeyError, OSError) as error:
+        return refuse(PROGRAM, error)
+    print(
+        f"{args.output}: {found.labels:.3%} of the pixels of {found.pictures} pictures have PyTorch's label (at least "
+        f"{found.least_labels:.3%} of each); largest difference of a score {found.score_difference:.1e}, of a text "
+        f"feature {found.text_difference:.1e}"
+    )
+    return 0
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options of the command line."""
+    parser = argparse.ArgumentParser(
+        prog="export.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config-file", required=True, metavar="YAML", help="e.g. configs/escnet/vitb16.yaml")
+    parser.add_argument("--weights", metavar="FILE", help="a checkpoint that training wrote (else MODEL.WEIGHTS)")
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="the folder to write; not there yet")
+    parser.add_argument(
+        "--check-images", nargs="+", default=[], metavar="FILE", help="pictures for the comparison (else made ones)"
+    )
+    parser.add_argument(
+        "--check-words",
+        default="cat, dog, person, tree, grass, sky, road, building|edifice, water, car",
+        metavar="WORDS",
+        help="words for the comparison, as --vocabulary of tools/predict.py",
+    )
+    parser.add_argument(
+        "--least-agreement",
+        type=float,
+        default=0.999,
+        metavar="SHARE",
+        help="of the pixels that must have PyTorch's label (default: 0.999)",
+    )
+    parser.add_argument(
+        "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="configuration keys to set, after all options"
+    )
+    options = parser.parse_args(arguments)
+    if not 0 <= options.least_agreement <= 1:
+        parser.error(f"--least-agreement is {options.least_agreement:g}; give a share from 0 to 1")
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())

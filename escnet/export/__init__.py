@@ -1,0 +1,1 @@
+"""Files that segment without PyTorch: ONNX graphs of the systems, and what they are compared with."""
