@@ -23,6 +23,7 @@ COMMANDS = {
     "demo": Command("escnet.miniature.__main__", "draw pictures, train a small ESC-Net, make a page of what it does"),
     "predict": Command("escnet.commands.predict", "segment photographs into any words"),
     "app": Command("escnet.commands.app", "segment photographs on a page in the browser"),
+    "export": Command("escnet.commands.export", "write a model as ONNX, which runs without PyTorch"),
     "tune": Command("escnet.commands.tune", "fine-tune a model on labelled images of one's own"),
     "label_corpus": Command("escnet.commands.label_corpus", "label a collection of any size, on one machine or many"),
 }

@@ -54,7 +54,7 @@ def test_an_unknown_command_is_named(capsys: pytest.CaptureFixture[str]) -> None
     assert program.main(["predcit"]) == 2
     assert (
         capsys.readouterr().err
-        == "escnet: there is no command predcit; there are demo, predict, app, tune, label_corpus\n"
+        == "escnet: there is no command predcit; there are demo, predict, app, export, tune, label_corpus\n"
     )
 
 
