@@ -31,7 +31,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from escnet.command_line import zero_or_more
+from escnet.command_line import share, zero_or_more
 
 if TYPE_CHECKING:
     from escnet.data.preparation.own_annotations.survey import ClassCount
@@ -41,21 +41,6 @@ NAME = "import_annotations"
 # What was told of an import, beside it.
 SUMMARY = "import.txt"
 FORMATS = ("coco", "label_studio", "cvat", "masks")
-
-
-def share(text: str) -> float:
-    """A share of 0 or more and below 1, as the `type` of an option.
-
-    Raises:
-        ArgumentTypeError: it is none; argparse puts the name of the option before the message.
-    """
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no share of 0 or more and below 1")
-    return value
 
 
 def class_name(text: str) -> str:

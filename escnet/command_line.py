@@ -54,6 +54,21 @@ def positive_number(text: str) -> float:
     return value
 
 
+def share(text: str) -> float:
+    """A share of 0 or more and below 1, as the `type` of an option.
+
+    Raises:
+        ArgumentTypeError: it is none; argparse puts the name of the option before the message.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no share of 0 or more and below 1")
+    return value
+
+
 def safetensors_path(text: str) -> Path:
     """The name of a .safetensors file, as the `type` of an option.
 

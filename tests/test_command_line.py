@@ -6,7 +6,7 @@ import argparse
 
 import pytest
 
-from escnet.command_line import at_least_one, one_line, positive_number, refuse, zero_or_more
+from escnet.command_line import at_least_one, one_line, positive_number, refuse, share, zero_or_more
 
 
 @pytest.mark.parametrize(
@@ -52,3 +52,10 @@ def test_positive_numbers(text: str) -> None:
     assert positive_number("1.5") == 1.5
     with pytest.raises(argparse.ArgumentTypeError, match=f"'{text}' is no positive number"):
         positive_number(text)
+
+
+@pytest.mark.parametrize("text", ["1", "-0.1", "nan", "inf", "half", ""])
+def test_shares(text: str) -> None:
+    assert share("0") == 0 and share("0.25") == 0.25
+    with pytest.raises(argparse.ArgumentTypeError, match="is no share of 0 or more and below 1"):
+        share(text)

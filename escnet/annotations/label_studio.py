@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from escnet.annotations.brush_runs import encode_brush
+from escnet.data.label_studio_brush import encode_brush
 from escnet.annotations.labelled_image import LabelledImage
 from escnet.annotations.yolo import bridged
 

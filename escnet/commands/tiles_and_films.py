@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from escnet.command_line import at_least_one
+from escnet.command_line import at_least_one, share
 
 if TYPE_CHECKING:
     from escnet.labelling.engine import LabellingTask, Outcome
@@ -25,7 +25,7 @@ def add_tile_and_film_options(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--tile-overlap",
-        type=overlap,
+        type=share,
         default=1 / 3,
         metavar="SHARE",
         help="the least share that neighbouring tiles have in common (default: 1/3)",
@@ -38,21 +38,6 @@ def add_tile_and_film_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="of a film, segment each N-th frame (default: 1; extra: video)",
     )
-
-
-def overlap(text: str) -> float:
-    """A share from 0 to less than 1, as the `type` of an option.
-
-    Raises:
-        ArgumentTypeError: it is none; argparse puts the name of the option before the message.
-    """
-    try:
-        share = float(text)
-    except ValueError:
-        share = -1.0
-    if not 0 <= share < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no share from 0 to less than 1")
-    return share
 
 
 def check_tiles_and_films(args: argparse.Namespace, pictures: Pictures) -> bool:

@@ -18,7 +18,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from escnet.command_line import at_least_one, positive_number, zero_or_more
+from escnet.command_line import at_least_one, positive_number, share, zero_or_more
 
 PROGRAM = "tune.py"
 
@@ -96,7 +96,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--images", type=float, default=0, metavar="N", help="so many of the images; below 1 a share (default: all)"
     )
     parser.add_argument(
-        "--validation", type=float, default=0.2, metavar="SHARE", help="of them that is held out (default: %(default)s)"
+        "--validation", type=share, default=0.2, metavar="SHARE", help="of them that is held out (default: %(default)s)"
     )
     parser.add_argument(
         "--iterations", type=at_least_one, default=1000, metavar="N", help="at most (default: %(default)s)"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from escnet.annotations.brush_runs import encode_brush
+from escnet.data.label_studio_brush import encode_brush
 from escnet.segmentation_result import SegmentationResult
 
 Fill = Callable[[np.ndarray, tuple[int, int]], np.ndarray]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from escnet.data.label_studio_brush import BrushError, decode_brush
+from escnet.data.label_studio_brush import BrushError, decode_brush, encode_brush
 
 # 8 values of 8 bits, widths 3, 4, 8 and 16: 00000000 00000000 00000000 00001000 | 00111 | 0010 0011 0111 1111, then
 # four zeros, 1 00 011 00000000, and four of 255, 1 00 011 11111111; seven bits are left of the last byte.
@@ -64,6 +64,7 @@ def test_masks_there_and_back(size: tuple[int, int]) -> None:
     coarse = np.kron(generator.random((2, 2)) > 0.5, np.ones(size, dtype=bool))[: size[0], : size[1]]
     for mask in (np.zeros(size, bool), np.ones(size, bool), generator.random(size) > 0.7, coarse):
         np.testing.assert_array_equal(decode_brush(encode(mask), size), mask)
+        np.testing.assert_array_equal(decode_brush(encode_brush(mask), size), mask)
 
 
 @pytest.mark.parametrize(
