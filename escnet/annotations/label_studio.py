@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from escnet.data.label_studio_brush import encode_brush
 from escnet.annotations.labelled_image import LabelledImage
 from escnet.annotations.yolo import bridged
+from escnet.data.label_studio_brush import encode_brush
 
 # Who predicted, in Label Studio's list of predictions.
 MODEL_VERSION = "escnet"

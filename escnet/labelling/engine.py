@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from escnet.annotations.georeference import no_data_id, read_georeference, write_placed_labels
 from escnet.command_line import one_line
 from escnet.data.images import MAX_PIXELS, ImageError
+from escnet.labelling.finished import is_finished, origin_of
 from escnet.labelling.pictures import (
     LABELS,
     OUTPUT_SUFFIXES,
@@ -23,7 +24,6 @@ from escnet.labelling.pictures import (
     REPORT,
     SCORES,
     WORLD,
-    LabellingError,
     Pictures,
 )
 from escnet.predictor import SegmentationResult, Segmenter
@@ -33,9 +33,6 @@ from escnet.word_prompts import PromptError, WordPrompts
 
 # What one picture may end with, where the others go on.
 _FAILURES = (ImageError, PromptError, OSError, RuntimeError, MemoryError)
-# What a report has to agree in with a new call, for its picture to be done; and, if it has them.
-_SAME = ("image", "config", "weights", "options", "value_range", "class_names", "background", "templates")
-_SAME_IF_GIVEN = ("prompts", "model", "model_sha256")
 
 
 @dataclass(frozen=True)
@@ -107,7 +104,7 @@ def label_pictures(segmenter: Segmenter, task: LabellingTask, say: Callable[[str
     todo = [
         (number, path, task.output / name)
         for number, (path, name) in enumerate(zip(task.pictures.files, task.names, strict=True), start=1)
-        if task.overwrite or not _is_done(task, path, task.output / name)
+        if task.overwrite or not is_finished(task.output / name, _wanted(task), _origin(task, path))
     ]
     outcome.done_before = total - len(todo)
     for start in range(0, len(todo), task.batch_size):
@@ -176,41 +173,6 @@ def _attempt(call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         return error.with_traceback(None)
 
 
-def _is_done(task: LabellingTask, path: Path, stem: Path) -> bool:
-    """Whether the outputs of a picture are there, made in the same way.
-
-    Raises:
-        LabellingError: what is there was made otherwise, or not by a labelling, and would be lost.
-    """
-    report = Path(f"{stem}{REPORT}")
-    wanted = _wanted(task)
-    there = [suffix for suffix in wanted if Path(f"{stem}{suffix}").is_file()]
-    if not there:
-        return False
-    remedy = "choose another --output, or replace it with --overwrite"
-    if not report.is_file():
-        raise LabellingError(f"{stem}{there[0]}: is there, but no {report.name}, as beside a result; {remedy}")
-    try:
-        found = json.loads(report.read_text(encoding="utf-8"))
-    except ValueError:
-        found = None
-    if not isinstance(found, dict) or not set(_SAME) <= set(found):
-        raise LabellingError(f"{report}: is there, but is no report of a labelling; {remedy}")
-    ours = _origin(task, path) | {
-        "class_names": list(task.vocabulary.class_names),
-        "background": list(task.vocabulary.background),
-        "templates": list(task.vocabulary.templates),
-    }
-    # One picture may be named from here or from the root.
-    if os.path.abspath(str(found["image"])) == os.path.abspath(path):
-        found["image"] = str(path)
-    differing = [key for key in _SAME if found[key] != ours[key]]
-    differing += [key for key in _SAME_IF_GIVEN if found.get(key) != ours.get(key)]
-    if differing:
-        raise LabellingError(f"{report}: was made with other {', '.join(differing)}; {remedy}")
-    return there == wanted
-
-
 def _wanted(task: LabellingTask) -> list[str]:
     return [OVERLAY, LABELS, *([PROMPTS] * task.draw_prompts), *([SCORES] * task.save_scores), REPORT]
 
@@ -218,7 +180,7 @@ def _wanted(task: LabellingTask) -> list[str]:
 def _origin(task: LabellingTask, path: Path) -> dict[str, Any]:
     """How the labels of a picture come about, for its report."""
     prompts = {word: prompts.record() for word, prompts in task.prompts.get(path, {}).items()}
-    return {"image": str(path), **task.origin, **({"prompts": prompts} if prompts else {})}
+    return origin_of(path, task.origin, task.vocabulary) | ({"prompts": prompts} if prompts else {})
 
 
 def _write(result: SegmentationResult, path: Path, stem: Path, seconds: float, task: LabellingTask) -> None:

@@ -11,6 +11,9 @@ from typing import Any
 from escnet.labelling.pictures import REPORT, LabellingError
 from escnet.vocabulary import Vocabulary
 
+# What each report says, and what some do; in all of it a new call has to agree with what is there.
+_SAID = ("image", "config", "weights", "options", "value_range", "class_names", "background", "templates")
+_SAID_BY_SOME = ("prompts", "model", "model_sha256", "tiling", "every")
 _REMEDY = "choose another --output, or replace it with --overwrite"
 
 
@@ -36,7 +39,7 @@ def is_finished(stem: Path, wanted: Sequence[str], ours: Mapping[str, Any]) -> b
     Raises:
         LabellingError: what is there was made otherwise, or not by a labelling, and would be lost.
     """
-    there = [suffix for suffix in wanted if Path(f"{stem}{suffix}").exists()]
+    there = [suffix for suffix in wanted if _is_there(Path(f"{stem}{suffix}"), suffix)]
     if not there:
         return False
     report = Path(f"{stem}{REPORT}")
@@ -46,12 +49,17 @@ def is_finished(stem: Path, wanted: Sequence[str], ours: Mapping[str, Any]) -> b
         found = json.loads(report.read_text(encoding="utf-8"))
     except ValueError:
         found = None
-    if not isinstance(found, dict) or not {"image", "class_names"} <= set(found):
+    if not isinstance(found, dict) or not set(_SAID) <= set(found):
         raise LabellingError(f"{report}: is there, but is no report of a labelling; {_REMEDY}")
     # One file may be named from here or from the root; tuples come back as lists.
     found["image"] = os.path.abspath(str(found["image"]))
     expected = json.loads(json.dumps(dict(ours))) | {"image": os.path.abspath(ours["image"])}
-    differing = [key for key, value in expected.items() if found.get(key) != value]
+    differing = [key for key in (*_SAID, *_SAID_BY_SOME) if found.get(key) != expected.get(key)]
     if differing:
         raise LabellingError(f"{report}: was made with other {', '.join(differing)}; {_REMEDY}")
     return there == list(wanted)
+
+
+def _is_there(path: Path, suffix: str) -> bool:
+    """Whether there is the file or, for an end without a dot, the folder."""
+    return path.is_file() if "." in suffix else path.is_dir()

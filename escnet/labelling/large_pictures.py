@@ -13,23 +13,20 @@ from typing import Any
 
 import numpy as np
 
-from escnet.command_line import one_line
-from escnet.data.images import ImageError
 from escnet.drawing.overlay import overlay
 from escnet.labelling.engine import LabellingTask, Outcome
-from escnet.labelling.finished import is_finished, origin_of
+from escnet.labelling.finished import origin_of
+from escnet.labelling.in_turn import label_in_turn
 from escnet.labelling.large_files import BandWriter, LargePicture, copy_as_png, small_cache
 from escnet.labelling.pictures import LABEL_TIFF, LABELS, OUTPUT_SUFFIXES, OVERLAY, REPORT, SCORE_TIFF
 from escnet.labelling.tiles import LabelBand, TileGrid, Tiling, segment_tiles, tile_grid
 from escnet.predictor import Segmenter
-from escnet.safe_files import DiskFullError, is_disk_full
 from escnet.segmentation_result import classes_present
 
 # Pixels of an overlay's longer side.
 OVERLAY_SIDE = 2400
 # A probability of 1 in a file of scores.
 SCORE_STEPS = 255
-_FAILURES = (ImageError, OSError, RuntimeError, MemoryError)
 
 
 @dataclass(frozen=True)
@@ -74,28 +71,11 @@ def label_large_pictures(segmenter: Segmenter, task: LargeTask, say: Callable[[s
         VocabularyError: a name that is too long for the text encoder.
         DiskFullError: there is no room for an output; what was finished stays, and the same call goes on.
     """
-    labelling = task.labelling
-    missing = [(entry, "does not exist, and matches nothing as a pattern") for entry in labelling.pictures.missing]
-    outcome, total = Outcome(failures=missing), len(labelling.pictures.files)
-    for number, (path, name) in enumerate(zip(labelling.pictures.files, labelling.names, strict=True), start=1):
-        stem = labelling.output / name
-        if not labelling.overwrite and is_finished(stem, task.wanted, task.origin(path)):
-            outcome.done_before += 1
-            continue
-        start = time.perf_counter()
-        try:
-            line = _label_picture(segmenter, path, stem, task, lambda text, n=number: say(f"[{n}/{total}] {text}"))
-        except DiskFullError:
-            raise
-        except _FAILURES as error:
-            if is_disk_full(error):
-                raise DiskFullError(f"{path}: its results are not written, No space left on device") from error
-            outcome.failures.append((str(path), one_line(error)))
-            say(f"[{number}/{total}] {path}  FAILED")
-            continue
-        outcome.seconds.append(time.perf_counter() - start)
-        say(f"[{number}/{total}] {path}  {line}  {outcome.seconds[-1]:.2f} s")
-    return outcome
+
+    def label(path: Path, stem: Path, tell: Callable[[str], None]) -> str:
+        return _label_picture(segmenter, path, stem, task, tell)
+
+    return label_in_turn(task.labelling, task.wanted, task.origin, label, say)
 
 
 def _label_picture(segmenter: Segmenter, path: Path, stem: Path, task: LargeTask, say: Callable[[str], None]) -> str:

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -16,22 +15,20 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from escnet.command_line import one_line
 from escnet.data.images import ImageError
 from escnet.drawing.overlay import LEGEND_ENTRIES, PAPER, draw_legend, percent, tinted
 from escnet.drawing.palette import palette
 from escnet.labelling.engine import LabellingTask, Outcome
-from escnet.labelling.finished import is_finished, origin_of
+from escnet.labelling.finished import origin_of
+from escnet.labelling.in_turn import label_in_turn
 from escnet.labelling.pictures import FILM, FRAME_LABELS, LEGEND, REPORT
 from escnet.labelling.video_files import VideoReader, VideoWriter
 from escnet.predictor import Segmenter
-from escnet.safe_files import DiskFullError, is_disk_full
 from escnet.segmentation_result import SegmentationResult, classes_present
 from escnet.vocabulary import Vocabulary
 from escnet.word_lists import WordList
 
 _WANTED = (FILM, FRAME_LABELS, LEGEND, REPORT)
-_FAILURES = (ImageError, OSError, RuntimeError, MemoryError)
 
 
 class Frame(NamedTuple):
@@ -122,28 +119,11 @@ def label_videos(segmenter: Segmenter, task: VideoTask, say: Callable[[str], Non
         VocabularyError: a name that is too long for the text encoder.
         DiskFullError: there is no room for an output; what was finished stays, and the same call goes on.
     """
-    labelling = task.labelling
-    missing = [(entry, "does not exist, and matches nothing as a pattern") for entry in labelling.pictures.missing]
-    outcome, total = Outcome(failures=missing), len(labelling.pictures.files)
-    for number, (path, name) in enumerate(zip(labelling.pictures.files, labelling.names, strict=True), start=1):
-        stem = labelling.output / name
-        if not labelling.overwrite and is_finished(stem, _WANTED, task.origin(path)):
-            outcome.done_before += 1
-            continue
-        start = time.perf_counter()
-        try:
-            line = _label_video(segmenter, path, stem, task)
-        except DiskFullError:
-            raise
-        except _FAILURES as error:
-            if is_disk_full(error):
-                raise DiskFullError(f"{path}: its results are not written, No space left on device") from error
-            outcome.failures.append((str(path), one_line(error)))
-            say(f"[{number}/{total}] {path}  FAILED")
-            continue
-        outcome.seconds.append(time.perf_counter() - start)
-        say(f"[{number}/{total}] {path}  {line}  {outcome.seconds[-1]:.2f} s")
-    return outcome
+
+    def label(path: Path, stem: Path, _: Callable[[str], None]) -> str:
+        return _label_video(segmenter, path, stem, task)
+
+    return label_in_turn(task.labelling, _WANTED, task.origin, label, say)
 
 
 def _label_video(segmenter: Segmenter, path: Path, stem: Path, task: VideoTask) -> str:
