@@ -12,6 +12,7 @@ from pycocotools import mask as coco_masks
 
 from escnet.data.errors import DatasetError
 from escnet.data.json_files import read_json_file, read_json_object
+from escnet.data.run_lengths import parse_run_lengths
 
 # Numbers that a polygon needs at least.
 _LEAST_POLYGON = 6
@@ -143,11 +144,6 @@ def image_file(root: Path, image: dict[str, Any]) -> Path:
     return next((path for path in candidates if path.is_file()), candidates[0])
 
 
-def encode_mask(mask: Any) -> Rle:
-    """Compressed run lengths, as JSON holds them, of a bool (H, W) array."""
-    return _as_text(coco_masks.encode(mask.astype("uint8", order="F")))
-
-
 def _category(entry: Any, path: Path) -> dict[str, Any]:
     try:
         frequency = {"frequency": entry["frequency"]} if "frequency" in entry else {}
@@ -216,7 +212,9 @@ def _run_lengths(segmentation: Any, shape: tuple[int, int]) -> Rle:
         if sum(segmentation["counts"]) != shape[0] * shape[1]:
             raise ValueError("its run lengths do not add up to the pixels of the image")
         return _as_text(coco_masks.frPyObjects(segmentation, *shape))
-    return {"size": list(shape), "counts": str(segmentation["counts"])}
+    # pycocotools fills what damaged ones leave out with whatever is in the memory.
+    parse_run_lengths(segmentation, shape)
+    return {"size": list(shape), "counts": segmentation["counts"]}
 
 
 def _check_polygons(polygons: Sequence[Any], shape: tuple[int, int]) -> None:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from pycocotools import mask as coco_masks
 
-from escnet.data.coco_instances import encode_mask
+from escnet.data.run_lengths import encode_mask
 from escnet.safe_files import replacing
 
 

@@ -13,9 +13,10 @@ import torch
 from pycocotools import mask as coco_masks
 from torch import Tensor
 
-from escnet.data.coco_instances import BoxPrompt, InstanceData, encode_mask, image_file
+from escnet.data.coco_instances import BoxPrompt, InstanceData, image_file
 from escnet.data.errors import DatasetError
 from escnet.data.images import ImageError, read_image
+from escnet.data.run_lengths import encode_mask
 from escnet.data.stream import build_evaluation_loader
 from escnet.evaluation.instance_results import InstanceResults, ObjectMask
 from escnet.evaluation.loop import evaluation_mode

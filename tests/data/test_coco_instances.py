@@ -14,12 +14,12 @@ from pycocotools import mask as coco_masks
 from escnet.data.coco_instances import (
     BoxPrompt,
     InstanceData,
-    encode_mask,
     image_file,
     read_detections,
     read_instances,
 )
 from escnet.data.errors import DatasetError
+from escnet.data.run_lengths import encode_mask
 
 SQUARE = np.zeros((6, 8), dtype=bool)
 SQUARE[1:4, 2:6] = True
@@ -97,6 +97,9 @@ def test_lvis(tmp_path: Path) -> None:
         (("annotations", 0, "segmentation"), [], "it has no polygon"),
         (("annotations", 1, "segmentation"), RUNS | {"size": [8, 6]}, r"its mask is \(8, 6\), the image \(6, 8\)"),
         (("annotations", 1, "segmentation"), RUNS | {"counts": [13, 3]}, "do not add up"),
+        # As pycocotools reads it, the rest of the mask is whatever is in the memory.
+        (("annotations", 2, "segmentation"), RUNS | {"counts": "=3"}, "the object 2 cannot be used .*do not cover"),
+        (("annotations", 2, "segmentation"), RUNS | {"counts": "0`"}, "the object 2 cannot be used .*break off"),
         (("annotations", 0, "bbox"), [1, 2, 3], "the object 0 cannot be used"),
         (("annotations", 0, "image_id"), 77, "the object 0 is in the image 77, which is not listed"),
         (("annotations", 0, "category_id"), 77, "has the category 77, which is not listed"),

@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from escnet.data.coco_instances import BoxPrompt, InstanceData, encode_mask, read_instances
+from escnet.data.coco_instances import BoxPrompt, InstanceData, read_instances
 from escnet.data.errors import DatasetError
+from escnet.data.run_lengths import encode_mask
 from escnet.evaluation.instance import BoxOptions, evaluate_instances
 from escnet.evaluation.instance_results import InstanceResults, ObjectMask
 from escnet.evaluation.runs.image_results import ResultsError

@@ -14,7 +14,8 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from escnet.data.coco_instances import InstanceData, encode_mask, read_instances
+from escnet.data.coco_instances import InstanceData, read_instances
+from escnet.data.run_lengths import encode_mask
 from escnet.evaluation import mask_ap
 from escnet.evaluation.mask_ap import FASTER, LIBRARIES, PYCOCOTOOLS, choose_library, mask_average_precision
 

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_masks
 
-from escnet.data.coco_instances import encode_mask
+from escnet.data.run_lengths import encode_mask
 from escnet.evaluation import instance_run
 from escnet.miniature.world.classes import words
 from escnet.miniature.world.glyphs import load_glyphs

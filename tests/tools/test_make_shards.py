@@ -15,11 +15,11 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_masks
 
+from escnet.data.run_lengths import encode_mask
 from escnet.data.shards import making
 from escnet.data.shards.batches import image_batches, mask_batches
 from escnet.data.shards.index import INDEX, find_shards
 from escnet.data.shards.journal import JOURNAL
-from escnet.data.shards.run_lengths import encode_mask
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of pycocotools
 

@@ -14,7 +14,8 @@ from detectron2.modeling import build_model
 from PIL import Image
 
 from escnet.config import load_config
-from escnet.data.coco_instances import encode_mask, read_instances
+from escnet.data.coco_instances import read_instances
+from escnet.data.run_lengths import encode_mask
 from escnet.evaluation.instance import evaluate_instances
 from escnet.meta_arch.sam import PromptableSam
 from escnet.pretrained.sam import build_sam

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from escnet.data.run_lengths import parse_run_lengths
 from escnet.data.shards.accounting import UnusableSampleError
-from escnet.data.shards.run_lengths import parse_run_lengths, shrink_masks
+from escnet.data.shards.shrinking import shrink_masks
 
 
 def read_annotations(data: bytes | None) -> list[Any]:

@@ -16,10 +16,11 @@ from pycocotools import mask as coco_masks
 from escnet.data.folder import IGNORE_LABELS
 from escnet.data.images import ImageError, image_mode, read_image, read_labels
 from escnet.data.preparation.making import shrunk_size
+from escnet.data.run_lengths import encode_mask, parse_run_lengths
 from escnet.data.shards.accounting import UnusableSampleError
 from escnet.data.shards.masks import read_annotations, read_masks
 from escnet.data.shards.pictures import Picture
-from escnet.data.shards.run_lengths import encode_mask, parse_run_lengths, shrink_masks
+from escnet.data.shards.shrinking import shrink_masks
 
 # Formats whose bytes are stored as they are, by Pillow's name. The first picture of an MPO is a JPEG.
 _STORED = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}

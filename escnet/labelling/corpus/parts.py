@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from escnet.data.coco_instances import encode_mask
+from escnet.data.run_lengths import encode_mask
 from escnet.labelling.corpus.inputs import parquet_library
 from escnet.safe_files import replacing
 from escnet.segmentation_result import SegmentationResult

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 from webdataset import TarWriter
 
+from escnet.data.run_lengths import encode_mask
 from escnet.data.shards.indexing import index_folder
-from escnet.data.shards.run_lengths import encode_mask
 
 Members = dict[str, bytes]
 

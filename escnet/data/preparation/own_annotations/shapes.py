@@ -12,6 +12,7 @@ from pycocotools import mask as coco_masks
 
 from escnet.data.images import ImageError, image_mode, image_size, read_labels, read_mask
 from escnet.data.label_studio_brush import decode_brush
+from escnet.data.run_lengths import decode_runs, parse_run_lengths
 
 Size = tuple[int, int]
 # (x1, y1, x2, y2) in pixels, whose left and upper edge is at 0.
@@ -77,43 +78,13 @@ class CocoRuns:
 
     def mask(self, size: Size) -> np.ndarray:
         """As `Shape.mask`."""
-        # pycocotools fills what run lengths leave out with whatever is in the memory.
-        counts = run_lengths(self.counts)
-        if self.size != size or sum(counts) != size[0] * size[1] or min(counts) < 0:
+        if self.size != size:
             raise ValueError(f"its run lengths do not add up to the {size[1]}x{size[0]} pixels of the image")
-        return np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(size[::-1]).T
+        return decode_runs(parse_run_lengths({"size": list(size), "counts": self.counts}, size), size)
 
     def box(self) -> Box:
         """As `Shape.box`."""
         return self.extent
-
-
-def run_lengths(text: str) -> list[int]:
-    """The numbers of COCO's compressed run lengths: outside and inside in turn, column by column.
-
-    Each number is written in characters from "0" with five bits each, the lowest first, a sixth that says whether more
-    follow, and the last one's highest bit as its sign; from the fourth on it is the difference to the last but one.
-
-    Raises:
-        ValueError: it is cut off, or has other characters.
-    """
-    counts: list[int] = []
-    number = shift = 0
-    for character in text:
-        code = ord(character) - ord("0")
-        if not 0 <= code < 1 << 6:
-            raise ValueError(f"its run lengths have the character {character!r}")
-        number |= (code & 31) << shift
-        shift += 5
-        if code & 32:
-            continue
-        if code & 16:
-            number -= 1 << shift
-        counts.append(number + (counts[-2] if len(counts) > 2 else 0))
-        number = shift = 0
-    if shift or not counts:
-        raise ValueError("its run lengths are cut off")
-    return counts
 
 
 @dataclass(frozen=True)

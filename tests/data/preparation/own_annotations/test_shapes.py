@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_masks
 
-from escnet.data.preparation.own_annotations.shapes import BoxRuns, CocoRuns, run_lengths
+from escnet.data.preparation.own_annotations.shapes import BoxRuns, CocoRuns
+from escnet.data.run_lengths import parse_run_lengths
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 1.0])
@@ -20,12 +21,12 @@ def test_compressed_run_lengths_are_those_of_pycocotools(share: float) -> None:
 def test_run_lengths_by_hand() -> None:
     # 5; 40 = 01000 + 32 * 00001 in two characters; 3; then 41 as 41 - 40 and 2 as 2 - 3 = -1.
     text = "5" + chr(48 + 0b101000) + "1" + "3" + "1" + chr(48 + 0b11111)
-    assert run_lengths(text) == [5, 40, 3, 41, 2]
+    assert parse_run_lengths({"size": [7, 13], "counts": text}, (7, 13)).tolist() == [5, 40, 3, 41, 2]
 
 
 @pytest.mark.parametrize("counts", ["", "1", "0`0", "0`", "~~~", "é", "PPPPPPPPPPPPPPPPPPPP0", "O"])
 def test_run_lengths_that_do_not_fill_the_picture_are_refused(counts: str) -> None:
-    with pytest.raises(ValueError, match="its run lengths"):
+    with pytest.raises(ValueError, match=r"(counts|runs) of a mask"):
         CocoRuns(counts, (6, 8), (0, 0, 1, 1)).mask((6, 8))
 
 

@@ -10,7 +10,8 @@ import torch
 from pycocotools import mask as coco_masks
 from torch.nn import functional as F
 
-from escnet.data.shards.run_lengths import encode_mask, parse_run_lengths, shrink_masks
+from escnet.data.run_lengths import encode_mask, parse_run_lengths
+from escnet.data.shards.shrinking import shrink_masks
 
 
 def random_masks(generator: np.random.Generator, count: int) -> tuple[list[np.ndarray], tuple[int, int]]:
