@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from escnet.data.images import MAX_PIXELS, read_image, to_rgb
+from escnet.data.images import MAX_PIXELS, any_picture
 from escnet.onnx_text_encoder import OnnxTextEncoder
 from escnet.segmentation_result import SegmentationResult
-from escnet.vocabulary import Vocabulary, VocabularyError
+from escnet.vocabulary import Vocabulary
 from escnet.word_lists import WordList
 
 CARD, TOKENIZER = "card.json", "tokenizer.json"
@@ -75,10 +75,7 @@ class OnnxSegmenter:
         Raises:
             ImageError, ValueError: as a call does.
         """
-        if isinstance(image, str | os.PathLike | bytes | bytearray | memoryview) or hasattr(image, "read"):
-            pixels = read_image(image, value_range=value_range, max_pixels=max_pixels)
-        else:
-            pixels = to_rgb(image, value_range=value_range)
+        pixels = any_picture(image, value_range, max_pixels)
         features = self._graphs["encode"].run(None, {"image": np.ascontiguousarray(pixels)})
         return OnnxEncodedImage(self, pixels, features)
 
@@ -88,15 +85,7 @@ class OnnxSegmenter:
         Raises:
             VocabularyError: for words that cannot be used, or background words beside a Vocabulary.
         """
-        if isinstance(vocabulary, Vocabulary):
-            if background:
-                raise VocabularyError("a Vocabulary brings its own background words; give them to its constructor")
-            return vocabulary
-        if isinstance(vocabulary, str):
-            vocabulary = Vocabulary.parse(vocabulary).names
-        if isinstance(background, str):
-            background = Vocabulary.parse(background).names if background.strip() else ()
-        return Vocabulary(vocabulary, background, self.card["templates"])
+        return Vocabulary.of(vocabulary, background, self.card["templates"])
 
     def text_features(self, vocabulary: Vocabulary) -> np.ndarray:
         """(rows, D) L2-normalised features of the rows of a vocabulary."""

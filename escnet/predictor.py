@@ -18,7 +18,7 @@ from torch import Tensor
 
 import escnet.meta_arch  # noqa: F401  (registers the systems)
 from escnet.config import load_config
-from escnet.data.images import MAX_PIXELS, read_image, to_rgb
+from escnet.data.images import MAX_PIXELS, any_picture
 from escnet.devices import usable_device
 from escnet.encoded_image import EncodedImage, evaluating
 from escnet.layers.pseudo_prompts import PseudoPrompts
@@ -29,7 +29,7 @@ from escnet.pretrained.reading import load_checkpoint
 from escnet.prompted_masks import PromptedMasks
 from escnet.publishing.published import PublishedModel
 from escnet.segmentation_result import SegmentationResult
-from escnet.vocabulary import Vocabulary, VocabularyError
+from escnet.vocabulary import Vocabulary
 from escnet.word_lists import WordList
 from escnet.word_prompts import PromptError, PromptsOfWords, WordPrompts, model_prompts, prompts_by_row
 
@@ -211,15 +211,7 @@ class Segmenter(PublishedModel):
         Raises:
             VocabularyError: for words that cannot be used, or background words beside a Vocabulary.
         """
-        if isinstance(vocabulary, Vocabulary):
-            if background:
-                raise VocabularyError("a Vocabulary brings its own background words; give them to its constructor")
-        else:
-            if isinstance(vocabulary, str):
-                vocabulary = Vocabulary.parse(vocabulary).names
-            if isinstance(background, str):
-                background = Vocabulary.parse(background).names if background.strip() else ()
-            vocabulary = Vocabulary(vocabulary, background, self.templates)
+        vocabulary = Vocabulary.of(vocabulary, background, self.templates)
         self._warn_of_single_class(vocabulary)
         return vocabulary
 
@@ -227,9 +219,7 @@ class Segmenter(PublishedModel):
         self, image: Picture, value_range: ValueRange | None = None, max_pixels: int | None = MAX_PIXELS
     ) -> np.ndarray:
         """Any picture to (H, W, 3) uint8 RGB; arguments as those of a call."""
-        if isinstance(image, str | os.PathLike | bytes | bytearray | memoryview) or hasattr(image, "read"):
-            return read_image(image, value_range=value_range, max_pixels=max_pixels)
-        return to_rgb(image, value_range=value_range)
+        return any_picture(image, value_range, max_pixels)
 
     def postprocess(self, pixels: np.ndarray, segmentation: Segmentation, vocabulary: Vocabulary) -> SegmentationResult:
         """Bring the segmentation of one image to its size, and to the CPU."""

@@ -90,6 +90,30 @@ class Vocabulary:
         blank = isinstance(background, str) and not background.strip()
         return cls(parse_words(text), () if blank else parse_words(background), templates)
 
+    @classmethod
+    def of(
+        cls, words: WordList | str | Vocabulary, background: WordList | str, templates: str | Sequence[str]
+    ) -> Vocabulary:
+        """The words that a segmenter is called with, in any form; a Vocabulary is left as it is.
+
+        Arguments:
+          words: class names, as for the constructor, or a text, as for `parse`; or a Vocabulary.
+          background: further words in the same forms.
+          templates: of words that are no Vocabulary.
+
+        Raises:
+          VocabularyError: for words that cannot be used, or background words beside a Vocabulary.
+        """
+        if isinstance(words, Vocabulary):
+            if background:
+                raise VocabularyError("a Vocabulary brings its own background words; give them to its constructor")
+            return words
+        if isinstance(words, str):
+            words = cls.parse(words).names
+        if isinstance(background, str):
+            background = cls.parse(background).names if background.strip() else ()
+        return cls(words, background, templates)
+
     @property
     def class_names(self) -> tuple[str, ...]:
         """The names of the classes of the output: `names`, then "background" if there are background words."""

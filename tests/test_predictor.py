@@ -49,7 +49,7 @@ def read_with(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]
             calls.append((name, settings))
             return np.zeros((8, 8, 3), np.uint8)
 
-        monkeypatch.setattr(f"escnet.predictor.{name}", read)
+        monkeypatch.setattr(f"escnet.data.images.{name}", read)
     return calls
 
 

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -69,6 +69,21 @@ def read_image(
         "Python read_image(..., max_pixels=N) or None for no limit, or PIL.Image.MAX_IMAGE_PIXELS for all files"
     )
     return _decode(source, lambda image, name: pil_to_rgb(image, name, value_range), max_pixels, remedy)
+
+
+def any_picture(image: Any, value_range: ValueRange | None = None, max_pixels: int | None = MAX_PIXELS) -> np.ndarray:
+    """A picture in any form that a segmenter takes, as an (H,W,3) uint8 RGB array.
+
+    Args:
+        image: what `read_image` reads, or what `to_rgb` converts.
+        value_range, max_pixels: as for these.
+
+    Raises:
+        ImageError, ValueError: as these do.
+    """
+    if isinstance(image, str | os.PathLike | bytes | bytearray | memoryview) or hasattr(image, "read"):
+        return read_image(image, value_range=value_range, max_pixels=max_pixels)
+    return to_rgb(image, value_range=value_range)
 
 
 def read_pages(
