@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from escnet.app.models import LoadedModels
 from escnet.data.images import write_labels
 from escnet.miniature.world.scene import SceneStyle
 from escnet.miniature.world.writing import World, write_world
@@ -126,3 +127,16 @@ VERSION: 2
 """
     )
     return str(path)
+
+
+@pytest.fixture
+def encodings(models: LoadedModels, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Of the `models` of a test of the page, those that have encoded a picture, one entry for each time."""
+    done: list[str] = []
+    for name in models.names:
+        segmenter = models.segmenter(name)
+        whole = segmenter.encode
+        monkeypatch.setattr(
+            segmenter, "encode", lambda *args, name=name, whole=whole: done.append(name) or whole(*args)
+        )
+    return done

@@ -41,6 +41,7 @@ class PublishedModel:
     def _built(
         cls: type[Self], cfg: CfgNode, device: str | torch.device | None, weights: Mapping[str, Tensor], source: str
     ) -> Self:
+        """Build the model of a configuration and load weights into it; `Segmenter` says how."""
         raise NotImplementedError
 
     @classmethod

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,19 +34,6 @@ def models() -> LoadedModels:
 @pytest.fixture
 def answering(models: LoadedModels) -> Answering:
     return Answering(models, Limits(sessions=2, encoded=2))
-
-
-@pytest.fixture
-def encodings(models: LoadedModels, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """The models that have encoded a picture, one entry for each time."""
-    done: list[str] = []
-    for name in models.names:
-        segmenter = models.segmenter(name)
-        whole = segmenter.encode
-        monkeypatch.setattr(
-            segmenter, "encode", lambda *args, name=name, whole=whole: done.append(name) or whole(*args)
-        )
-    yield done
 
 
 def names_of(payload: dict[str, Any]) -> list[str]:

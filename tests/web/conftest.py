@@ -32,19 +32,6 @@ def models() -> LoadedModels:
     return models
 
 
-@pytest.fixture
-def encodings(models: LoadedModels, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The models that have encoded a picture, one entry for each time."""
-    done: list[str] = []
-    for name in models.names:
-        segmenter = models.segmenter(name)
-        whole = segmenter.encode
-        monkeypatch.setattr(
-            segmenter, "encode", lambda *args, name=name, whole=whole: done.append(name) or whole(*args)
-        )
-    return done
-
-
 @pytest.fixture(scope="session")
 def url(models: LoadedModels) -> Iterator[str]:
     from escnet.app.serving import serving
