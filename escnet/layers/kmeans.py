@@ -170,9 +170,8 @@ def _lloyd_on_sample(points: Tensor, valid: Tensor, centers: Tensor, iterations:
     """
     starts, k = centers.shape[1:3]
     moments = torch.cat((points * valid, valid), dim=1).transpose(1, 2)
-    distance = points.new_empty(
-        (points.shape[0], starts * k, points.shape[-1])
-    )  # one buffer: allocating it costs as much
+    # One buffer: allocating it costs as much.
+    distance = points.new_empty((points.shape[0], starts * k, points.shape[-1]))
     for _ in range(iterations):
         flat = (centers * LATTICE).round_().div_(LATTICE).flatten(1, 2)
         torch.baddbmm(flat.square().sum(-1, keepdim=True), flat, points, alpha=-2, out=distance)
