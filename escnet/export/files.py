@@ -22,7 +22,8 @@ def write_onnx(part: Part, program: torch.export.ExportedProgram, path: Path) ->
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch.onnx, about its own future
-        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        for name in ("torch.onnx", "onnxscript"):
+            logging.getLogger(name).setLevel(logging.ERROR)
         try:
             found = torch.onnx.export(
                 program,

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from escnet import OnnxSegmenter, Segmenter, Vocabulary
 from escnet.export import folder as exporting
 from escnet.export.comparison import Agreement, compare, made_pictures
+from escnet.export.folder import Check, ExportForm
 from escnet.export.graphs import NotExportableError, require_exportable
 
 
@@ -31,23 +34,38 @@ def test_the_card_says_what_the_graphs_were_made_of(exported: Path, segmenter: S
     assert not list(exported.parent.glob(".*"))
 
 
+def test_nothing_in_the_files_tells_where_they_were_made(exported: Path) -> None:
+    here = str(Path(__file__).parents[2]).encode()
+    assert not [file.name for file in exported.iterdir() if here in file.read_bytes()]
+
+
 def test_nothing_is_left_of_graphs_that_disagree(
-    segmenter: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    segmenter: Segmenter, check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exporting, "_write", lambda *_: {})
     monkeypatch.setattr(exporting, "OnnxSegmenter", lambda *_: None)
     monkeypatch.setattr(exporting, "compare", lambda *_: Agreement(3, 0.5, 0.4, 0.1, 0.0))
     with pytest.raises(exporting.DisagreementError, match=r"only 50\.000% .* 99\.900% are asked for"):
-        exporting.export_folder(segmenter, tmp_path / "out", [], Vocabulary(["cat"]), 0.999, {}, print)
+        exporting.export_folder(segmenter, tmp_path / "out", ExportForm(), check, {}, print)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_is_there_is_left_alone(segmenter: Segmenter, tmp_path: Path) -> None:
+def test_a_folder_that_is_there_is_left_alone(segmenter: Segmenter, check: Check, tmp_path: Path) -> None:
     with pytest.raises(FileExistsError, match="is there already"):
-        exporting.export_folder(segmenter, tmp_path, [], Vocabulary(["cat"]), 0.999, {}, print)
+        exporting.export_folder(segmenter, tmp_path, ExportForm(), check, {}, print)
 
 
-def test_both_heads_of_sam_clip_are_refused(segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(segmenter.model, "label_map", "both")
-    with pytest.raises(NotExportableError, match="set it to clip"):
+@pytest.mark.parametrize(
+    "form", [{"kind": "pt2", "precision": "fp16"}, {"kind": "pt2", "is_whole": True}, {"words": Vocabulary(["cat"])}]
+)
+def test_what_does_not_go_together_is_refused(form: dict) -> None:
+    with pytest.raises(ValueError, match=r"torch\.export|one graph"):
+        ExportForm(**form)
+
+
+def test_another_system_and_sliding_windows_are_refused(segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(NotExportableError, match="Linear cannot be exported; ESC-Net, SAM-CLIP and"):
+        require_exportable(torch.nn.Linear(1, 1))
+    monkeypatch.setattr(segmenter.model, "inference", replace(segmenter.model.inference, sliding=object()))
+    with pytest.raises(NotExportableError, match=r"set TEST\.SLIDING\.ENABLED False"):
         require_exportable(segmenter.model)
