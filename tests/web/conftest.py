@@ -56,12 +56,13 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def new_page(browser: Browser, url: str) -> Iterator[Callable[..., Page]]:
-    """Opens the page for a user of his own: ``new_page(width=360)``."""
+    """Opens the page for a user of his own: ``new_page(width=360, scheme="dark")``."""
     contexts: list[BrowserContext] = []
 
-    def open_page(width: int = 1440, height: int = 1000) -> Page:
+    def open_page(width: int = 1440, height: int = 1000, scheme: str = "light") -> Page:
         context = browser.new_context(
             viewport={"width": width, "height": height},
+            color_scheme=scheme,
             accept_downloads=True,
             permissions=["camera", "clipboard-read", "clipboard-write"],
         )
