@@ -9,8 +9,8 @@ The input is a folder, tar archives in WebDataset's convention, Parquet files wi
 fsspec knows (s3://bucket/prefix). It is cut into units, each of which becomes a file in OUTPUT/labels: Parquet with the
 key, source and size of each picture, and id, name, COCO run lengths, area and mean score of each of its classes; or a
 tar of label maps and JSON. Pictures that cannot be labelled are in OUTPUT/failures.jsonl with the reason, and are tried
-again with --retry-failures. Stopped in whatever way, the same command goes on. Exit code: 0 if all pictures are labelled, 1 if some are not, 2 if none could
-be tried.
+again with --retry-failures. Stopped in whatever way, the same command goes on. Exit code: 0 if all pictures are
+labelled, 1 if some are not, 2 if none could be tried.
 """
 
 from __future__ import annotations
