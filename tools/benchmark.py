@@ -3,11 +3,15 @@
 
     python tools/benchmark.py --config-file configs/escnet/vitb16.yaml
     python tools/benchmark.py --classes 171 --profile MODEL.ESC.MAX_CLASSES 0 MODEL.ESC.KEEP 0
+    python tools/benchmark.py --classes 171 --batch 1 8 32 MODEL.PRECISION bf16
 
 How many classes are kept is the configuration's; where that depends on the picture (MODEL.ESC.KEEP_SHARE), it is the
 most that may be. Each row is measured in a process of its own, so that its peak memory is its own; the times of the
 CLIP image encoder and of the whole model alternate in that process, so that their ratio does not depend on what else
 the machine does. The text embeddings are computed once for a vocabulary, as in use, and are timed apart.
+
+--batch measures what labels a collection, `Segmenter.batch`, for so many pictures at once: random pixels of 480 by 640
+in the host's memory, and label maps and scores there in return. It takes the configuration of any system.
 """
 
 from __future__ import annotations
@@ -40,6 +44,10 @@ STAGES = ("CLIP image", "prompts", "SAM block", "fusion", "decoder", "other")
 PRESENT = 10
 # Of the table of --profile.
 OPERATORS = 15
+# In place of the peak of a process that has gone.
+KILLED = "killed, probably for want of memory"
+# Of a picture of --batch: rows and columns, as most photographs of COCO have them.
+PICTURE = (480, 640)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -49,6 +57,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--classes", type=at_least_one, nargs="+", default=[21, 150, 171, 847], help="vocabulary sizes")
     parser.add_argument("--profile", action="store_true", help="also say which operators take the time")
     parser.add_argument("--images", type=at_least_one, default=1, help="in one pass or training step (default: 1)")
+    parser.add_argument(
+        "--batch",
+        type=at_least_one,
+        nargs="+",
+        metavar="B",
+        help="measure Segmenter.batch instead, with so many pictures in a pass",
+    )
     parser.add_argument("--repeats", type=at_least_one, default=5, help="timed runs, after one; the median is printed")
     parser.add_argument("--threads", type=at_least_one, help="of PyTorch (default: as it chooses)")
     parser.add_argument("--training", action="store_true", help="measure training steps instead of inference")
@@ -59,7 +74,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="GiB a training step may take, of a GPU or of the machine",
     )
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="configuration KEY VALUE pairs")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.batch and (options.training or options.profile or options.images > 1):
+        parser.error("--batch is measured by itself; leave out --training, --profile and --images")
+    return options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -83,14 +101,18 @@ def benchmark(arguments: argparse.Namespace) -> None:
 
     arguments.threads = arguments.threads or torch.get_num_threads()
     cfg = load_config(arguments.config_file, arguments.opts)
-    if cfg.MODEL.META_ARCHITECTURE not in SYSTEMS or cfg.MODEL.ESC.BACKBONE != "clip":
+    if not arguments.batch and (cfg.MODEL.META_ARCHITECTURE not in SYSTEMS or cfg.MODEL.ESC.BACKBONE != "clip"):
         raise ValueError(f"measures {' and '.join(SYSTEMS)} on CLIP; tools/compare_systems.py measures the others")
-    device, images = device_name(torch.device(cfg.MODEL.DEVICE)), arguments.images
+    device = device_name(torch.device(cfg.MODEL.DEVICE))
+    images = " ".join(map(str, arguments.batch or [arguments.images]))
     print(
         f"{arguments.config_file}, images at once: {images}, on {device}, {arguments.threads} threads, "
-        f"torch {torch.__version__}"
+        f"{cfg.MODEL.PRECISION}, torch {torch.__version__}",
+        flush=True,
     )
-    if arguments.training:
+    if arguments.batch:
+        print_batches(arguments)
+    elif arguments.training:
         print_training(arguments)
     else:
         print_inference(arguments)
@@ -128,10 +150,32 @@ def training_cells(arguments: argparse.Namespace, classes: int, recompute: bool)
     try:
         result = in_own_process(measure_training, arguments, classes, recompute)
     except BrokenProcessPool:
-        return "-", "killed, probably for want of memory"
+        return "-", KILLED
     if result is None:
         return "-", f"more than {arguments.memory_limit * 1024:.0f}"
     return f"{result['step']:#.3g}", f"{result['memory']:.0f}"
+
+
+def print_batches(arguments: argparse.Namespace) -> None:
+    rows = []
+    for classes in arguments.classes:
+        for images in arguments.batch:
+            rows.append([classes, images, *batch_cells(arguments, classes, images)])
+            print("  {} classes, {} images in a pass: {} ms an image, {} images/s".format(*rows[-1][:4]), flush=True)
+    header = ["classes", "images in a pass", "ms an image", "images/s", "peak MiB"]
+    print(tabulate(rows, header, tablefmt="github", disable_numparse=True))
+
+
+def batch_cells(arguments: argparse.Namespace, classes: int, images: int) -> tuple[str, str, str]:
+    """Milliseconds an image, images a second and MiB of a pass, or why there are none."""
+    try:
+        result = in_own_process(measure_batch, arguments, classes, images)
+    except BrokenProcessPool:
+        return "-", "-", KILLED
+    if result is None:
+        return "-", "-", "more than there is"
+    seconds = result["pass"] / images
+    return f"{1000 * seconds:.1f}", f"{1 / seconds:.3g}", f"{result['memory']:.0f}"
 
 
 def build(arguments: argparse.Namespace, opts: list[Any]) -> tuple[CfgNode, nn.Module]:
@@ -252,6 +296,29 @@ def measure_training(arguments: argparse.Namespace, classes: int, recompute: boo
             raise
         return None
     return {"step": statistics.median(times[1:]), "memory": watch.most_memory()}
+
+
+def measure_batch(arguments: argparse.Namespace, classes: int, images: int) -> dict[str, float] | None:
+    """Seconds of a pass of `Segmenter.batch`, and the peak memory; None where there is no memory for it."""
+    import numpy as np
+
+    from escnet.devices import is_out_of_memory
+    from escnet.predictor import Segmenter
+    from escnet.profiling import DeviceWatch
+
+    # Random weights find nothing anywhere.
+    _, model = build(arguments, ["MODEL.ESC.KEEP_SHARE", 0.0])
+    segmenter, words, generator = Segmenter(model), vocabulary(classes), np.random.default_rng(0)
+    pictures = [generator.integers(0, 256, (*PICTURE, 3), dtype=np.uint8) for _ in range(images)]
+    watch = DeviceWatch(model.device)
+    try:
+        # The first pass also pays for the embeddings of the words.
+        times = [watch.seconds(lambda: segmenter.batch(pictures, words)) for _ in range(1 + arguments.repeats)]
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return None
+    return {"pass": statistics.median(times[1:]), "memory": watch.most_memory()}
 
 
 def limit_memory(device: torch.device, limit: int) -> None:

@@ -119,6 +119,7 @@ def serving(models: LoadedModels, limits: Limits, host: str = "127.0.0.1", port:
                 ssr_mode=False,
                 theme=gr.themes.Default(font=_FONTS, font_mono=_CODE_FONTS),
                 css_paths=VIEW / "view.css",
+                js=(VIEW / "taking.js").read_text(encoding="utf-8"),
                 app_kwargs={"middleware": [Middleware(OwnMachineOnly)]},
             )
         except OSError as error:

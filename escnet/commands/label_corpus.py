@@ -8,9 +8,9 @@ r"""Label a collection of pictures, of a million or more, by any words: resumabl
 The input is a folder, tar archives in WebDataset's convention, Parquet files with pictures, or URLs of these that
 fsspec knows (s3://bucket/prefix). It is cut into units, each of which becomes a file in OUTPUT/labels: Parquet with the
 key, source and size of each picture, and id, name, COCO run lengths, area and mean score of each of its classes; or a
-tar of label maps and JSON. Pictures that cannot be labelled are in OUTPUT/failures.jsonl with the reason. Stopped in
-whatever way, the same command goes on. Exit code: 0 if all pictures are labelled, 1 if some are not, 2 if none could
-be tried.
+tar of label maps and JSON. Pictures that cannot be labelled are in OUTPUT/failures.jsonl with the reason, and are tried
+again with --retry-failures. Stopped in whatever way, the same command goes on. Exit code: 0 if all pictures are
+labelled, 1 if some are not, 2 if none could be tried.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from escnet.command_line import add_batch_size, at_least_one, refuse, zero_or_more
+from escnet.command_line import add_batch_size, at_least_one, positive_number, refuse, zero_or_more
 
 if TYPE_CHECKING:
     from escnet.labelling.corpus.labeller import Job
@@ -100,6 +100,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="K",
         help="times that a unit, then a picture of it, may end its process until it is passed over (default: 3)",
     )
+    add(
+        "--time-limit",
+        type=positive_number,
+        metavar="SECONDS",
+        help="that a picture may take until its process is ended and counted as an attempt (default: none); a batch of "
+        "B may take B times as long. Of local, the work is then done in one worker process at least",
+    )
+    add("--retry-failures", action="store_true", help="also label again what earlier runs recorded as failures")
     add("--device", help="cpu, cuda, cuda:1, mps ... (else a GPU if there is one)")
     add("--verify", action="store_true", help="label nothing; check that OUTPUT has each picture exactly once")
     add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="configuration keys to set, after all options")
@@ -118,10 +126,17 @@ def _label(args: argparse.Namespace) -> int:
 
     job, header = _prepare(args)
     remove_remains(args.output)
-    todo = [place for place in places(args.output) if read_record(args.output, place.unit) is None]
+    todo, again = [], {}
+    for place in places(args.output):
+        record = read_record(args.output, place.unit)
+        if record is not None and args.retry_failures and record.failures:
+            again[place.unit] = len(record.failures)
+        if record is None or place.unit in again:
+            todo.append(place)
     if todo:
-        print(f"{len(todo)} of {header['units']} units to label", file=sys.stderr, flush=True)
-    progress = _Progress(header, len(todo))
+        failures = f", in {len(again)} of them {sum(again.values())} failures" if again else ""
+        print(f"{len(todo)} of {header['units']} units to label{failures}", file=sys.stderr, flush=True)
+    progress = _Progress(header, len(todo), again)
     start = time.perf_counter()
     try:
         _run(args, job, todo, progress.tell)
@@ -177,6 +192,8 @@ def _prepare(args: argparse.Namespace) -> tuple[Job, dict[str, Any]]:
         args.readers,
         max_pixels,
         args.attempts,
+        args.time_limit,
+        args.retry_failures,
     )
     return job, header
 
@@ -191,8 +208,10 @@ def _run(args: argparse.Namespace, job: Job, todo: list[Place], tell: Any) -> No
         return
     from escnet.labelling.corpus.local_engine import label_here, label_in_processes
 
-    if args.workers:
-        label_in_processes(job, todo, min(args.workers, len(todo)), tell)
+    # A picture that takes too long ends the process in which it is.
+    workers = args.workers or (1 if args.time_limit else 0)
+    if workers:
+        label_in_processes(job, todo, min(workers, len(todo)), tell)
     else:
         label_here(job, todo, tell)
 
@@ -200,17 +219,23 @@ def _run(args: argparse.Namespace, job: Job, todo: list[Place], tell: Any) -> No
 class _Progress:
     """Tells how far it is, in pictures where the plan knows how many, else in units.
 
+    Args:
+        header: of the plan.
+        units: that are to be labelled.
+        again: of them, those of which only failures are labelled again, and how many.
+
     Attributes:
         pictures: that were labelled or failed now.
         left: why units could not be read.
     """
 
-    def __init__(self, header: dict[str, Any], units: int) -> None:
+    def __init__(self, header: dict[str, Any], units: int, again: dict[int, int]) -> None:
         from escnet.progress import progress_bar
 
         self._of_pictures = header["pictures"] is not None
-        share = units / max(1, header["units"])
-        total = round(header["pictures"] * share) if self._of_pictures else units
+        self._again = again
+        share = (units - len(again)) / max(1, header["units"])
+        total = round(header["pictures"] * share) + sum(again.values()) if self._of_pictures else units
         unit = "image" if self._of_pictures else "unit"
         self._bar = progress_bar(total=total, desc="labelling", unit=unit, disable=not units)
         self._start = time.monotonic()
@@ -223,7 +248,7 @@ class _Progress:
         if isinstance(answer, Exception):
             self.left.append(str(answer))
             return
-        pictures = answer.labelled + len(answer.failures)
+        pictures = self._again.get(answer.unit, answer.labelled + len(answer.failures))
         self.pictures += pictures
         self._failed += len(answer.failures)
         rate = self.pictures / max(1e-9, time.monotonic() - self._start)

@@ -96,6 +96,43 @@ def test_a_step_that_is_killed_leaves_the_others_their_rows(load_script, capsys)
     assert rows == [["3", "no", "-", "killed, probably for want of memory"], ["3", "yes", "2.00", "300"]]
 
 
+@pytest.mark.slow
+def test_batches_table(run):
+    printed = run("--batch", "1", "3", "--classes", "4", "--repeats", "1", "--threads", "1", "MODEL.PRECISION", "bf16")
+    assert "images at once: 1 3, on cpu" in printed and "bf16" in printed.splitlines()[0]
+    header, _, *rows = [cells(line) for line in printed.splitlines() if line.startswith("|")]
+    assert header == ["classes", "images in a pass", "ms an image", "images/s", "peak MiB"]
+    assert [row[:2] for row in rows] == [["4", "1"], ["4", "3"]]
+    for row in rows:
+        assert float(row[2]) * float(row[3]) == pytest.approx(1000, rel=0.02) and float(row[4]) > 100
+
+
+def test_batches_that_do_not_fit_leave_the_others_their_rows(load_script, capsys):
+    benchmark = load_script("tools/benchmark.py")
+
+    def fits(function, arguments, classes, images):
+        if images == 64:
+            raise benchmark.BrokenProcessPool
+        return {"pass": 0.5, "memory": 300.0} if images == 8 else None
+
+    benchmark.in_own_process = fits
+    benchmark.print_batches(SimpleNamespace(classes=[3], batch=[8, 32, 64]))
+    rows = [cells(line) for line in capsys.readouterr().out.splitlines() if line.startswith("|")][2:]
+    assert rows == [
+        ["3", "8", "62.5", "16", "300"],
+        ["3", "32", "-", "-", "more than there is"],
+        ["3", "64", "-", "-", "killed, probably for want of memory"],
+    ]
+
+
+def test_batches_are_measured_by_themselves(load_script, capsys):
+    benchmark = load_script("tools/benchmark.py")
+    for other in (["--training"], ["--profile"], ["--images", "2"]):
+        with pytest.raises(SystemExit):
+            benchmark.parse(["--batch", "1", *other])
+        assert "--batch is measured by itself" in capsys.readouterr().err
+
+
 def test_a_missing_configuration_is_named(load_script, capsys):
     assert load_script("tools/benchmark.py").main(["--config-file", "nowhere.yaml"]) == 2
     assert "nowhere.yaml" in capsys.readouterr().err

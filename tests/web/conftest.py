@@ -54,19 +54,25 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture
-def new_page(browser: Browser, url: str) -> Iterator[Callable[..., Page]]:
-    """Opens the page for a user of his own: ``new_page(width=360)``."""
-    contexts: list[BrowserContext] = []
+@pytest.fixture(scope="session")
+def contexts(browser: Browser) -> dict[str, BrowserContext]:
+    """Browsers for light and for dark colours, whose tabs share what they have loaded, which takes a second."""
+    granted = ["camera", "clipboard-read", "clipboard-write"]
+    return {
+        scheme: browser.new_context(color_scheme=scheme, accept_downloads=True, permissions=granted)
+        for scheme in ("light", "dark")
+    }
 
-    def open_page(width: int = 1440, height: int = 1000) -> Page:
-        context = browser.new_context(
-            viewport={"width": width, "height": height},
-            accept_downloads=True,
-            permissions=["camera", "clipboard-read", "clipboard-write"],
-        )
-        contexts.append(context)
-        page = context.new_page()
+
+@pytest.fixture
+def new_page(contexts: dict[str, BrowserContext], url: str) -> Iterator[Callable[..., Page]]:
+    """Opens the page in a tab, which is a user of his own: ``new_page(width=360, scheme="dark")``."""
+    pages: list[Page] = []
+
+    def open_page(width: int = 1440, height: int = 1000, scheme: str = "light") -> Page:
+        page = contexts[scheme].new_page()
+        pages.append(page)
+        page.set_viewport_size({"width": width, "height": height})
         page.set_default_timeout(20_000)
         page.asked = []
         page.broken = []
@@ -77,8 +83,8 @@ def new_page(browser: Browser, url: str) -> Iterator[Callable[..., Page]]:
         return page
 
     yield open_page
-    for context in contexts:
-        context.close()
+    for page in pages:
+        page.close()
 
 
 @pytest.fixture

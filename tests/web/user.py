@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,39 @@ def upload(page: Page, file: Path) -> None:
     assert answered.value.ok
     # The page knows the path a moment later: it then has a button that removes the picture.
     page.locator("#picture").get_by_label("Remove Image").or_(page.locator("#picture img")).first.wait_for()
+
+
+def copy_picture(page: Page, file: Path) -> None:
+    """Put a picture on the clipboard, as another program would."""
+    page.evaluate(
+        """async (url) => {
+            const bitmap = await createImageBitmap(await (await fetch(url)).blob());
+            const canvas = new OffscreenCanvas(bitmap.width, bitmap.height);
+            canvas.getContext('2d').drawImage(bitmap, 0, 0);
+            const png = await canvas.convertToBlob({ type: 'image/png' });
+            await navigator.clipboard.write([new ClipboardItem({ 'image/png': png })]);
+        }""",
+        f"data:image/jpeg;base64,{base64.b64encode(file.read_bytes()).decode()}",
+    )
+
+
+def drop(page: Page, file: Path, target: Locator) -> None:
+    """Drag a file of the machine into the browser and let go of it over the middle of something."""
+    box = target.bounding_box()
+    data = {"items": [], "files": [str(file)], "dragOperationsMask": 1}
+    session = page.context.new_cdp_session(page)
+    for kind in ("dragEnter", "dragOver", "drop"):
+        place = {"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2}
+        session.send("Input.dispatchDragEvent", {"type": kind, "data": data, **place})
+
+
+@contextmanager
+def another_picture(page: Page) -> Iterator[None]:
+    """Wait until the field of the picture shows another one than before the block."""
+    source = "document.querySelector('#picture .image-frame img')?.src ?? ''"
+    before = page.evaluate(source)
+    yield
+    page.wait_for_function(f"({source}) && ({source}) !== {before!r}")
 
 
 def write(page: Page, words: str, background: str = "") -> None:

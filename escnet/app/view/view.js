@@ -33,6 +33,8 @@ const hidden = new Set(); // names of the classes switched off; kept when words 
 
 // "building,edifice" with a place to break the line.
 const spaced = (name) => name.replace(/,\s*/g, ", ");
+// "0.05 s" without one.
+const unbroken = (text) => text.replace(/(\d) s\b/g, "$1\u00a0s");
 
 function say(selector, text) {
   const node = find(selector);
@@ -85,7 +87,7 @@ async function show(payload) {
   paint();
   draw();
   say(".error", "");
-  say(".status", payload.status);
+  say(".status", unbroken(payload.status));
   // Something that waits for the view, such as a test, sees here which answer is drawn.
   element.dataset.drawn = String(payload.number);
 }
@@ -351,7 +353,7 @@ function receive() {
   if (!payload) return;
   if (payload.error) {
     say(".error", payload.error);
-    say(".status", shown ? shown.status : "Nothing to show yet.");
+    say(".status", shown ? unbroken(shown.status) : "Nothing to show yet.");
   } else if (payload.file) {
     say(".error", "");
     save(payload.file);

@@ -14,7 +14,9 @@ is lost or there twice, whoever is killed at whatever moment, and no part of a r
 
 **Poison.** A picture that cannot be read or segmented is a failure in the record, and the others go on. What ends the
 whole process leaves a mark (`attempts`): a unit that has been begun three times without end is labelled picture by
-picture, each noted before its turn, and one that has ended the process three times is passed over and recorded.
+picture, each noted before its turn, and one that has ended the process three times is passed over and recorded. A
+picture that takes too long ends the process by a clock of its own (`time_limit`), with a note of that. What is recorded
+as a failure can be labelled again: the labels of the others are copied, and file and record replaced as at first.
 
 **Engines.** `local_engine` (this process, or several) and `ray_engine` (Ray Data) deal out units and hear of their
 records; all else is the same code. `verification` compares the keys of outputs and failures with those of the input.

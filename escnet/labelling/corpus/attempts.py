@@ -24,12 +24,17 @@ class Attempts:
         self._path = output / MARKS / f"{unit.name}.json"
         self._limit = limit
         self._marks = self._read()
-        self._current: str | None = None
+        self._note_of_time()
+
+    @property
+    def note(self) -> Path:
+        """File in which `TimeLimit` says that it has ended the process."""
+        return self._path.with_suffix(".late")
 
     @property
     def is_suspect(self) -> bool:
-        """Whether the unit has been begun so often that its pictures should be labelled one by one."""
-        return self._marks["begun"] >= self._limit
+        """Whether its pictures should be labelled one by one: it was begun so often, or has once taken too long."""
+        return self._marks["begun"] >= self._limit or bool(self._marks["late"])
 
     def begin(self) -> None:
         """Mark the unit as begun."""
@@ -44,25 +49,35 @@ class Attempts:
     def begin_picture(self, key: str) -> bool:
         """Mark a picture as begun, and the one before it as ended; False if it has been begun too often."""
         pictures = self._marks["pictures"]
-        pictures.pop(self._current, None)
-        self._current = None
+        pictures.pop(self._marks["current"], None)
+        self._marks["current"] = None
         if pictures.get(key, 0) >= self._limit:
             return False
         pictures[key] = pictures.get(key, 0) + 1
-        self._current = key
+        self._marks["current"] = key
         self._write()
         return True
+
+    def was_late(self, key: str) -> bool:
+        """Whether a picture that was begun too often has once taken longer than it may."""
+        return key in self._marks["late"]
 
     def end(self) -> None:
         """The unit is finished."""
         self._path.unlink(missing_ok=True)
 
+    def _note_of_time(self) -> None:
+        """Mark the picture that was begun last, or the whole unit, as late, if the process was ended for that."""
+        current, self._marks["current"] = self._marks["current"], None
+        if self.note.is_file() and self.note.stat().st_size:
+            self._marks["late"].append(current or "")
+
     def _read(self) -> dict[str, Any]:
+        marks: dict[str, Any] = {"begun": 0, "pictures": {}, "late": [], "current": None}
         try:
-            marks = json.loads(self._path.read_text(encoding="utf-8"))
-            return {"begun": int(marks["begun"]), "pictures": dict(marks["pictures"])}
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
-            return {"begun": 0, "pictures": {}}
+            return marks | json.loads(self._path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError, TypeError):
+            return marks
 
     def _write(self) -> None:
         with replacing(self._path) as temporary:

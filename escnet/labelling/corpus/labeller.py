@@ -6,8 +6,8 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ from escnet.data.images import MAX_PIXELS
 from escnet.labelling.corpus.attempts import Attempts
 from escnet.labelling.corpus.contents import Picture, contents_of
 from escnet.labelling.corpus.parts import FORMATS, writing_part
-from escnet.labelling.corpus.records import LABELS, Record, read_record, write_record
+from escnet.labelling.corpus.records import LABELS, Record, read_record, record_path, write_record
+from escnet.labelling.corpus.time_limit import TimeLimit
 from escnet.labelling.corpus.units import Unit, UnreadableUnitError
 from escnet.predictor import Segmenter
 from escnet.pretrained.files import file_sha256
@@ -51,6 +52,8 @@ class Job:
         readers: threads that read and decode ahead of the model; 0 to read in turn with it.
         max_pixels: of a picture that is decoded; None for no limit.
         attempts: beginnings without end after which a unit, then a picture of it, is suspect.
+        time_limit: seconds that a picture may take until its process is ended; None for no limit.
+        retry_failures: of a finished unit, label what is recorded as a failure again.
     """
 
     cfg: Any
@@ -62,6 +65,8 @@ class Job:
     readers: int = 2
     max_pixels: int | None = MAX_PIXELS
     attempts: int = 3
+    time_limit: float | None = None
+    retry_failures: bool = False
 
 
 class UnitLabeller:
@@ -84,19 +89,23 @@ class UnitLabeller:
     def label(self, unit: Unit) -> Record:
         """Label a unit and write its file and its record, unless they are there.
 
+        With `Job.retry_failures`, of a unit that is there only what has failed is labelled, and added to its file.
+
         Raises:
             UnreadableUnitError: its source cannot be read now.
             DiskFullError: there is no space left.
             DeviceLostError: this process cannot go on.
         """
         job = self._job
-        if (found := read_record(job.output, unit.number)) is not None:
+        found = read_record(job.output, unit.number)
+        if found is not None and not (job.retry_failures and found.failures):
             return found
         attempts = Attempts(job.output, unit, job.attempts)
         is_suspect = attempts.is_suspect
         attempts.begin()
         try:
-            record = self._label(unit, attempts if is_suspect else None)
+            with TimeLimit(attempts.note, job.time_limit) as limit:
+                record = self._label(unit, found, attempts if is_suspect else None, limit)
         except (UnreadableUnitError, DiskFullError):
             attempts.excuse()
             raise
@@ -104,48 +113,81 @@ class UnitLabeller:
         attempts.end()
         return record
 
-    def _label(self, unit: Unit, attempts: Attempts | None) -> Record:
-        """Write the file of a unit, with attempts picture by picture; gives its record."""
+    def _label(self, unit: Unit, found: Record | None, attempts: Attempts | None, limit: TimeLimit) -> Record:
+        """Write the file of a unit, with attempts picture by picture; gives its record.
+
+        With the record that is there, what its file has is kept, unless the file is damaged.
+        """
         job, start = self._job, time.perf_counter()
         contents = contents_of(unit)
-        answers = self._one_by_one(contents.pictures, attempts) if attempts else self._in_batches(contents.pictures)
         path = job.output / LABELS / f"{unit.name}{FORMATS[job.format]}"
-        labelled, failures = 0, []
-        with writing_part(path, job.format, job.vocabulary.class_names) as part:
+        pictures, kept = contents.pictures, None
+        if found is not None and file_sha256(path) == found.sha256:
+            failed = {entry["key"] for entry in found.failures}
+            pictures, kept = (picture for picture in pictures if picture.key in failed), path
+        answers = self._one_by_one(pictures, attempts, limit) if attempts else self._in_batches(pictures, limit)
+        failures = []
+
+        def labelled() -> Iterator[tuple[Picture, SegmentationResult]]:
             for picture, answer in answers:
                 if isinstance(answer, str):
                     failures.append({"key": picture.key, "source": picture.source, "reason": answer})
                 else:
-                    part.add(picture.key, picture.source, answer)
-                    labelled += 1
+                    yield picture, answer
+
+        results = labelled()
+        first = list(islice(results, 1))
+        if kept and not first:
+            return replace(found, failures=failures)
+        count = found.labelled if kept else 0
+        with writing_part(path, job.format, job.vocabulary.class_names, record_path(job.output, unit.number)) as part:
+            if kept:
+                part.copy(kept)
+            for picture, result in chain(first, results):
+                part.add(picture.key, picture.source, result)
+                count += 1
         return Record(
             unit.number,
             path.relative_to(job.output).as_posix(),
-            labelled,
+            count,
             failures,
             path.stat().st_size,
             file_sha256(path),
             contents.fault,
-            round(time.perf_counter() - start, 3),
+            round(time.perf_counter() - start + (found.seconds if kept else 0), 3),
         )
 
-    def _in_batches(self, pictures: Iterator[Picture]) -> Iterator[tuple[Picture, Answer]]:
+    def _in_batches(self, pictures: Iterator[Picture], limit: TimeLimit) -> Iterator[tuple[Picture, Answer]]:
         """Segment pictures in batches, while threads read those that follow."""
+        limit.allow(self._job.batch_size)
         for batch in _read_ahead(pictures, self._read, self._job.readers, self._job.batch_size):
             readable = [pixels for _, pixels in batch if not isinstance(pixels, str)]
             answers = iter(self._segment(readable))
+            limit.lift()
             for picture, pixels in batch:
                 yield picture, pixels if isinstance(pixels, str) else next(answers)
+            limit.allow(self._job.batch_size)
+        limit.lift()
 
-    def _one_by_one(self, pictures: Iterator[Picture], attempts: Attempts) -> Iterator[tuple[Picture, Answer]]:
+    def _one_by_one(
+        self, pictures: Iterator[Picture], attempts: Attempts, limit: TimeLimit
+    ) -> Iterator[tuple[Picture, Answer]]:
         """Segment pictures each by itself, noted before, so that one which ends the process is known."""
         for picture in pictures:
             if not attempts.begin_picture(picture.key):
-                times = f"{self._job.attempts} time" + "s" * (self._job.attempts > 1)
-                yield picture, f"the process ended {times} while it was read or segmented; it may have no memory for it"
+                yield picture, self._why_passed_over(picture, attempts)
                 continue
+            limit.allow(1)
             pixels = self._read(picture)
-            yield picture, pixels if isinstance(pixels, str) else self._segment([pixels])[0]
+            answer = pixels if isinstance(pixels, str) else self._segment([pixels])[0]
+            limit.lift()
+            yield picture, answer
+
+    def _why_passed_over(self, picture: Picture, attempts: Attempts) -> str:
+        times = f"{self._job.attempts} time" + "s" * (self._job.attempts > 1)
+        if attempts.was_late(picture.key):
+            return f"reading or segmenting it took longer than --time-limit allows, {times}"
+        return f"the process ended {times} while it was read or segmented; it may have no memory for it"
 
     def _read(self, picture: Picture) -> np.ndarray | str:
         """The pixels of a picture, or why there are none."""

@@ -30,15 +30,19 @@ class Part(Protocol):
     def add(self, key: str, source: str, result: SegmentationResult) -> None:
         """Write the labels of a picture."""
 
+    def copy(self, path: Path) -> None:
+        """Write all that a finished file of the same format has."""
+
 
 @contextmanager
-def writing_part(path: Path, kind: str, class_names: tuple[str, ...]) -> Iterator[Part]:
+def writing_part(path: Path, kind: str, class_names: tuple[str, ...], record: Path) -> Iterator[Part]:
     """Yield the file of a unit, which takes its name, flushed to the disk, once the block ends without error.
 
     Args:
         path: of the file, whose folder is made.
         kind: one of `FORMATS`.
         class_names: what the ids of classes stand for.
+        record: that of a file which is replaced; it goes before that does, as both may have the same size.
 
     Raises:
         DiskFullError: there is no space left.
@@ -51,6 +55,7 @@ def writing_part(path: Path, kind: str, class_names: tuple[str, ...]) -> Iterato
             part.close()
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
+        record.unlink(missing_ok=True)
 
 
 def row_of(key: str, source: str, result: SegmentationResult) -> dict[str, Any]:
@@ -124,6 +129,10 @@ class _ParquetPart:
         if len(self._rows) >= _WAITING:
             self._flush()
 
+    def copy(self, path: Path) -> None:
+        for batch in parquet_library().ParquetFile(path).iter_batches(_WAITING):
+            self._writer.write_batch(batch)
+
     def close(self) -> None:
         self._flush()
         self._writer.close()
@@ -155,8 +164,19 @@ class _TarPart:
         # As `save_labels`: 8 bits hold the ids of 256 classes.
         kind = np.uint8 if len(result.class_names) <= 256 else np.uint16
         Image.fromarray(result.labels.astype(kind)).save(picture, format="PNG")
-        text = json.dumps(row, ensure_ascii=False).encode()
-        self._writer.write({"__key__": f"{self._name}-{self._count:06d}", "png": picture.getvalue(), "json": text})
+        self._write(picture.getvalue(), json.dumps(row, ensure_ascii=False).encode())
+
+    def copy(self, path: Path) -> None:
+        with tarfile.open(path) as archive:
+            contents: dict[str, bytes] = {}
+            for member in archive:
+                contents[Path(member.name).suffix] = archive.extractfile(member).read()
+                if len(contents) == 2:
+                    self._write(contents[".png"], contents[".json"])
+                    contents.clear()
+
+    def _write(self, picture: bytes, text: bytes) -> None:
+        self._writer.write({"__key__": f"{self._name}-{self._count:06d}", "png": picture, "json": text})
         self._count += 1
 
     def close(self) -> None:

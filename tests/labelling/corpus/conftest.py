@@ -12,11 +12,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from pycocotools import mask as coco_masks
 
 from escnet import Segmenter, Vocabulary
 from escnet.commands.label_corpus import main
 from escnet.config import load_config
 from escnet.labelling.corpus.labeller import Job, UnitLabeller
+from escnet.labelling.corpus.units import Unit
 
 ROOT = Path(__file__).parents[3]
 CONFIG = str(ROOT / "configs/mojiscenes/escnet.yaml")
@@ -110,3 +112,26 @@ def rows(output: Path) -> list[dict]:
 def finished(output: Path) -> int:
     """How many units are finished."""
     return len(list((output / "records").rglob("*.json")))
+
+
+def decoded(row: dict) -> np.ndarray:
+    """The label map of a row."""
+    labels = np.full((row["height"], row["width"]), -1)
+    for entry in row["classes"]:
+        size = {"size": [row["height"], row["width"]], "counts": entry["counts"]}
+        labels[coco_masks.decode(size).astype(bool)] = entry["id"]
+    return labels
+
+
+def unit(pictures: Path, *keys: str) -> Unit:
+    """A unit of these pictures."""
+    return Unit(0, "files", str(pictures), keys=keys, count=len(keys))
+
+
+def ended(label: Callable[[], object]) -> int:
+    """The exit code of a process that calls something and then ends."""
+    pid = os.fork()
+    if not pid:
+        label()
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

@@ -14,7 +14,6 @@ import pyarrow.parquet as pq
 import pytest
 import webdataset
 from PIL import Image
-from pycocotools import mask as coco_masks
 
 from escnet import Segmenter, Vocabulary
 from escnet.labelling.corpus.attempts import Attempts
@@ -23,15 +22,7 @@ from escnet.labelling.corpus.units import Unit, UnreadableUnitError
 from escnet.labelling.corpus.verification import verify
 from escnet.safe_files import DiskFullError
 
-from .conftest import WORDS, rows
-
-
-def decoded(row: dict) -> np.ndarray:
-    labels = np.full((row["height"], row["width"]), -1)
-    for entry in row["classes"]:
-        size = {"size": [row["height"], row["width"]], "counts": entry["counts"]}
-        labels[coco_masks.decode(size).astype(bool)] = entry["id"]
-    return labels
+from .conftest import WORDS, decoded, rows, unit
 
 
 @pytest.mark.parametrize("options", [(), ("--batch-size", "4", "--samples-per-shard", "16", "--readers", "0")])
@@ -114,10 +105,6 @@ def test_poisoned_pictures_are_recorded_and_passed_over(
         assert words in reasons[key]
     verdict = verify(output)
     assert (verdict.faults, verdict.labelled, verdict.failed) == ([], 2, 4)
-
-
-def unit(pictures: Path, *keys: str) -> Unit:
-    return Unit(0, "files", str(pictures), keys=keys, count=len(keys))
 
 
 def test_an_error_of_the_model_is_of_the_picture_that_has_it(

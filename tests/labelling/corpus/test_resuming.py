@@ -38,6 +38,21 @@ def open_or_die(file, *arguments, **options):
 
 PIL.Image.open = open_or_die
 """
+# The first process that opens a picture stays in it.
+HANGING = """
+import os, time
+import PIL.Image
+
+_open = PIL.Image.open
+
+def open_or_hang(file, *arguments, **options):
+    if str(getattr(file, "name", file)).endswith("13.png") and not os.path.exists("MARK"):
+        open("MARK", "w").close()
+        time.sleep(1000)
+    return _open(file, *arguments, **options)
+
+PIL.Image.open = open_or_hang
+"""
 
 
 def wait_for(is_so: Callable[[], bool], seconds: float = 60) -> None:
@@ -145,7 +160,8 @@ def test_workers_that_cannot_start_end_it(job: Job, tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.slow
-def test_a_ray_cluster_of_two_nodes_loses_a_worker(
+def test_a_ray_cluster_of_two_nodes_loses_a_worker_and_ends_another(
+    tmp_path: Path,
     pictures: Path,
     expected: dict[str, np.ndarray],
     job: Job,
@@ -160,7 +176,11 @@ def test_a_ray_cluster_of_two_nodes_loses_a_worker(
 
     # Else its workers wait for everything else on the machine.
     monkeypatch.setenv("RAY_worker_niceness", "0")
-    environment = {"env_vars": {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}}
+    before, mark = tmp_path / "before", tmp_path / "hangs"
+    before.mkdir()
+    (before / "sitecustomize.py").write_text(HANGING.replace("MARK", str(mark)))
+    object.__setattr__(job, "time_limit", 5.0)
+    environment = {"env_vars": {"PYTHONPATH": f"{before}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"}}
     node = {"num_cpus": 1, "object_store_memory": 100 << 20, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args=node)
     cluster.add_node(num_cpus=1, object_store_memory=100 << 20)
@@ -184,7 +204,7 @@ def test_a_ray_cluster_of_two_nodes_loses_a_worker(
     finally:
         ray.shutdown()
         cluster.shutdown()
-    assert killed and {record.unit for record in answers} == set(range(20)) and len(answers) == 20
+    assert killed and mark.exists() and {record.unit for record in answers} == set(range(20)) and len(answers) == 20
     require_all(output, expected)
 
 
