@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from escnet.command_line import refuse
+from escnet.command_line import CommandParser, refuse
 
 PROGRAM = "export.py: error"
 
@@ -25,20 +25,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the tool; returns the exit code."""
     args = parse(arguments)
     # What is imported in functions takes seconds, and --help and mistyped options should not.
-    try:
-        from escnet.export.comparison import made_pictures
-        from escnet.export.folder import DisagreementError, export_folder
-    except ImportError as error:
-        return refuse(PROGRAM, f"{error.name} is missing: pip install 'escnet[export]'")
     from escnet.data.images import read_image
+    from escnet.export.comparison import made_pictures
+    from escnet.export.folder import DisagreementError, export_folder
     from escnet.predictor import Segmenter
     from escnet.pretrained.files import WeightsError
+    from escnet.publishing.chosen_models import chosen_config
 
     try:
         pictures = [read_image(path) for path in args.check_images] or made_pictures()
-        segmenter = Segmenter.from_config(args.config_file, args.weights, args.opts, device="cpu")
+        cfg = chosen_config(args.model, args.config_file, args.opts, args.weights)
+        segmenter = Segmenter.from_config(cfg, device="cpu")
         words = segmenter.vocabulary(args.check_words)
-        made_of = {"config": args.config_file, "options": args.opts, "weights": args.weights}
+        made_of = {"model": args.model, "config": args.config_file, "options": args.opts, "weights": args.weights}
         found = export_folder(
             segmenter,
             args.output,
@@ -62,11 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
-    parser = argparse.ArgumentParser(
-        prog="export.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--config-file", required=True, metavar="YAML", help="e.g. configs/escnet/vitb16.yaml")
-    parser.add_argument("--weights", metavar="FILE", help="a checkpoint that training wrote (else MODEL.WEIGHTS)")
+    parser = CommandParser(prog="export.py", description=__doc__)
+    parser.add_model_options()
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="the folder to write; not there yet")
     parser.add_argument(
         "--check-images", nargs="+", default=[], metavar="FILE", help="pictures for the comparison (else made ones)"
@@ -84,9 +80,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="SHARE",
         help="of the pixels that must have PyTorch's label (default: 0.999)",
     )
-    parser.add_argument(
-        "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="configuration keys to set, after all options"
-    )
+    parser.add_config_keys()
     options = parser.parse_args(arguments)
     if not 0 <= options.least_agreement <= 1:
         parser.error(f"--least-agreement is {options.least_agreement:g}; give a share from 0 to 1")

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from escnet.command_line import add_batch_size, at_least_one, refuse, zero_or_more
+from escnet.command_line import CommandParser, add_batch_size, at_least_one, refuse, zero_or_more
 
 if TYPE_CHECKING:
     from escnet.labelling.corpus.labeller import Job
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from escnet.labelling.corpus.units import UnreadableUnitError
 
 PROGRAM = "label_corpus.py: error"
-_NEEDED = ("config_file", "input", "words")
+_NEEDED = ("input", "words")
 _TOLD = 10
 
 
@@ -57,12 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
-    parser = argparse.ArgumentParser(
-        prog="label_corpus.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(prog="label_corpus.py", description=__doc__)
     add = parser.add_argument
-    add("--config-file", metavar="YAML", help="e.g. configs/escnet/vitb16.yaml")
-    add("--weights", metavar="FILE", help="a checkpoint that training wrote (else MODEL.WEIGHTS)")
+    parser.add_model_options(required=False)
     add("--input", metavar="PATH", help="a folder, tar archives or Parquet files as a pattern, or a URL of these")
     add("--words", metavar="WORDS", help='"cat, grass, building|edifice", or a file with one class per line')
     add("--background", default="", metavar="WORDS", help='words that become the class "background"')
@@ -102,9 +99,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add("--device", help="cpu, cuda, cuda:1, mps ... (else a GPU if there is one)")
     add("--verify", action="store_true", help="label nothing; check that OUTPUT has each picture exactly once")
-    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="configuration keys to set, after all options")
+    parser.add_config_keys()
     options = parser.parse_args(arguments)
     missing = [f"--{name.replace('_', '-')}" for name in _NEEDED if getattr(options, name) is None]
+    if options.model is None and options.config_file is None:
+        missing.insert(0, "--model or --config-file")
     if missing and not options.verify:
         parser.error(f"the following arguments are required: {', '.join(missing)}")
     if options.address and options.engine != "ray":
@@ -144,19 +143,17 @@ def _prepare(args: argparse.Namespace) -> tuple[Job, dict[str, Any]]:
     Raises:
         LabellingError: the output has the plan of another command, or there is nothing to label.
     """
-    from escnet.config import load_config
     from escnet.data.images import MAX_PIXELS
     from escnet.labelling.corpus.inputs import list_input, parquet_library
     from escnet.labelling.corpus.labeller import Job
     from escnet.labelling.corpus.plan import header_of, read_header, require_same, write_plan
+    from escnet.publishing.chosen_models import chosen_config
     from escnet.vocabulary import Vocabulary
 
     if args.format == "parquet":
         parquet_library()
     words = Vocabulary.parse(args.words, args.background)
-    cfg = load_config(args.config_file, args.opts)
-    if args.weights is not None:
-        cfg.MODEL.WEIGHTS = args.weights
+    cfg = chosen_config(args.model, args.config_file, args.opts, args.weights)
     vocabulary = Vocabulary(words.names, words.background, cfg.TEST.TEMPLATES)
     max_pixels = MAX_PIXELS if args.max_pixels is None else args.max_pixels or None
     listing = list_input(args.input, args.samples_per_shard, args.output)

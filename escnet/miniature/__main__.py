@@ -14,15 +14,13 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from escnet.command_line import refuse
+from escnet.command_line import CommandParser, refuse, run_program
 from escnet.miniature.world.writing import World
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m escnet.miniature", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(prog="python -m escnet.miniature", description=__doc__)
     parser.add_argument("--config-file", default="configs/mojiscenes/escnet.yaml", help="of ESC-Net (%(default)s)")
     parser.add_argument("--output", type=Path, default=Path("output/demo"), help="folder (default: %(default)s)")
     parser.add_argument("--train", type=int, default=World.train, help="training pictures (default: %(default)s)")
@@ -30,7 +28,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     # Written out: DemoTask, whose defaults they are, takes seconds to import.
     parser.add_argument("--large", type=int, default=15, help="pictures among 847 words (default: %(default)s)")
     parser.add_argument("--examples", type=int, default=12, help="pictures on the page (default: %(default)s)")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="over the configuration")
+    parser.add_config_keys("over the configuration")
     return parser.parse_args(arguments)
 
 
@@ -77,4 +75,4 @@ def _run(options: argparse.Namespace, say: Callable[[str], None]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))
