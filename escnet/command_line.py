@@ -240,6 +240,13 @@ def refuse(program: str, error: BaseException | str, code: int = UNUSABLE) -> in
     return code
 
 
+def program_name(command: str) -> str:
+    """What a command is called in its own messages: as it was called, "escnet NAME" or "NAME.py"."""
+    called = Path(sys.argv[0])
+    is_package = called.name == "escnet" or called.parts[-2:] == ("escnet", "__main__.py")
+    return f"escnet {command}" if is_package else f"{command}.py"
+
+
 def run_program(main: Callable[[], int | None], program: str = "") -> int:
     """Run the main function of a program; returns its exit code, and says in one line which package is missing.
 

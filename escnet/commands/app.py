@@ -16,9 +16,10 @@ from collections.abc import Sequence
 
 from escnet.app.limits import Limits
 from escnet.app.models import LoadedModels, offered_models
-from escnet.command_line import CommandParser, at_least_one, refuse
+from escnet.command_line import CommandParser, at_least_one, program_name, refuse
 
-PROGRAM = "app.py: error"
+NAME = program_name("app")
+PROGRAM = f"{NAME}: error"
 LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
     limits = Limits()
-    parser = CommandParser(prog="app.py", description=__doc__)
+    parser = CommandParser(prog=NAME, description=__doc__)
     add = parser.add_argument
     parser.add_model_options(required=False)
     add("--device", help="cpu, cuda, cuda:1, mps ... (else a GPU if there is one)")

@@ -1,6 +1,6 @@
 r"""Write a trained ESC-Net or SAM-CLIP as ONNX graphs, which segment any image by any words without PyTorch.
 
-    python tools/export.py --config-file configs/escnet/vitb16.yaml --weights model_final.pth --output exported \
+    python -m escnet export --config-file configs/escnet/vitb16.yaml --weights model_final.pth --output exported \
         --check-images photo.jpg street.jpg --check-words "cat, grass, sky"
 
 The folder has the image encoder, the segmenter and CLIP's text encoder with its tokenizer, and card.json, which says
@@ -16,9 +16,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from escnet.command_line import CommandParser, refuse
+from escnet.command_line import CommandParser, program_name, refuse
 
-PROGRAM = "export.py: error"
+NAME = program_name("export")
+PROGRAM = f"{NAME}: error"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
-    parser = CommandParser(prog="export.py", description=__doc__)
+    parser = CommandParser(prog=NAME, description=__doc__)
     parser.add_model_options()
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="the folder to write; not there yet")
     parser.add_argument(
@@ -71,7 +72,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--check-words",
         default="cat, dog, person, tree, grass, sky, road, building|edifice, water, car",
         metavar="WORDS",
-        help="words for the comparison, as --vocabulary of tools/predict.py",
+        help="words for the comparison, as --vocabulary of predict",
     )
     parser.add_argument(
         "--least-agreement",

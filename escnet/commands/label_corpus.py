@@ -1,9 +1,9 @@
 r"""Label a collection of pictures, of a million or more, by any words: resumable, each picture exactly once.
 
-    python tools/label_corpus.py --config-file configs/escnet/vitb16.yaml --weights model_final.pth \
+    python -m escnet label_corpus --config-file configs/escnet/vitb16.yaml --weights model_final.pth \
         --input photos --words "cat, grass, building|edifice" --output labels --engine local --workers 4
-    python tools/label_corpus.py ... --input "shards-{000..099}.tar" --engine ray --address auto
-    python tools/label_corpus.py --verify --output labels
+    python -m escnet label_corpus ... --input "shards-{000..099}.tar" --engine ray --address auto
+    python -m escnet label_corpus --verify --output labels
 
 The input is a folder, tar archives in WebDataset's convention, Parquet files with pictures, or URLs of these that
 fsspec knows (s3://bucket/prefix). It is cut into units, each of which becomes a file in OUTPUT/labels: Parquet with the
@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from escnet.command_line import CommandParser, add_batch_size, at_least_one, refuse, zero_or_more
+from escnet.command_line import CommandParser, add_batch_size, at_least_one, program_name, refuse, zero_or_more
 
 if TYPE_CHECKING:
     from escnet.labelling.corpus.labeller import Job
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from escnet.labelling.corpus.records import Record
     from escnet.labelling.corpus.units import UnreadableUnitError
 
-PROGRAM = "label_corpus.py: error"
+NAME = program_name("label_corpus")
+PROGRAM = f"{NAME}: error"
 _NEEDED = ("input", "words")
 _TOLD = 10
 
@@ -50,14 +51,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except DiskFullError as error:
         return refuse(PROGRAM, f"{error}; what is finished is kept", code=1)
     except KeyboardInterrupt:
-        return refuse("\nlabel_corpus.py", "stopped; the same command goes on from here", code=130)
+        return refuse(f"\n{NAME}", "stopped; the same command goes on from here", code=130)
     except (ValueError, KeyError, OSError, RuntimeError) as error:
         return refuse(PROGRAM, error)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
-    parser = CommandParser(prog="label_corpus.py", description=__doc__)
+    parser = CommandParser(prog=NAME, description=__doc__)
     add = parser.add_argument
     parser.add_model_options(required=False)
     add("--input", metavar="PATH", help="a folder, tar archives or Parquet files as a pattern, or a URL of these")

@@ -1,6 +1,6 @@
 r"""Segment photographs into any words: overlays with legends, label maps and JSON for files, folders and globs.
 
-    python tools/predict.py --config-file configs/escnet/vitb16.yaml --weights model_final.pth \
+    python -m escnet predict --config-file configs/escnet/vitb16.yaml --weights model_final.pth \
         --input photo.jpg folder "more/*.png" --vocabulary "cat, grass, sky" --output out
 
 For each image NAME it writes NAME_overlay.png, NAME_labels.png (ids into "class_names" of NAME.json) and NAME.json;
@@ -31,14 +31,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from escnet.annotations import FORMATS
-from escnet.command_line import POINT_DRAWS, CommandParser, add_batch_size, add_point_draws, point_draws_options, refuse
+from escnet.command_line import (
+    POINT_DRAWS,
+    CommandParser,
+    add_batch_size,
+    add_point_draws,
+    point_draws_options,
+    program_name,
+    refuse,
+)
 from escnet.commands.tiles_and_films import add_tile_and_film_options, check_tiles_and_films, label_tiles_or_films
 from escnet.own_process import peak_memory
 
 if TYPE_CHECKING:
     from escnet.labelling.engine import Outcome
 
-PROGRAM = "predict.py: error"
+NAME = program_name("predict")
+PROGRAM = f"{NAME}: error"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -115,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except DiskFullError as error:
         return refuse(PROGRAM, f"{error}; what is finished is kept, and the same command goes on from here", code=1)
     except KeyboardInterrupt:
-        return refuse("\npredict.py", "stopped; the same command goes on from here", code=130)
+        return refuse(f"\n{NAME}", "stopped; the same command goes on from here", code=130)
     print_summary(outcome, args.output)
     return 1 if outcome.failures else 0
 
@@ -127,7 +136,7 @@ def say(line: str) -> None:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
-    parser = CommandParser(prog="predict.py", description=__doc__)
+    parser = CommandParser(prog=NAME, description=__doc__)
     parser.add_model_options()
     parser.add_argument("--input", required=True, nargs="+", metavar="PATH", help="image files, folders, quoted globs")
     parser.add_argument("--recursive", action="store_true", help="also look into folders in the folders")

@@ -1,6 +1,6 @@
 r"""Fine-tune a model on one's own labelled images, and judge it before and after, on one page.
 
-    python tools/tune.py --config-file configs/escnet/vitb16.yaml --weights model_final.pth \
+    python -m escnet tune --config-file configs/escnet/vitb16.yaml --weights model_final.pth \
         --data folder:/data/streets/train --test folder:/data/streets/val --output output/streets
 
 A share of the images is held out; the training ends where they show no gain any more, and the weights that were best on
@@ -19,9 +19,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from escnet.command_line import CommandParser, at_least_one, positive_number, share, zero_or_more
+from escnet.command_line import CommandParser, at_least_one, positive_number, program_name, share, zero_or_more
 
-PROGRAM = "tune.py"
+PROGRAM = program_name("tune")
 # Below the output folder.
 MODEL = "model"
 

@@ -1,6 +1,6 @@
 """From an empty folder to a page in minutes: draw pictures, train ESC-Net, evaluate it zero-shot, show how it works.
 
-    python -m escnet.miniature
+    python -m escnet demo
 
 Pictures, checkpoints, tables and the page, index.html, go to output/demo. A stopped call goes on where it was.
 """
@@ -20,7 +20,7 @@ from escnet.miniature.world.writing import World
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
-    parser = CommandParser(prog="python -m escnet.miniature", description=__doc__)
+    parser = CommandParser(prog="escnet demo", description=__doc__)
     parser.add_argument("--config-file", default="configs/mojiscenes/escnet.yaml", help="of ESC-Net (%(default)s)")
     parser.add_argument("--output", type=Path, default=Path("output/demo"), help="folder (default: %(default)s)")
     parser.add_argument("--train", type=int, default=World.train, help="training pictures (default: %(default)s)")
