@@ -17,10 +17,12 @@ from pathlib import Path
 from escnet.command_line import CommandParser, refuse, run_program
 from escnet.miniature.world.writing import World
 
+NAME = "escnet demo"
+
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
-    parser = CommandParser(prog="escnet demo", description=__doc__)
+    parser = CommandParser(prog=NAME, description=__doc__)
     parser.add_argument("--config-file", default="configs/mojiscenes/escnet.yaml", help="of ESC-Net (%(default)s)")
     parser.add_argument("--output", type=Path, default=Path("output/demo"), help="folder (default: %(default)s)")
     parser.add_argument("--train", type=int, default=World.train, help="training pictures (default: %(default)s)")
@@ -42,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _run(options, say)
     except KeyboardInterrupt:
-        return refuse("\ndemo", "stopped; the same command goes on from here", code=130)
+        return refuse(f"\n{NAME}", "stopped; the same command goes on from here", code=130)
 
 
 def _run(options: argparse.Namespace, say: Callable[[str], None]) -> int:
@@ -65,10 +67,10 @@ def _run(options: argparse.Namespace, say: Callable[[str], None]) -> int:
             say,
         )
     except (ValueError, WeightsError, FloatingPointError, DiskFullError) as error:
-        return refuse("demo", error, code=1)
+        return refuse(NAME, error, code=1)
     except OSError as error:
         return refuse(
-            "demo", f"{error}; what is finished is kept: mend this, and the same command goes on from there", code=1
+            NAME, f"{error}; what is finished is kept: mend this, and the same command goes on from there", code=1
         )
     say(f"open {page.resolve()}")
     return 0
