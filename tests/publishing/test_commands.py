@@ -162,6 +162,15 @@ def test_eval_classification_and_probe(merged: Any, command: Any, pictures: Path
     assert (tmp_path / "probe" / "SamClip" / "results.json").is_file()
 
 
+def test_a_parent_that_was_private_is_not_random(
+    command: Any, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--model", "shipped:esc_net", "--system", "clip", "--output", str(tmp_path / "out")]
+    keys = ["MODEL.CLIP.WEIGHTS", "", *CPU]
+    assert command("probe").main([*options, "--classification", str(pictures), str(pictures), *keys]) == 2
+    assert "MODEL.CLIP.WEIGHTS is empty" in capsys.readouterr().err
+
+
 def test_export(pushed: Any, command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found: dict[str, Any] = {}
 
