@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -18,6 +19,8 @@ _IN_LOADER = re.compile(r"Caught \w+ in DataLoader worker process \d+\.")
 POINT_DRAWS = "MODEL.GUIDED.POINT_DRAWS"
 # Of arguments with which nothing can be done; 1 is for what failed on the way.
 UNUSABLE = 2
+# As of a program that ends by SIGPIPE.
+CLOSED = 141
 # Of a configuration, whose own module takes seconds to import: what has keys below it, and what is one.
 SECTIONS = (
     "MODEL", "INPUT", "DATASETS", "DATALOADER", "SOLVER", "TEST", "GLOBAL", "PROMPTABLE", "LABELLED", "DISTILL",
@@ -250,6 +253,8 @@ def program_name(command: str) -> str:
 def run_program(main: Callable[[], int | None], program: str = "") -> int:
     """Run the main function of a program; returns its exit code, and says in one line which package is missing.
 
+    Where the output is not read any more, it ends in silence.
+
     Args:
         main: the function.
         program: its name; else that of the script that runs.
@@ -261,3 +266,17 @@ def run_program(main: Callable[[], int | None], program: str = "") -> int:
         if (remedy := missing_package(error)) is None:
             raise
         return refuse(program or Path(sys.argv[0]).name, remedy)
+    except BrokenPipeError:
+        if not _nobody_reads():
+            raise
+        return CLOSED
+
+
+def _nobody_reads() -> bool:
+    """Whether the reader of the output has gone, as that of `| head`; what is left of it then goes nowhere."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False

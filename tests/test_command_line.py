@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 
 import pytest
 
@@ -154,3 +155,21 @@ def test_a_program_says_which_package_is_missing(
     with pytest.raises(ModuleNotFoundError, match=r"escnet\.gone"):
         run_program(lambda: miss("escnet.gone"))
     assert (run_program(lambda: None), run_program(lambda: 3)) == (0, 3)
+
+
+def test_an_output_that_nobody_reads_ends_a_program_in_silence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as closed:
+        monkeypatch.setattr("sys.stdout", closed)
+        assert run_program(lambda: print("words", flush=True)) == 141
+        monkeypatch.undo()
+    assert capsys.readouterr().err == ""
+
+    def fail() -> None:
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):  # of another pipe
+        run_program(fail)
