@@ -67,13 +67,8 @@ class CommandParser(argparse.ArgumentParser):
             metavar="NAME",
             help="a folder that save_pretrained wrote, hub:owner/name[@revision], shipped:esc_net",
         )
-        ending = f" (default: {default})" if default else ""
-        which.add_argument(
-            "--config-file",
-            metavar="YAML",
-            default=default,
-            help=f"in its place: e.g. configs/escnet/vitb16.yaml{ending}",
-        )
+        example = f"(default: {default})" if default else "e.g. configs/escnet/vitb16.yaml"
+        which.add_argument("--config-file", metavar="YAML", default=default, help=f"in its place: {example}")
         if weights:
             self.add_argument("--weights", metavar="FILE", help=weights)
 
@@ -99,8 +94,9 @@ class CommandParser(argparse.ArgumentParser):
             flags = {option for action in self._actions if action.nargs == 0 for option in action.option_strings}
             before = ""
             for place, text in enumerate(arguments):
-                is_value = before.startswith("-") and "=" not in before and before not in flags
-                if _KEY.fullmatch(text) and not is_value:
+                # A number below 0 is no option.
+                is_option = before.startswith("-") and not before[1:2].isdecimal() and "=" not in before
+                if _KEY.fullmatch(text) and (before in flags or not is_option):
                     return place
                 before = text
         return len(arguments)
