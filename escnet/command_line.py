@@ -6,6 +6,7 @@ import argparse
 import math
 import os
 import re
+import select
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -271,8 +272,11 @@ def run_program(main: Callable[[], int | None], program: str = "") -> int:
 def _nobody_reads() -> bool:
     """Whether the reader of the output has gone, as that of `| head`; what is left of it then goes nowhere."""
     try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
+        output, watch = sys.stdout.fileno(), select.poll()
+    except OSError:  # no file of the system
+        return False
+    watch.register(output, 0)
+    if not any(event & select.POLLERR for _, event in watch.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+    return True

@@ -159,14 +159,15 @@ def test_a_program_says_which_package_is_missing(
     assert (run_program(lambda: None), run_program(lambda: 3)) == (0, 3)
 
 
+@pytest.mark.parametrize(("length", "is_flushed"), [(1, True), (100_000, False)])
 def test_an_output_that_nobody_reads_ends_a_program_in_silence(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    length: int, is_flushed: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     read, write = os.pipe()
     os.close(read)
     with os.fdopen(write, "w") as closed:
         monkeypatch.setattr("sys.stdout", closed)
-        assert run_program(lambda: print("words", flush=True)) == 141
+        assert run_program(lambda: print("words" * length, flush=is_flushed)) == 141
         monkeypatch.undo()
     assert capsys.readouterr().err == ""
 

@@ -77,4 +77,4 @@ def _run(options: argparse.Namespace, say: Callable[[str], None]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_program(main))
+    sys.exit(run_program(main, NAME))
