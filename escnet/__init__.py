@@ -9,12 +9,13 @@ from escnet.optional_packages import require_detectron2
 from escnet.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
-    from escnet.onnx_segmenter import OnnxSegmenter
+    from escnet.exported.programs import ProgramSegmenter
+    from escnet.exported.segmenter import OnnxSegmenter
     from escnet.predictor import Segmenter
     from escnet.word_prompts import WordPrompts
 
 __version__ = "0.1.0"
-__all__ = ["OnnxSegmenter", "Segmenter", "Vocabulary", "WordPrompts", "__version__"]
+__all__ = ["OnnxSegmenter", "ProgramSegmenter", "Segmenter", "Vocabulary", "WordPrompts", "__version__"]
 
 silence_scripting()
 
@@ -28,9 +29,13 @@ def __getattr__(name: str) -> Any:
 
         return Segmenter
     if name == "OnnxSegmenter":
-        from escnet.onnx_segmenter import OnnxSegmenter
+        from escnet.exported.segmenter import OnnxSegmenter
 
         return OnnxSegmenter
+    if name == "ProgramSegmenter":
+        from escnet.exported.programs import ProgramSegmenter
+
+        return ProgramSegmenter
     if name == "WordPrompts":
         from escnet.word_prompts import WordPrompts
 

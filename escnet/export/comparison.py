@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from escnet.onnx_segmenter import OnnxSegmenter
+from escnet.exported.segmenter import ExportedSegmenter
 from escnet.predictor import Segmenter
 from escnet.vocabulary import Vocabulary
 
@@ -23,20 +23,20 @@ class Agreement(NamedTuple):
         labels: share of their pixels with the same label, from 0 to 1.
         least_labels: that of the picture with the lowest.
         score_difference: the largest difference of a score, where the labels are the same.
-        text_difference: the largest difference of a text feature.
+        text_difference: the largest difference of a text feature; None for a model with words of its own.
     """
 
     pictures: int
     labels: float
     least_labels: float
     score_difference: float
-    text_difference: float
+    text_difference: float | None
 
 
 def compare(
-    exported: OnnxSegmenter, segmenter: Segmenter, pictures: Sequence[np.ndarray], vocabulary: Vocabulary
+    exported: ExportedSegmenter, segmenter: Segmenter, pictures: Sequence[np.ndarray], vocabulary: Vocabulary
 ) -> Agreement:
-    """Segment pictures (H, W, 3) by both, by ONNX Runtime and by PyTorch."""
+    """Segment pictures (H, W, 3) by both, from the exported files and by the model."""
     same, pixels, shares, difference = 0, 0, [], 0.0
     for picture in pictures:
         found, wanted = exported(picture, vocabulary), segmenter(picture, vocabulary)
@@ -45,8 +45,10 @@ def compare(
         shares.append(float(equal.mean()))
         if equal.any():
             difference = max(difference, float(np.abs(found.scores - wanted.scores)[equal].max()))
-    text = segmenter.model.clip_text.encode(vocabulary).cpu().numpy()
-    text_difference = float(np.abs(exported.text_features(vocabulary) - text).max())
+    text_difference = None
+    if exported.words is None:
+        text = segmenter.model.clip_text.encode(vocabulary).cpu().numpy()
+        text_difference = float(np.abs(exported.text_features(vocabulary) - text).max())
     return Agreement(len(pictures), same / pixels, min(shares), difference, text_difference)
 
 

@@ -1,4 +1,4 @@
-"""The systems as modules for export: encode an image; rank words by CLIP's maps; segment by words.
+"""Parts of the systems as modules for export: encode an image; rank words by CLIP's maps; segment by words.
 
 Each takes any number of words. How many go from one to the next depends on the picture, so that this is left to who
 runs them (`escnet.onnx_segmenter`).
@@ -58,9 +58,9 @@ class RankByMaps(Stage):
 
     model: CorrelationModel
 
-    def forward(self, dense: Tensor, text: Tensor) -> Tensor:
+    def forward(self, features: list[Tensor], text: Tensor) -> Tensor:
         """(N, D) words to the share (1, N) by which they are ranked."""
-        return regional_shares(self.model.map_logits(self.words(dense, text).correlation))
+        return regional_shares(self.model.map_logits(self.words(features[0], text).correlation))
 
 
 class RankByFirstPass(Stage):
@@ -103,10 +103,9 @@ class SegmentByClipHead(Stage):
 
     model: SamClip
 
-    def forward(self, features: list[Tensor], text: Tensor) -> tuple[Tensor, Tensor]:
-        """(M, D) words to logits (1, M, h, w), and to the share (1, M) by which these rank them."""
-        logits = correlation_maps(features[0], text, self.model.smoothing) * self.model.logit_scale
-        return logits, regional_shares(logits)
+    def forward(self, features: list[Tensor], text: Tensor) -> Tensor:
+        """(M, D) words to logits (1, M, h, w)."""
+        return correlation_maps(features[0], text, self.model.smoothing) * self.model.logit_scale
 
 
 def _features(tensors: list[Tensor]) -> ClipFeatures | MergedImageFeatures:

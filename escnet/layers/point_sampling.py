@@ -55,7 +55,7 @@ def sample_evenly(region: Tensor, uniform: Tensor) -> SampledPoints:
     width = region.shape[-1]
     ranks = region.flatten(1).cumsum(dim=1)
     sizes = ranks[:, -1:]
-    wanted = (uniform.to(ranks.device).expand(len(region), -1) * sizes).long().clamp(max=sizes - 1) + 1
+    wanted = (uniform.to(ranks.device).expand(region.shape[0], -1) * sizes).long().clamp(max=sizes - 1) + 1
     cells = torch.searchsorted(ranks, wanted.clamp(min=1)).clamp(max=ranks.shape[1] - 1)
     positions = torch.stack([cells % width, cells.div(width, rounding_mode="floor")], dim=-1).float()
     return SampledPoints(positions, torch.where(sizes > 0, 1.0, -1.0).expand(-1, wanted.shape[1]))

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from escnet.layers.class_choice import highest, regional_shares, take_classes
-from escnet.layers.clip_image_encoder import ClipImageEncoder
+from escnet.layers.clip_image_encoder import ClipFeatures, ClipImageEncoder
 from escnet.layers.clip_text_encoder import ClipTextEncoder
 from escnet.layers.correlation import correlation_maps
 from escnet.layers.guided_image_encoder import GuidedImageEncoder
@@ -39,6 +39,20 @@ from escnet.meta_arch.sam import predict_masks
 from escnet.meta_arch.segmentation import Segmentation
 from escnet.meta_arch.text_prompting import TextPrompting
 from escnet.vocabulary import Vocabulary
+
+
+class WordAnswer(NamedTuple):
+    """SAM's answer to P words in one image.
+
+    Attributes:
+        prediction: their masks.
+        similarity: (P,h,w) that they were asked by.
+        embedding: (P,C,h,w) SAM's image features of each.
+    """
+
+    prediction: MaskPrediction
+    similarity: Tensor
+    embedding: Tensor
 
 
 class DrawnWords(NamedTuple):
@@ -234,32 +248,81 @@ class ClipGuidedSam(SegmentingModel, PromptableModel):
         rows = torch.arange(len(text), device=text.device).expand(len(correlation), -1)
         chosen = self.max_words and self.max_words < len(text)
         if chosen:
-            ranks = regional_shares(correlation * self.logit_scale)
+            ranks = regional_shares(self.map_logits(correlation))
             for row in features.given:
                 ranks[:, row] = torch.inf
             rows = highest(ranks, self.max_words)
             correlation = take_classes(correlation, rows)
-        probability = F.interpolate(
-            (correlation * self.logit_scale).softmax(dim=1), self.mask_size, mode="bilinear", align_corners=False
-        )
         logits, similarities = [], []
         for b, asked in enumerate(rows):
-            image, scores = features.of_image(b), MaskScores(probability[b], self.mask_share)
-            whole = self._whole_image(image, text[asked]) if "clip" in self.prompting.presence else None
+            image = features.of_image(b)
+            scores, whole = self.competition(image.clip, correlation[b : b + 1], text[asked])
             shown = []
             for drawn in self._draw(image, heard, asked):
-                places, masks = drawn.places, drawn.prediction.logits[:, 0]
-                found = {"quality": drawn.prediction.quality[:, 0], "inside": scores.inside(places, masks)}
-                if whole is not None:
-                    found["clip"] = whole[places]
+                masks, quality = drawn.prediction.logits[:, 0], drawn.prediction.quality[:, 0]
+                presence = self.presence(scores, whole, drawn.places, masks, quality)
                 # What a user points at is there.
-                presence = self.prompting.presence_of(found).masked_fill(drawn.is_given, 1.0)
-                scores.add(places, masks, presence)
+                scores.add(drawn.places, masks, presence.masked_fill(drawn.is_given, 1.0))
                 shown.append(drawn.similarity)
             logits.append(scores.logits())
             similarities.append(torch.cat(shown))
         prompts = self.prompting.shown(torch.stack(similarities))
         return Segmentation(torch.stack(logits), rows if chosen else None, [correlation], [prompts])
+
+    def map_logits(self, correlation: Tensor) -> Tensor:
+        """CLIP's own logits (B, N, h, w) of correlation maps."""
+        return correlation * self.logit_scale
+
+    def competition(self, clip: ClipFeatures, correlation: Tensor, text: Tensor) -> tuple[MaskScores, Tensor | None]:
+        """What the masks of the words of one image are judged by.
+
+        Args:
+            clip: CLIP's features of it.
+            correlation: (1, N, h, w) of these words.
+            text: (N, D) their features.
+
+        Returns:
+            The scores, without masks as yet, and (N,) CLIP's probability of each word for the whole image, or None
+            where `presence` does not ask for it.
+        """
+        probability = F.interpolate(
+            self.map_logits(correlation).softmax(dim=1), self.mask_size, mode="bilinear", align_corners=False
+        )
+        whole = None
+        if "clip" in self.prompting.presence:
+            pooled = F.normalize(clip.pooled[0].float(), dim=-1)
+            whole = (text @ pooled * self.logit_scale).softmax(dim=0)
+        return MaskScores(probability[0], self.mask_share), whole
+
+    def presence(
+        self, scores: MaskScores, whole: Tensor | None, places: Tensor, masks: Tensor, quality: Tensor
+    ) -> Tensor:
+        """(P,) how surely words are there whose masks were drawn.
+
+        Args:
+            scores, whole: from `competition`.
+            places: (P,) of the words.
+            masks: (P, H, W) their logits.
+            quality: (P,) what SAM expects of them.
+        """
+        found = {"quality": quality, "inside": scores.inside(places, masks)}
+        if whole is not None:
+            found["clip"] = whole[places]
+        return self.prompting.presence_of(found)
+
+    def draw(self, image: GuidedFeatures, heard: Tensor, numbers: Tensor) -> WordAnswer:
+        """The masks of words in one image.
+
+        Args:
+            image: its features.
+            heard: (P, D) what of the words enters SAM.
+            numbers: that decide the points, from `TextPrompting.random_numbers`.
+        """
+        of_image = torch.zeros(heard.shape[0], dtype=torch.long, device=heard.device)
+        signals = image.signals(heard, of_image, self.smoothing)
+        embedding = self.encoder.finish(image.state, signals)
+        prediction = self.prompting.ask(self, embedding, signals.similarity, self.input_size, numbers)
+        return WordAnswer(prediction, signals.similarity, embedding)
 
     def word_masks(self, features: GuidedFeatures, vocabulary: Vocabulary, size: tuple[int, int]) -> Tensor:
         """(N, H, W) bool: the mask of each word by itself, as in the paper; see `SegmentingModel.word_masks`."""
@@ -342,26 +405,27 @@ class ClipGuidedSam(SegmentingModel, PromptableModel):
     def _hear(self, vocabulary: Vocabulary) -> Tensor:
         """(N,D) what of words enters SAM."""
         text = self.clip_text.encode(vocabulary)
-        if not self.subtracts_empty:
-            return text
-        return F.normalize(text - self.clip_text.encode_empty(vocabulary.templates), dim=-1)
+        return self.heard(text, self.clip_text.encode_empty(vocabulary.templates)) if self.subtracts_empty else text
+
+    @staticmethod
+    def heard(text: Tensor, empty: Tensor) -> Tensor:
+        """Features (N,D) of words, less that of no word (D,)."""
+        return F.normalize(text - empty, dim=-1)
 
     def _draw(self, image: GuidedFeatures, text: Tensor, rows: Tensor) -> Iterator[DrawnWords]:
         """The masks of the words `rows` (M,) of one image, some of them at a time."""
         numbers = self.prompting.random_numbers(0, False)
         for places in torch.arange(len(rows), device=text.device).split(self.word_chunk or max(len(rows), 1)):
             of_chunk = rows.to(text.device)[places]
-            signals = image.signals(text[of_chunk], torch.zeros_like(places), self.smoothing)
-            embedding = self.encoder.finish(image.state, signals)
-            answer = self.prompting.ask(self, embedding, signals.similarity, self.input_size, numbers)
+            answer, similarity, embedding = self.draw(image, text[of_chunk], numbers)
             is_given = torch.zeros_like(places, dtype=torch.bool)
             for place, row in enumerate(of_chunk.tolist() if image.given else ()):
                 if row in image.given:
                     is_given[place] = True
                     own = slice(place, place + 1)
-                    exact = self._point(embedding[own], image.given[row], signals.similarity[own])
+                    exact = self._point(embedding[own], image.given[row], similarity[own])
                     answer.logits[own], answer.quality[own] = exact
-            yield DrawnWords(places, answer, is_given, signals.similarity)
+            yield DrawnWords(places, answer, is_given, similarity)
 
     def _point(
         self, embedding: Tensor, prompts: Prompts, similarity: Tensor | None, multimask: bool = False
@@ -370,8 +434,3 @@ class ClipGuidedSam(SegmentingModel, PromptableModel):
         if similarity is not None and prompts.masks is None:
             prompts = replace(prompts, masks=self.prompting.hint(similarity, self.mask_size))
         return predict_masks(self, embedding, prompts, multimask, self.inference.image_size)
-
-    def _whole_image(self, image: GuidedFeatures, text: Tensor) -> Tensor:
-        """(N,) CLIP's probability of each word for the whole image."""
-        pooled = F.normalize(image.clip.pooled[0].float(), dim=-1)
-        return (text @ pooled * self.logit_scale).softmax(dim=0)

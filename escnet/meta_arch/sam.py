@@ -94,7 +94,7 @@ def predict_masks(
         size: (height, width) in pixels in which the prompts are given; by default that of SAM's input.
     """
     encoder, grid = sam.prompt_encoder, tuple(features.shape[-2:])
-    if not len(prompts.labels):
+    if not prompts.labels.shape[0]:
         count = sam.mask_decoder.num_multimask_outputs if multimask else 1
         return MaskPrediction(
             features.new_zeros(0, count, *(4 * side for side in grid), dtype=torch.float),
@@ -105,7 +105,7 @@ def predict_masks(
         points = (prompts.points, prompts.labels) if prompts.labels.shape[1] else None
         sparse, dense = encoder(points, prompts.boxes, prompts.masks)
         if prompts.masks is None and grid != tuple(encoder.image_embedding_size):
-            dense = encoder.no_mask_embed.weight.view(1, -1, 1, 1).expand(len(dense), -1, *grid)
+            dense = encoder.no_mask_embed.weight.view(1, -1, 1, 1).expand(dense.shape[0], -1, *grid)
         positions = encoder.pe_layer(grid)[None]
         # The decoder takes one image for all prompts and adds the dense prompts to it, so the images come with these.
         dense = dense + features.float()

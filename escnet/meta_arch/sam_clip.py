@@ -293,20 +293,26 @@ class SamClip(SegmentingModel, PromptableModel, ClassifyingModel, RepresentingMo
     def _refine(self, embedding: Tensor, logits: Tensor) -> Tensor:
         """CLIP's logits (B, N, h', w') as prompts of the SAM head, whose embedding is (B, C, h, w): (B, N, 4h, 4w)."""
         probability = logits.softmax(dim=1)
-        fine = F.interpolate(probability, self._fine(embedding), mode="bilinear", align_corners=False)
-        uniform = _uniform_numbers(logits[0, 0].numel()).to(logits.device)
+        fine = self.finer(probability, embedding)
+        uniform = uniform_numbers(logits[0, 0].numel()).to(logits.device)
         refined = []
         for image, scores, finer in zip(embedding, probability, fine, strict=True):
             asked = (scores.amax(dim=(1, 2)) > self.score).nonzero()[:, 0]
             drawn = MaskScores(finer, self.mask_share)
             for start in range(0, len(asked), self.prompt_chunk):
                 rows = asked[start : start + self.prompt_chunk]
-                drawn.add(rows, self._draw(image[None], scores[rows], uniform))
+                drawn.add(rows, self.draw(image[None], scores[rows], uniform))
             refined.append(drawn.logits())
         return torch.stack(refined)
 
-    def _draw(self, embedding: Tensor, scores: Tensor, uniform: Tensor) -> Tensor:
-        """SAM's mask logits (P, 4h, 4w) for score maps (P, h', w') of one image (1, C, h, w)."""
+    def draw(self, embedding: Tensor, scores: Tensor, uniform: Tensor) -> Tensor:
+        """SAM's mask logits (P, 4h, 4w) for score maps (P, h', w') of one image (1, C, h, w).
+
+        Args:
+            embedding: of the SAM head.
+            scores: of words, from 0 to 1.
+            uniform: from `uniform_numbers`, which decide the points.
+        """
         drawn = sample_points(scores, self.score, self.points, uniform)
         cells = scores.new_tensor([scores.shape[2], scores.shape[1]])
         height, width = self.inference.image_size
@@ -315,15 +321,17 @@ class SamClip(SegmentingModel, PromptableModel, ClassifyingModel, RepresentingMo
         # As a mask prompt it is positive where a point may be.
         hint = scores[:, None].logit(eps=_EPSILON) - math.log(max(self.score, _EPSILON) / (1 - self.score))
         hint = hint.clamp(-LARGEST_HINT, LARGEST_HINT)
-        hint = F.interpolate(hint, self._fine(embedding), mode="bilinear", align_corners=False)
+        hint = self.finer(hint, embedding)
         return self.masks(embedding, Prompts(points, drawn.labels, masks=hint)).logits[:, 0]
 
     @staticmethod
-    def _fine(maps: Tensor) -> tuple[int, int]:
-        return 4 * maps.shape[-2], 4 * maps.shape[-1]
+    def finer(maps: Tensor, embedding: Tensor) -> Tensor:
+        """Maps (B, N, h', w') on the grid of the masks of SAM's embedding (B, C, h, w): (B, N, 4h, 4w)."""
+        size = 4 * embedding.shape[-2], 4 * embedding.shape[-1]
+        return F.interpolate(maps, size, mode="bilinear", align_corners=False)
 
 
-def _uniform_numbers(count: int) -> Tensor:
+def uniform_numbers(count: int) -> Tensor:
     """(count,) the same random numbers for every map, so that a label map depends on the image and the words alone."""
     return torch.rand(count, generator=torch.Generator().manual_seed(0))
 

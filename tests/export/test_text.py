@@ -8,7 +8,7 @@ import pytest
 from open_clip.tokenizer import SimpleTokenizer
 
 from escnet.export.text import tokenizer_file
-from escnet.onnx_text_encoder import OnnxTextEncoder
+from escnet.exported.text_encoder import OnnxTextEncoder
 from escnet.pretrained.clip import build_clip
 from escnet.vocabulary import Vocabulary, VocabularyError
 

@@ -175,7 +175,7 @@ def test_export(pushed: Any, command: Any, tmp_path: Path, monkeypatch: pytest.M
     found: dict[str, Any] = {}
 
     def export(segmenter: Segmenter, *arguments: Any) -> Any:
-        found.update(segmenter=segmenter, made_of=arguments[4])
+        found.update(segmenter=segmenter, made_of=arguments[-2])
         raise ValueError("enough")
 
     monkeypatch.setattr("escnet.export.folder.export_folder", export)

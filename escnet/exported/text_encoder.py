@@ -18,7 +18,7 @@ class OnnxTextEncoder:
     """The exported text tower of CLIP with its tokenizer: one feature for each row of a vocabulary.
 
     Args:
-        session: onnxruntime's, tokens (T, context length) int64 to normalised features (T, D).
+        graph: tokens (T, context length) int64 to normalised features (T, D), `embedded`.
         tokenizer_file: a tokenizer.json of the `tokenizers` library.
         context_length: the most tokens of a text, start and end included.
         start, end: their ids.
@@ -27,13 +27,13 @@ class OnnxTextEncoder:
         ImportError: without `tokenizers` or `ftfy`.
     """
 
-    def __init__(self, session: Any, tokenizer_file: Path, context_length: int, start: int, end: int) -> None:
+    def __init__(self, graph: Any, tokenizer_file: Path, context_length: int, start: int, end: int) -> None:
         try:
             import ftfy
             from tokenizers import Tokenizer
         except ImportError as error:
             raise ImportError(f"words need {error.name}: pip install tokenizers ftfy") from None
-        self._session, self._fix_text = session, ftfy.fix_text
+        self._graph, self._fix_text = graph, ftfy.fix_text
         self._tokenizer = Tokenizer.from_file(str(tokenizer_file))
         self.context_length, self.start, self.end = context_length, start, end
         self._cache: TextEmbeddingCache[np.ndarray] = TextEmbeddingCache()
@@ -45,6 +45,11 @@ class OnnxTextEncoder:
             VocabularyError: for a text that is longer than the context.
         """
         return self._cache.get(vocabulary, lambda: self._encode(vocabulary))
+
+    def encode_empty(self, templates: tuple[str, ...]) -> np.ndarray:
+        """(D,) the feature of templates without a word, as `ClipTextEncoder.encode_empty` has it."""
+        texts = [template.replace("{}", "") for template in templates]
+        return _normalised(self._embed([self._fitting_tokens("", text) for text in texts]).mean(axis=0))
 
     def tokens(self, text: str) -> list[int]:
         """A text as CLIP's tokenizer has it, start and end included, of any length."""
@@ -83,7 +88,7 @@ class OnnxTextEncoder:
         for row, text in zip(tokens, texts, strict=True):
             row[: len(text)] = text
         chunks = [tokens[first : first + CHUNK] for first in range(0, len(tokens), CHUNK)]
-        return np.concatenate([self._session.run(None, {"tokens": chunk})[0] for chunk in chunks])
+        return np.concatenate([self._graph({"tokens": chunk})["embedded"] for chunk in chunks])
 
 
 def _normalised(features: np.ndarray) -> np.ndarray:

@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from escnet.layers.class_choice import highest
+from escnet.exported.card import FORM, ExportedFilesError
+from escnet.exported.label_map import label_map
+from escnet.exported.narrowing import highest
+from escnet.exported.segmenter import OnnxSegmenter
+from escnet.layers.class_choice import highest as torch_highest
 from escnet.meta_arch.label_map import label_map as torch_label_map
-from escnet.onnx_segmenter import ExportedFilesError, OnnxSegmenter, _highest, label_map
 
 
 @pytest.mark.parametrize("size", [(5, 7), (16, 12), (33, 50), (61, 9), (301, 200)])
@@ -27,14 +30,14 @@ def test_the_label_map_is_pytorchs(size: tuple[int, int], rows: int) -> None:
 def test_the_label_map_does_not_depend_on_strips(monkeypatch: pytest.MonkeyPatch) -> None:
     logits = np.random.default_rng(0).normal(size=(3, 8, 8)).astype(np.float32)
     whole = label_map(logits, (90, 70))
-    monkeypatch.setattr("escnet.onnx_segmenter.STRIP_ELEMENTS", 1000)
+    monkeypatch.setattr("escnet.exported.label_map.STRIP_ELEMENTS", 1000)
     for found, wanted in zip(label_map(logits, (90, 70)), whole, strict=True):
         np.testing.assert_array_equal(found, wanted)
 
 
 def test_the_highest_shares_are_those_that_pytorch_takes() -> None:
     shares = torch.rand(50, generator=torch.Generator().manual_seed(0))
-    assert _highest(shares.numpy(), 12).tolist() == highest(shares[None], 12)[0].tolist()
+    assert highest(shares.numpy(), 12).tolist() == torch_highest(shares[None], 12)[0].tolist()
 
 
 @pytest.mark.parametrize("card", [None, "{", "[]", json.dumps({"form": 99})])
@@ -47,6 +50,6 @@ def test_a_folder_that_is_no_export_is_named_with_the_remedy(tmp_path: Path, car
 
 @pytest.mark.parametrize("file", ["encode.onnx", "../encode.onnx"])
 def test_a_graph_that_is_missing_or_elsewhere_is_named(tmp_path: Path, file: str) -> None:
-    (tmp_path / "card.json").write_text(json.dumps({"form": 1, "graphs": {"encode": file}}))
+    (tmp_path / "card.json").write_text(json.dumps({"form": FORM, "text": None, "graphs": {"encode": {"file": file}}}))
     with pytest.raises(ExportedFilesError, match=r"encode\.onnx: is named in card\.json"):
         OnnxSegmenter(tmp_path)
