@@ -31,7 +31,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from escnet.command_line import share, zero_or_more
+from escnet.command_line import run_program, share, zero_or_more
 
 if TYPE_CHECKING:
     from escnet.data.preparation.own_annotations.survey import ClassCount
@@ -163,4 +163,4 @@ def table(counts: Sequence[ClassCount]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

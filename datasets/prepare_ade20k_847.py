@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from escnet.command_line import run_program
 from escnet.data.class_tables import load_class_table
 from escnet.data.errors import DatasetError, listed
 from escnet.data.pairing import pair
@@ -105,4 +106,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

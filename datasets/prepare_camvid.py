@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from escnet.command_line import run_program
 from escnet.data.class_tables import load_class_names
 from escnet.data.errors import DatasetError
 from escnet.data.images import ImageError, read_image, read_labels
@@ -96,4 +97,4 @@ def prepare(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

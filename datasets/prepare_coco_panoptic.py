@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from escnet.command_line import run_program
 from escnet.data.class_tables import load_class_table
 from escnet.data.errors import DatasetError, listed
 from escnet.data.pairing import files_by_name, pair
@@ -73,4 +74,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

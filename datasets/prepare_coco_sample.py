@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from escnet.command_line import run_program
 from escnet.data.class_tables import ClassRow, load_class_table
 from escnet.data.errors import DatasetError
 from escnet.data.images import ImageError, read_image, write_labels
@@ -116,4 +117,4 @@ def prepare(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

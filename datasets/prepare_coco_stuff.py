@@ -15,6 +15,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from functools import partial
 
+from escnet.command_line import run_program
 from escnet.data.class_tables import load_class_table
 from escnet.data.errors import DatasetError
 from escnet.data.pairing import files_by_name, pair
@@ -59,4 +60,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

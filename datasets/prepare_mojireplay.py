@@ -18,7 +18,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from escnet.command_line import at_least_one, zero_or_more
+from escnet.command_line import at_least_one, run_program, zero_or_more
 
 # What is imported in functions takes seconds, and --help and mistyped options should not; so does `Replay`, whose
 # defaults are those below.
@@ -68,4 +68,4 @@ def draw(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

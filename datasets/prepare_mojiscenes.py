@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from escnet.command_line import zero_or_more
+from escnet.command_line import run_program, zero_or_more
 from escnet.data.benchmarks import data_root
 from escnet.data.preparation.ending import prepare_or_refuse
 from escnet.miniature.world.scene import SceneStyle
@@ -79,4 +79,4 @@ def draw(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

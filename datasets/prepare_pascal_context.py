@@ -22,6 +22,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+from escnet.command_line import run_program
 from escnet.data.class_tables import load_class_table
 from escnet.data.errors import DatasetError
 from escnet.data.pairing import files_by_name, pair, read_list
@@ -129,4 +130,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

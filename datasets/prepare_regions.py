@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from escnet.command_line import at_least_one, zero_or_more
+from escnet.command_line import at_least_one, run_program, zero_or_more
 
 # What is imported in functions takes seconds, and --help and mistyped options should not.
 NAME = "regions"
@@ -87,4 +87,4 @@ def count(root: Path) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

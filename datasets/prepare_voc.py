@@ -17,6 +17,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from functools import partial
 
+from escnet.command_line import run_program
 from escnet.data.class_tables import load_class_table
 from escnet.data.pairing import files_by_name, pair, read_list
 from escnet.data.preparation.label_conversion import IdTable, read_grey, train_ids_by_raw_id
@@ -54,4 +55,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

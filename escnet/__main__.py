@@ -8,8 +8,7 @@ from importlib import import_module
 from typing import NamedTuple
 
 from escnet import __version__
-from escnet.command_line import UNUSABLE, refuse
-from escnet.optional_packages import missing_package
+from escnet.command_line import refuse, run_program
 
 
 class Command(NamedTuple):
@@ -40,13 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if name not in COMMANDS:
         return refuse("escnet", f"there is no command {name}; there are {', '.join(COMMANDS)}")
-    try:
-        return import_module(COMMANDS[name].module).main(rest)
-    except ModuleNotFoundError as error:
-        # A module that nobody can install is a fault, and keeps its traceback.
-        if (remedy := missing_package(error)) is None:
-            raise
-        return refuse(f"escnet {name}", remedy, UNUSABLE)
+    return run_program(lambda: import_module(COMMANDS[name].module).main(rest), f"escnet {name}")
 
 
 def usage() -> str:

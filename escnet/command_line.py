@@ -1,13 +1,18 @@
-"""Values of a command line, tables in answer, and how a command ends that cannot go on: one line, and a code."""
+"""Options of a command line, tables in answer, and how a command ends that cannot go on: one line, and a code."""
 
 from __future__ import annotations
 
 import argparse
 import math
+import os
 import re
+import select
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
+
+from escnet.optional_packages import missing_package
 
 # What PyTorch puts before the traceback of an error in a loader's process, raised again with both as its message.
 _IN_LOADER = re.compile(r"Caught \w+ in DataLoader worker process \d+\.")
@@ -15,6 +20,87 @@ _IN_LOADER = re.compile(r"Caught \w+ in DataLoader worker process \d+\.")
 POINT_DRAWS = "MODEL.GUIDED.POINT_DRAWS"
 # Of arguments with which nothing can be done; 1 is for what failed on the way.
 UNUSABLE = 2
+# As of a program that ends by SIGPIPE.
+CLOSED = 141
+# Of a configuration, whose own module takes seconds to import: what has keys below it, and what is one.
+SECTIONS = (
+    "MODEL", "INPUT", "DATASETS", "DATALOADER", "SOLVER", "TEST", "GLOBAL", "PROMPTABLE", "LABELLED", "DISTILL",
+)  # fmt: skip
+SINGLE_KEYS = ("VERSION", "OUTPUT_DIR", "SEED", "CUDNN_BENCHMARK", "VIS_PERIOD", "TASK")
+_KEY = re.compile(rf"(?:{'|'.join(SECTIONS)})(?:\.[A-Z0-9_]+)+|{'|'.join(SINGLE_KEYS)}")
+
+
+class CommandParser(argparse.ArgumentParser):
+    """The options of a command: its description as it stands, and configuration keys behind all options.
+
+    An option that takes several values ends where a configuration key begins, as in `--benchmarks a150 pc59 TEST.X 1`.
+
+    Args:
+        settings: of `argparse.ArgumentParser`.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**{"formatter_class": argparse.RawDescriptionHelpFormatter, **settings})
+        self._takes_keys = self._takes_model = False
+
+    def add_config_keys(self, text: str = "configuration keys to set, after all options") -> None:
+        """Take KEY VALUE pairs after all options, as the list `opts` of texts; `text` is what --help says of them."""
+        self._takes_keys = True
+        self.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help=text)
+
+    def add_model_options(
+        self,
+        weights: str | None = "a checkpoint that training wrote, or a published model (else MODEL.WEIGHTS)",
+        default: str | None = None,
+        required: bool = True,
+    ) -> None:
+        """Take the model to use: a published one, or a configuration and its weights; never both.
+
+        Args:
+            weights: of --help of --weights; None for a command that needs none.
+            default: the configuration where none is named.
+            required: whether one of the two has to be named.
+        """
+        self._takes_model = True
+        which = self.add_mutually_exclusive_group(required=required and default is None)
+        which.add_argument(
+            "--model",
+            metavar="NAME",
+            help="a folder that save_pretrained wrote, hub:owner/name[@revision], shipped:esc_net",
+        )
+        example = f"(default: {default})" if default else "e.g. configs/escnet/vitb16.yaml"
+        which.add_argument("--config-file", metavar="YAML", default=default, help=f"in its place: {example}")
+        if weights:
+            self.add_argument("--weights", metavar="FILE", help=weights)
+
+    def parse_known_args(
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """As argparse does; it ends the process with exit code 2 for options that cannot be used."""
+        arguments = list(sys.argv[1:] if args is None else args)
+        first = self._first_key(arguments)
+        options, rest = super().parse_known_args(arguments[:first], namespace)
+        if self._takes_keys:
+            keys = [*options.opts, *arguments[first:]]
+            if late := next((text for text in keys if text.split("=")[0] in self._option_string_actions), None):
+                self.error(f"{late} stands after {keys[0]}; configuration keys and their values are the last arguments")
+            options.opts = keys
+        if self._takes_model and options.model and getattr(options, "weights", None):
+            self.error("--model brings its weights; leave --weights out, or take --config-file")
+        return options, rest
+
+    def _first_key(self, arguments: Sequence[str]) -> int:
+        """Where configuration keys begin; a key right behind an option that takes a value is that value."""
+        if self._takes_keys:
+            flags = {option for action in self._actions if action.nargs == 0 for option in action.option_strings}
+            before = ""
+            for place, text in enumerate(arguments):
+                # A number below 0 is no option.
+                is_option = before.startswith("-") and not before[1:2].isdecimal() and "=" not in before
+                if _KEY.fullmatch(text) and (before in flags or not is_option):
+                    return place
+                before = text
+        return len(arguments)
 
 
 def at_least_one(text: str) -> int:
@@ -152,3 +238,45 @@ def refuse(program: str, error: BaseException | str, code: int = UNUSABLE) -> in
     message = error if isinstance(error, str) else one_line(error)
     print(f"{program}: {message}", file=sys.stderr, flush=True)
     return code
+
+
+def program_name(command: str) -> str:
+    """What a command is called in its own messages: as it was called, "escnet NAME" or "NAME.py"."""
+    called = Path(sys.argv[0])
+    is_package = called.name == "escnet" or called.parts[-2:] == ("escnet", "__main__.py")
+    return f"escnet {command}" if is_package else f"{command}.py"
+
+
+def run_program(main: Callable[[], int | None], program: str = "") -> int:
+    """Run the main function of a program; returns its exit code, and says in one line which package is missing.
+
+    Where the output is not read any more, it ends in silence.
+
+    Args:
+        main: the function.
+        program: its name; else that of the script that runs.
+    """
+    try:
+        return main() or 0
+    except ModuleNotFoundError as error:
+        # A module that nobody can install is a fault, and keeps its traceback.
+        if (remedy := missing_package(error)) is None:
+            raise
+        return refuse(program or Path(sys.argv[0]).name, remedy)
+    except BrokenPipeError:
+        if not _nobody_reads():
+            raise
+        return CLOSED
+
+
+def _nobody_reads() -> bool:
+    """Whether the reader of the output has gone, as that of `| head`; what is left of it then goes nowhere."""
+    try:
+        output, watch = sys.stdout.fileno(), select.poll()
+    except OSError:  # no file of the system
+        return False
+    watch.register(output, 0)
+    if not any(event & select.POLLERR for _, event in watch.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+    return True

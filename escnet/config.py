@@ -82,7 +82,7 @@ def find_config(path: str | os.PathLike) -> Path:
     raise ConfigError(f"'{path}': there is no such file; with escnet come {', '.join(map(str, shipped))}")
 
 
-def load_usable_config(config: str | os.PathLike, opts: Sequence[Any] = ()) -> CN:
+def load_usable_config(config: str | os.PathLike | CN, opts: Sequence[Any] = ()) -> CN:
     """`load_config` for a tool that runs a model: the device is there, and nothing is changed any more.
 
     Raises:

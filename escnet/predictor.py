@@ -17,7 +17,6 @@ from PIL import Image
 from torch import Tensor
 
 import escnet.meta_arch  # noqa: F401  (registers the systems)
-from escnet.config import load_config
 from escnet.data.images import MAX_PIXELS, any_picture
 from escnet.devices import usable_device
 from escnet.encoded_image import EncodedImage, evaluating
@@ -27,6 +26,7 @@ from escnet.meta_arch.segmentation import Segmentation
 from escnet.pretrained.loading import load_exactly
 from escnet.pretrained.reading import load_checkpoint
 from escnet.prompted_masks import PromptedMasks
+from escnet.publishing.chosen_models import chosen_config
 from escnet.publishing.published import PublishedModel
 from escnet.segmentation_result import SegmentationResult
 from escnet.vocabulary import Vocabulary
@@ -82,9 +82,9 @@ class Segmenter(PublishedModel):
 
         Args:
             config: the path of a .yaml file, or a Detectron2 config that has escnet's keys (it is not changed).
-            weights: a checkpoint of this project, which brings every weight, or "shipped:esc_net", that of MojiScenes;
-                else MODEL.WEIGHTS of the config. Without either, CLIP and SAM are loaded as configured and what lies
-                between them is random.
+            weights: a checkpoint of this project, which brings every weight, "shipped:esc_net", that of MojiScenes,
+                or the weights of a published model (a folder, "hub:owner/name"); else MODEL.WEIGHTS of the config.
+                Without either, CLIP and SAM are loaded as configured and what lies between them is random.
             opts: KEY, VALUE, KEY, VALUE ... to set in the config.
             device: "cpu", "cuda", "cuda:1", "mps", a torch.device ...; else MODEL.DEVICE, or the CPU where that is a
                 GPU that is not there.
@@ -93,9 +93,7 @@ class Segmenter(PublishedModel):
             ConfigError: for a missing file, an unknown key or a value of the wrong kind.
             WeightsError: for weights that are missing or do not fit.
         """
-        cfg = load_config(config, opts)
-        if weights is not None:
-            cfg.MODEL.WEIGHTS = str(weights)
+        cfg = chosen_config(None, config, opts, weights)
         cfg.MODEL.DEVICE = usable_device(device, cfg.MODEL.DEVICE)
         # Read before the model is built: a wrong path should not cost the user a minute.
         state = load_checkpoint(cfg.MODEL.WEIGHTS) if cfg.MODEL.WEIGHTS else None

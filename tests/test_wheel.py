@@ -53,6 +53,12 @@ def test_the_package_is_the_installed_one(installed: Path, tmp_path: Path) -> No
     assert "escnet = escnet.__main__:main" in scripts
 
 
+def test_a_command_is_called_what_was_typed(installed: Path, tmp_path: Path) -> None:
+    assert _run(installed, tmp_path, "predict", "--help").stdout.startswith("usage: escnet predict ")
+    told = _run(installed, tmp_path, "export", "--model", "shipped:esc_net", "--config-file", "x").stderr
+    assert told.splitlines()[-1].startswith("escnet export: error: argument --config-file: not allowed with")
+
+
 def test_all_that_is_no_code_is_in_it(installed: Path) -> None:
     def data(folder: Path) -> set[str]:
         # Not rglob, which goes into no folder that is a link.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from escnet.command_line import run_program
 from escnet.commands.app import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

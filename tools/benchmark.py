@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import resource
 import statistics
+import sys
 from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from tabulate import tabulate
 
 from escnet import Vocabulary
-from escnet.command_line import at_least_one, positive_number
+from escnet.command_line import CommandParser, at_least_one, positive_number, run_program
 from escnet.own_process import in_own_process
 
 if TYPE_CHECKING:
@@ -52,8 +53,8 @@ PICTURE = (480, 640)
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", default="configs/escnet/vitb16.yaml", help="an ESC-Net configuration")
+    parser = CommandParser(description=__doc__)
+    parser.add_model_options(weights=None, default="configs/escnet/vitb16.yaml")
     parser.add_argument("--classes", type=at_least_one, nargs="+", default=[21, 150, 171, 847], help="vocabulary sizes")
     parser.add_argument("--profile", action="store_true", help="also say which operators take the time")
     parser.add_argument("--images", type=at_least_one, default=1, help="in one pass or training step (default: 1)")
@@ -73,7 +74,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         default=20.0,
         help="GiB a training step may take, of a GPU or of the machine",
     )
-    parser.add_argument("opts", nargs=argparse.REMAINDER, help="configuration KEY VALUE pairs")
+    parser.add_config_keys()
     options = parser.parse_args(arguments)
     if options.batch and (options.training or options.profile or options.images > 1):
         parser.error("--batch is measured by itself; leave out --training, --profile and --images")
@@ -96,17 +97,18 @@ def benchmark(arguments: argparse.Namespace) -> None:
     """
     import torch
 
-    from escnet.config import load_config
     from escnet.devices import device_name
+    from escnet.publishing.chosen_models import chosen_config_alone
 
     arguments.threads = arguments.threads or torch.get_num_threads()
-    cfg = load_config(arguments.config_file, arguments.opts)
+    arguments.cfg = cfg = chosen_config_alone(arguments.model, arguments.config_file, arguments.opts)
     if not arguments.batch and (cfg.MODEL.META_ARCHITECTURE not in SYSTEMS or cfg.MODEL.ESC.BACKBONE != "clip"):
         raise ValueError(f"measures {' and '.join(SYSTEMS)} on CLIP; tools/compare_systems.py measures the others")
     device = device_name(torch.device(cfg.MODEL.DEVICE))
+    name = arguments.model or arguments.config_file
     images = " ".join(map(str, arguments.batch or [arguments.images]))
     print(
-        f"{arguments.config_file}, images at once: {images}, on {device}, {arguments.threads} threads, "
+        f"{name}, images at once: {images}, on {device}, {arguments.threads} threads, "
         f"{cfg.MODEL.PRECISION}, torch {torch.__version__}",
         flush=True,
     )
@@ -189,7 +191,7 @@ def build(arguments: argparse.Namespace, opts: list[Any]) -> tuple[CfgNode, nn.M
 
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
-    cfg = random_weights(load_config(arguments.config_file, [*arguments.opts, *opts]))
+    cfg = random_weights(load_config(arguments.cfg, opts))
     return cfg, build_model(cfg)
 
 
@@ -333,4 +335,4 @@ def limit_memory(device: torch.device, limit: int) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(run_program(main))

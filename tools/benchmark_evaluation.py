@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tabulate import tabulate
 
-from escnet.command_line import at_least_one
+from escnet.command_line import at_least_one, run_program
 from escnet.own_process import forget_peak, in_own_process, peak_memory
 
 if TYPE_CHECKING:
@@ -170,4 +170,4 @@ def median_milliseconds(step: Callable[[], object], repeats: int) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

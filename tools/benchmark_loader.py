@@ -9,7 +9,6 @@ other for each image; images per second are those of the loader with its worker 
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 import time
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 
-from escnet.command_line import refuse
+from escnet.command_line import CommandParser, refuse, run_program
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
@@ -29,12 +28,12 @@ if TYPE_CHECKING:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the tool; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=__doc__)
     parser.add_argument("--config-file", default="configs/escnet/vitb16.yaml", metavar="YAML")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], metavar="N", help="worker processes to try")
     parser.add_argument("--images", type=int, default=200, metavar="K", help="images of each measurement")
     parser.add_argument("--repeats", type=int, default=3, metavar="R", help="measurements; the median is printed")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE")
+    parser.add_config_keys()
     options = parser.parse_args(arguments)
     if min(*options.workers, options.images, options.repeats) < 1:
         parser.error("--workers, --images and --repeats have to be at least 1")
@@ -122,4 +121,4 @@ class _Clock:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 
-from escnet.command_line import at_least_one
+from escnet.command_line import at_least_one, run_program
 from escnet.own_process import in_own_process
 
 if TYPE_CHECKING:
@@ -227,4 +228,4 @@ def size(module: nn.Module) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(run_program(main))

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tabulate import tabulate
 
-from escnet.command_line import at_least_one
+from escnet.command_line import CommandParser, at_least_one, run_program
 from escnet.own_process import in_own_process
 
 if TYPE_CHECKING:
@@ -30,9 +31,7 @@ PROGRAM = "benchmark_words.py"
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
-    parser = argparse.ArgumentParser(
-        prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(prog=PROGRAM, description=__doc__)
     parser.add_argument("--config-file", default="configs/clip_guided_sam/paper.yaml", help="a CLIP-Guided SAM")
     parser.add_argument("--words", type=at_least_one, nargs="+", default=[1, 5, 20, 150], help="numbers of words")
     parser.add_argument(
@@ -42,9 +41,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--repeats", type=at_least_one, default=1, help="timed runs, after one of SAM; the median is printed"
     )
     parser.add_argument("--threads", type=at_least_one, help="of PyTorch (default: as it chooses)")
-    parser.add_argument(
-        "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="configuration keys to set, after all options"
-    )
+    parser.add_config_keys()
     return parser.parse_args(arguments)
 
 
@@ -135,4 +132,4 @@ def measure(cfg: CfgNode, words: int, repeats: int, threads: int) -> dict[str, f
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(run_program(main))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from tabulate import tabulate
 
-from escnet.command_line import refuse
+from escnet.command_line import refuse, run_program
 from escnet.data.benchmarks import dataset_folder_name, full_dataset_name
 from escnet.data.errors import DatasetError
 from escnet.data.images import ImageError
@@ -98,4 +98,4 @@ def print_verdict(found: Inspection) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

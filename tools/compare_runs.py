@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 
-from escnet.command_line import refuse
+from escnet.command_line import refuse, run_program
 
 if TYPE_CHECKING:
     from escnet.evaluation.runs.comparison import Comparison, Difference
@@ -111,4 +111,4 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

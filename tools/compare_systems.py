@@ -19,6 +19,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from escnet.command_line import run_program
+
 if TYPE_CHECKING:
     from escnet.evaluation.systems.comparison import ComparedSystems, ComparisonTask
     from escnet.evaluation.systems.plan import ComparisonPlan
@@ -138,4 +140,4 @@ def draw(plan: ComparisonPlan, found: ComparedSystems, output: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from escnet.command_line import refuse
+from escnet.command_line import refuse, run_program
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -243,4 +243,4 @@ def print_summary(outcome: Outcome, teacher: Teacher) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

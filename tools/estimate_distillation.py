@@ -18,7 +18,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from escnet.command_line import add_gpu_assumptions, at_least_one, positive_number, print_table, refuse
+from escnet.command_line import (
+    CommandParser,
+    add_gpu_assumptions,
+    at_least_one,
+    positive_number,
+    print_table,
+    refuse,
+    run_program,
+)
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
@@ -49,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from escnet.training.estimation.distillation import count_stage
 
     try:
-        configs = [(Path(path).stem, load_config(path, args.overrides)) for path in args.config_files]
+        configs = [(Path(path).stem, load_config(path, args.opts)) for path in args.config_files]
         stages = [Stage(name, cfg, count_stage(cfg)) for name, cfg in configs]
     except (ConfigError, ValueError) as error:
         return refuse(PROGRAM, error)
@@ -60,9 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
-    parser = argparse.ArgumentParser(
-        prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(prog=PROGRAM, description=__doc__)
     add = parser.add_argument
     add("--config-files", type=_several(str), default=STAGES, metavar="YAML,...", help="(default: SAM-CLIP's stages)")
     add(
@@ -81,7 +87,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--mask-decode-ms", type=positive_number, default=46.0, metavar="T", help="of a CPU core for one (default: 46)")
     add("--embedding-bytes", type=positive_number, default=1549.0, metavar="S", help="of a stored one (default: 1549)")
     add("--samples-per-shard", type=at_least_one, default=1000, metavar="N", help="(default: 1000)")
-    add("overrides", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="changes to all of the configurations")
+    parser.add_config_keys("changes to all of the configurations")
     return parser.parse_args(arguments)
 
 
@@ -265,4 +271,4 @@ def _several(kind: Callable[[str], Value]) -> Callable[[str], tuple[Value, ...]]
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

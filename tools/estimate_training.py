@@ -19,7 +19,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from escnet.command_line import add_gpu_assumptions, at_least_one, positive_number, print_table, refuse
+from escnet.command_line import (
+    CommandParser,
+    add_gpu_assumptions,
+    at_least_one,
+    positive_number,
+    print_table,
+    refuse,
+    run_program,
+)
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
@@ -40,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from escnet.training.estimation.segmentation import SegmentationCounter
 
     try:
-        cfg = load_config(args.config_file, args.overrides)
+        cfg = load_config(args.config_file, args.opts)
         words = training_words(cfg, args.classes)
         tests = [(name, *benchmark_words(cfg, name)) for name in args.benchmarks]
         return print_estimate(cfg, SegmentationCounter(cfg), words, tests, args)
@@ -52,9 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
-    parser = argparse.ArgumentParser(
-        prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(prog=PROGRAM, description=__doc__)
     add = parser.add_argument
     add("--config-file", required=True, metavar="YAML", help="configuration of a training on pixels")
     add("--classes", type=at_least_one, metavar="N", help="of a training (default: the words of DATASETS.TRAIN)")
@@ -69,7 +75,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar=("TRAINING", "PREDICTION"),
         help="from one operator to the next of which a GPU is asked, in microseconds (default: 34 15, measured)",
     )
-    add("overrides", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="changes to the configuration, at the end")
+    parser.add_config_keys("changes to the configuration, at the end")
     return parser.parse_args(arguments)
 
 
@@ -202,4 +208,4 @@ def print_evaluation(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

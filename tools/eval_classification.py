@@ -22,6 +22,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from escnet.command_line import CommandParser, run_program
+
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
 
@@ -45,20 +47,20 @@ def evaluate(args: argparse.Namespace) -> None:
 
     from escnet.config import load_usable_config
     from escnet.evaluation.whole_images import evaluate_whole_images
+    from escnet.publishing.chosen_models import chosen_config
 
     setup_logger(name="escnet").setLevel(logging.WARNING)
-    cfg = load_usable_config(args.config_file, args.opts)
+    # Weights of --system are of another format.
+    cfg = chosen_config(args.model, args.config_file, args.opts, None if args.system else args.weights)
+    cfg = load_usable_config(cfg)
     table = evaluate_whole_images(cfg, read_task(args, cfg))
     print(f"\n{table}\n\nresults.json is in {args.output}", flush=True)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
-    parser = argparse.ArgumentParser(
-        prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--config-file", required=True, metavar="YAML", help="configuration of the model")
-    parser.add_argument("--weights", default="", metavar="PTH", help="checkpoint of the model, or weights of --system")
+    parser = CommandParser(prog=PROGRAM, description=__doc__)
+    parser.add_model_options("a checkpoint, or a published model; or weights of --system (else as configured)")
     parser.add_argument("--system", choices=("clip",), help="MODEL.CLIP instead of MODEL.META_ARCHITECTURE")
     parser.add_argument("--images", required=True, type=Path, metavar="FOLDER", help="of the images")
     parser.add_argument(
@@ -79,9 +81,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images at a time (default: 64)")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for the results")
     parser.add_argument("--restart", action="store_true", help="delete the embeddings and results in the output folder")
-    parser.add_argument(
-        "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="configuration keys to set, after all options"
-    )
+    parser.add_config_keys()
     options = parser.parse_args(arguments)
     if options.captions_per_image < 0:
         parser.error(f"--captions-per-image is {options.captions_per_image}; give a number, or 0 for all")
@@ -104,11 +104,11 @@ def read_task(args: argparse.Namespace, cfg: CfgNode) -> WholeImageTask:
         captions_per_image=args.captions_per_image,
         templates=args.templates,
         system=args.system,
-        weights=args.weights,
+        weights=(args.weights or "") if args.system else "",
         options=EmbeddingOptions(args.crop, args.batch_size, cfg.DATALOADER.NUM_WORKERS),
         restart=args.restart,
     )
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

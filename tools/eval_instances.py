@@ -21,6 +21,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from escnet.command_line import CommandParser, run_program
+
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
 
@@ -44,20 +46,20 @@ def evaluate(args: argparse.Namespace) -> None:
 
     from escnet.config import load_usable_config
     from escnet.evaluation.instance_run import run_instances
+    from escnet.publishing.chosen_models import chosen_config
 
     setup_logger(name="escnet").setLevel(logging.WARNING)
-    cfg = load_usable_config(args.config_file, args.opts)
+    # Weights of --system are of another format.
+    cfg = chosen_config(args.model, args.config_file, args.opts, None if args.system else args.weights)
+    cfg = load_usable_config(cfg)
     table = run_instances(cfg, read_task(args, cfg))
     print(f"\n{table}\n\nresults.json is in {args.output}", flush=True)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
-    parser = argparse.ArgumentParser(
-        prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--config-file", required=True, metavar="YAML", help="configuration of the model")
-    parser.add_argument("--weights", default="", metavar="PTH", help="checkpoint of the model, or weights of --system")
+    parser = CommandParser(prog=PROGRAM, description=__doc__)
+    parser.add_model_options("a checkpoint, or a published model; or weights of --system (else as configured)")
     parser.add_argument("--system", choices=("sam",), help="MODEL.SAM instead of MODEL.META_ARCHITECTURE")
     parser.add_argument("--images", required=True, type=Path, metavar="FOLDER", help="of the images")
     parser.add_argument("--annotations", required=True, type=Path, metavar="JSON", help="the objects, COCO's format")
@@ -82,9 +84,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for the results")
     parser.add_argument("--restart", action="store_true", help="delete the results that are in the output folder")
-    parser.add_argument(
-        "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="configuration keys to set, after all options"
-    )
+    parser.add_config_keys()
     options = parser.parse_args(arguments)
     if options.limit is not None and options.limit < 1:
         parser.error(f"--limit is {options.limit}; at least one image is needed")
@@ -104,7 +104,7 @@ def read_task(args: argparse.Namespace, cfg: CfgNode) -> InstanceTask:
         output=args.output,
         boxes=args.boxes,
         system=args.system,
-        weights=args.weights,
+        weights=(args.weights or "") if args.system else "",
         options=BoxOptions(args.padded, args.score, args.chunk, cfg.DATALOADER.NUM_WORKERS),
         limit=args.limit,
         library=args.library,
@@ -113,4 +113,4 @@ def read_task(args: argparse.Namespace, cfg: CfgNode) -> InstanceTask:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

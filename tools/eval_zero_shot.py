@@ -17,7 +17,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from escnet.command_line import POINT_DRAWS, add_batch_size, add_point_draws, point_draws_options, refuse
+from escnet.command_line import (
+    POINT_DRAWS,
+    CommandParser,
+    add_batch_size,
+    add_point_draws,
+    point_draws_options,
+    refuse,
+    run_program,
+)
 from escnet.data.benchmarks import BENCHMARKS, full_dataset_name, split_dataset_name
 from escnet.evaluation.protocols import PROMPTS, PROTOCOLS, Protocol
 
@@ -33,9 +41,8 @@ SHORT_NAMES = [benchmark.short for benchmark in BENCHMARKS if benchmark.short]
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", required=True, metavar="YAML", help="configuration of the model")
-    parser.add_argument("--weights", default="", metavar="PTH", help="checkpoint of training (else MODEL.WEIGHTS)")
+    parser = CommandParser(description=__doc__)
+    parser.add_model_options()
     parser.add_argument(
         "--benchmarks",
         nargs="+",
@@ -64,9 +71,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--num-machines", type=int, default=1, metavar="N")
     parser.add_argument("--machine-rank", type=int, default=0, metavar="N")
     parser.add_argument("--dist-url", default="auto", metavar="URL")
-    parser.add_argument(
-        "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="configuration keys to set, after all options"
-    )
+    parser.add_config_keys()
     return parser.parse_args(arguments)
 
 
@@ -75,14 +80,15 @@ def read_config(args: argparse.Namespace) -> CfgNode:
 
     Raises:
         ConfigError: a file, key or value is wrong, or CUDA is asked for and missing.
+        WeightsError: a published model cannot be had.
         ValueError: --point-draws for a model that draws no points.
     """
-    from escnet.config import check_device, load_config
+    from escnet.config import check_device
     from escnet.meta_arch.configured import require_key
+    from escnet.publishing.chosen_models import chosen_config
 
-    # In quotes, since a file may be called 1e5, which is a number as an option.
-    weights = ("MODEL.WEIGHTS", repr(args.weights)) if args.weights else ()
-    cfg = load_config(args.config_file, [*point_draws_options(args.point_draws, args.opts), *weights])
+    opts = point_draws_options(args.point_draws, args.opts)
+    cfg = chosen_config(args.model, args.config_file, opts, args.weights)
     if args.point_draws is not None:
         require_key(cfg, POINT_DRAWS, "--point-draws")
     if args.class_names:
@@ -168,4 +174,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_program(main))

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from escnet.command_line import refuse
+from escnet.command_line import refuse, run_program
 
 if TYPE_CHECKING:
     from escnet.data.shards.storing import Storing
@@ -166,4 +166,4 @@ def index(folder: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from escnet.command_line import refuse
+from escnet.command_line import refuse, run_program
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -100,4 +100,4 @@ def merge(args: argparse.Namespace) -> tuple[dict[str, Tensor], str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

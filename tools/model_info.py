@@ -7,13 +7,12 @@ Needs no weights: the model is built with random ones.
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from escnet.command_line import refuse
+from escnet.command_line import CommandParser, refuse, run_program
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
@@ -32,12 +31,12 @@ COCO_STUFF_CLASSES = 171
 TRACED_CHUNK = 64
 
 
-def counting_config(path: str, overrides: Sequence[str]) -> CfgNode:
+def counting_config(path: str | None, overrides: Sequence[str], model: str | None = None) -> CfgNode:
     """A configuration on the CPU for which no weights are read."""
-    from escnet.config import load_config
     from escnet.pretrained.random_weights import RANDOM, random_weights
+    from escnet.publishing.chosen_models import chosen_config_alone
 
-    cfg = random_weights(load_config(path, overrides))
+    cfg = random_weights(chosen_config_alone(model, path, overrides))
     cfg.MODEL.WEIGHTS = RANDOM
     cfg.MODEL.DEVICE = "cpu"
     # Larger chunks leave fewer operators to trace.
@@ -132,10 +131,10 @@ def compare(whole: PartInfo, image: PartInfo, extra: dict[str, float], classes: 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point."""
-    parser = argparse.ArgumentParser(description="Parameters and GFLOPs of a model, part by part.")
-    parser.add_argument("--config-file", required=True, help="e.g. configs/escnet/vitb16.yaml")
+    parser = CommandParser(description="Parameters and GFLOPs of a model, part by part.")
+    parser.add_model_options(weights=None)
     parser.add_argument("--num-classes", type=int, default=150, help="size of the vocabulary (default: 150)")
-    parser.add_argument("overrides", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="changes to the config")
+    parser.add_config_keys("changes to the config")
     args = parser.parse_args(arguments)
     if args.num_classes < 1:
         parser.error(f"--num-classes must be at least 1, got {args.num_classes}")
@@ -145,11 +144,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from escnet.complexity import count_model, describe, whole_model
     from escnet.config import ConfigError
     from escnet.meta_arch import ESCNet
+    from escnet.pretrained.files import WeightsError
     from escnet.vocabulary import Vocabulary
 
     try:
-        cfg = counting_config(args.config_file, args.overrides)
-    except ConfigError as error:
+        cfg = counting_config(args.config_file, args.opts, args.model)
+    except (ConfigError, WeightsError) as error:
         sys.exit(refuse("model_info.py", error))
     torch.manual_seed(0)
     model = build(cfg)
@@ -159,7 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     flops = count_model(model, vocabulary, image)
     infos, whole = describe(model, flops.by_module), whole_model(model, flops.by_module)
 
-    print(f"{args.config_file}: {cfg.MODEL.META_ARCHITECTURE}, {cfg.MODEL.CLIP.NAME}")
+    print(f"{args.model or args.config_file}: {cfg.MODEL.META_ARCHITECTURE}, {cfg.MODEL.CLIP.NAME}")
     print(f"One image of {height}x{width}, {args.num_classes} classes, whole-image pass\n")
     print(report(infos, whole))
     if isinstance(model, ESCNet) and not model.is_merged:
@@ -182,4 +182,4 @@ def _addition(what: str, flops: float, total: float) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_program(main))

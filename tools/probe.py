@@ -19,7 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from escnet.command_line import refuse
+from escnet.command_line import CommandParser, refuse, run_program
 
 if TYPE_CHECKING:
     import torch
@@ -53,13 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
-    parser = argparse.ArgumentParser(
-        prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--config-file", required=True, metavar="YAML", help="configuration of the model")
-    parser.add_argument(
-        "--weights", default="", metavar="FILE", help="of the system that is probed (else as configured)"
-    )
+    parser = CommandParser(prog=PROGRAM, description=__doc__)
+    parser.add_model_options("of the system that is probed: a file, or a published model (else as configured)")
     parser.add_argument(
         "--system", choices=SYSTEMS, help="probe the configuration's CLIP or SAM in place of its system"
     )
@@ -87,9 +82,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=Path("output/probing"), metavar="DIR", help="of all models")
     parser.add_argument("--name", metavar="NAME", help="of the model in the table and of its folder")
     parser.add_argument("--restart", action="store_true", help="delete the results and features of this model first")
-    parser.add_argument(
-        "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="configuration keys to set, after all options"
-    )
+    parser.add_config_keys()
     args = parser.parse_args(arguments)
     if (args.train is None) != (args.test is None):
         parser.error("--train and --test go together")
@@ -122,7 +115,8 @@ def probe(args: argparse.Namespace) -> None:
 
     setup_logger(name="escnet").setLevel(logging.WARNING)
     cfg = read_config(args)
-    model = load_answering_model(cfg, RepresentingModel, args.system, args.weights).requires_grad_(False)
+    weights = (args.weights or "") if args.system else ""
+    model = load_answering_model(cfg, RepresentingModel, args.system, weights).requires_grad_(False)
     name = args.system or type(model).__name__
     args.name = args.name or (name if args.features == "backbone" else f"{name}-{args.features}")
     folder = args.output / args.name
@@ -146,9 +140,11 @@ def read_config(args: argparse.Namespace) -> CfgNode:
     Raises:
         ConfigError: a file, key or value is wrong, or a device is asked for and missing.
     """
-    from escnet.config import check_device, load_config
+    from escnet.config import check_device
+    from escnet.publishing.chosen_models import chosen_config
 
-    cfg = load_config(args.config_file, args.opts)
+    # Weights of --system are of another format.
+    cfg = chosen_config(args.model, args.config_file, args.opts, None if args.system else args.weights)
     check_device(cfg)
     return cfg
 
@@ -210,4 +206,4 @@ def probe_classification(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from escnet.command_line import refuse
+from escnet.command_line import CommandParser, refuse, run_program
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line, whose options are those of Detectron2's own tools."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=__doc__)
     parser.add_argument("--config-file", required=True, metavar="YAML", help="configuration of the model")
     parser.add_argument("--resume", action="store_true", help="go on with the run in OUTPUT_DIR, if there is one")
     parser.add_argument("--eval-only", action="store_true", help="evaluate on DATASETS.TEST, and train nothing")
@@ -33,9 +33,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--num-machines", type=int, default=1, metavar="N")
     parser.add_argument("--machine-rank", type=int, default=0, metavar="N", help="of this machine, from 0")
     parser.add_argument("--dist-url", default="auto", metavar="URL", help="of machine 0, if there are several")
-    parser.add_argument(
-        "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="configuration keys to set, after all options"
-    )
+    parser.add_config_keys()
     return parser.parse_args(arguments)
 
 
@@ -44,10 +42,12 @@ def read_config(args: argparse.Namespace) -> CfgNode:
 
     Raises:
         ConfigError: a file, key or value is wrong, or a device is asked for and missing.
+        WeightsError: MODEL.WEIGHTS names a published model that cannot be had.
     """
     from escnet.config import load_usable_config
+    from escnet.publishing.chosen_models import chosen_config
 
-    return load_usable_config(args.config_file, args.opts)
+    return load_usable_config(chosen_config(None, args.config_file, args.opts))
 
 
 def check_run(cfg: CfgNode, args: argparse.Namespace) -> None:
@@ -133,6 +133,7 @@ def _prepare(cfg: CfgNode, args: argparse.Namespace) -> Callable[[], object]:
 def main() -> None:
     args = parse_arguments()
     from escnet.config import find_config
+    from escnet.pretrained.files import WeightsError
     from escnet.training.launch import launch
 
     try:
@@ -140,7 +141,7 @@ def main() -> None:
         args.config_file = str(find_config(args.config_file))
         cfg = read_config(args)
         check_run(cfg, args)
-    except ValueError as error:
+    except (ValueError, WeightsError) as error:
         sys.exit(refuse("train_net.py", error))
     try:
         launch(run, args, cfg.MODEL.DEVICE, (cfg, args))
@@ -150,4 +151,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_program(main))

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from escnet.command_line import refuse
+from escnet.command_line import CommandParser, refuse, run_program
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,11 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
-    parser = argparse.ArgumentParser(
-        prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--config-file", required=True, metavar="YAML", help="of a system that shows hidden states")
-    parser.add_argument("--weights", default="", metavar="FILE", help="checkpoint of the system (else MODEL.WEIGHTS)")
+    parser = CommandParser(prog=PROGRAM, description=__doc__)
+    parser.add_model_options()
     parser.add_argument(
         "--features",
         default="both",
@@ -63,9 +60,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--limit", type=int, metavar="K", help="only the first K pictures")
     parser.add_argument("--image-size", type=int, default=448, metavar="S", help="pictures become S x S (default 448)")
     parser.add_argument("--output", required=True, type=Path, metavar="FILE", help=".safetensors or .pth")
-    parser.add_argument(
-        "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="configuration keys to set, after all options"
-    )
+    parser.add_config_keys()
     args = parser.parse_args(arguments)
     if args.limit is not None and args.limit < 1:
         parser.error(f"--limit is {args.limit}; at least one picture is needed")
@@ -92,16 +87,17 @@ def estimate(args: argparse.Namespace, files: Sequence[str]) -> dict[str, Tensor
     Raises:
         ValueError, WeightsError: the model, its weights or a picture cannot be used.
     """
-    from escnet.config import check_device, load_config
+    from escnet.config import check_device
     from escnet.evaluation.answering_models import load_answering_model
     from escnet.evaluation.probing.importance import hidden_state_importance
     from escnet.meta_arch.representation import RepresentingModel
+    from escnet.publishing.chosen_models import chosen_config
 
-    cfg = load_config(args.config_file, args.opts)
+    cfg = chosen_config(args.model, args.config_file, args.opts, args.weights)
     check_device(cfg)
-    model = load_answering_model(cfg, RepresentingModel, weights=args.weights)
+    model = load_answering_model(cfg, RepresentingModel)
     return hidden_state_importance(model, files, args.features, args.image_size)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

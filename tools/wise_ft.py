@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from escnet.command_line import refuse
+from escnet.command_line import CommandParser, refuse, run_program
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
@@ -49,9 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
-    parser = argparse.ArgumentParser(
-        prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(prog=PROGRAM, description=__doc__)
     parser.add_argument("--config-file", required=True, metavar="YAML", help="of a SAM-CLIP")
     parser.add_argument("--sam-weights", metavar="FILE", help="alpha 0: a SAM or a SAM-CLIP (else MODEL.SAM.WEIGHTS)")
     parser.add_argument("--tuned", required=True, metavar="FILE", help="alpha 1: a checkpoint of the SAM-CLIP")
@@ -78,9 +76,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--teacher-accuracy", type=float, metavar="X", help="in percent; drawn as a line")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for the results")
     parser.add_argument("--restart", action="store_true", help="delete the results that are in the output folder")
-    parser.add_argument(
-        "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="configuration keys to set, after all options"
-    )
+    parser.add_config_keys()
     args = parser.parse_args(arguments)
     for alpha in args.alphas:
         if not 0 <= alpha <= 1:
@@ -242,4 +238,4 @@ def draw(args: argparse.Namespace, points: list[SweepPoint]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

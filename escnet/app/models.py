@@ -20,13 +20,13 @@ class OfferedModel:
 
     Attributes:
         name: in the list.
-        config: the path of a configuration.
+        config: the path of a configuration; None for a published model, which `weights` names.
         weights: a checkpoint, or "shipped:NAME"; None for MODEL.WEIGHTS of the configuration.
         opts: KEY, VALUE ... to set in the configuration.
     """
 
     name: str
-    config: Path
+    config: Path | None
     weights: str | None = None
     opts: tuple[str, ...] = ()
 
@@ -38,8 +38,14 @@ SHIPPED = (
 )
 
 
-def offered_models(config: str | None, weights: str | None, opts: Sequence[str] = ()) -> tuple[OfferedModel, ...]:
-    """The shipped models, and before them that of a user's own configuration, if there is one."""
+def offered_models(
+    config: str | None, weights: str | None, opts: Sequence[str] = (), model: str | None = None
+) -> tuple[OfferedModel, ...]:
+    """The shipped models, and before them a published one, or that of a user's own configuration, if there is one."""
+    if model is not None:
+        # Of a folder its own name.
+        name = Path(model).name if Path(model).is_dir() else model
+        return (OfferedModel(name, None, model, tuple(opts)), *SHIPPED)
     if config is None:
         return SHIPPED
     return (OfferedModel(Path(config).stem, Path(config), weights, tuple(opts)), *SHIPPED)
@@ -68,7 +74,7 @@ class LoadedModels:
         """The model of this name, loaded if it is not yet.
 
         Raises:
-            ValueError: there is none of this name; and what `Segmenter.from_config` raises.
+            ValueError: there is none of this name; and what `Segmenter.from_config` and `from_pretrained` raise.
         """
         if name not in self._offered:
             raise ValueError(f'there is no model "{name}"; there are {", ".join(self._offered)}')
@@ -78,5 +84,9 @@ class LoadedModels:
                 from escnet.predictor import Segmenter
 
                 model = self._offered[name]
-                self._loaded[name] = Segmenter.from_config(model.config, model.weights, model.opts, self._device)
+                if model.config is None:
+                    segmenter = Segmenter.from_pretrained(model.weights, model.opts, self._device)
+                else:
+                    segmenter = Segmenter.from_config(model.config, model.weights, model.opts, self._device)
+                self._loaded[name] = segmenter
             return self._loaded[name]

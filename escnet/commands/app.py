@@ -1,9 +1,10 @@
 r"""Open the page: a picture and words in a browser, masks over the picture; on this machine alone.
 
     python -m escnet app
+    python -m escnet app --model hub:owner/name
     python -m escnet app --config-file configs/escnet/vitb16.yaml --weights model_final.pth
 
-The small models that ship with the package are offered, and before them the checkpoint that is named. Exit code: 0 when
+The small models that ship with the package are offered, and before them the model that is named. Exit code: 0 when
 the page is closed with Ctrl-C, 2 if it could not be opened.
 """
 
@@ -15,9 +16,10 @@ from collections.abc import Sequence
 
 from escnet.app.limits import Limits
 from escnet.app.models import LoadedModels, offered_models
-from escnet.command_line import at_least_one, refuse
+from escnet.command_line import CommandParser, at_least_one, program_name, refuse
 
-PROGRAM = "app.py: error"
+NAME = program_name("app")
+PROGRAM = f"{NAME}: error"
 LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
@@ -30,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     limits = Limits(upload_megabytes=args.max_upload, pixels=args.max_pixels, words=args.max_words)
     try:
         require_gradio()
-        offered = offered_models(args.config_file, args.weights, args.opts)
+        offered = offered_models(args.config_file, args.weights, args.opts, args.model)
         models = LoadedModels(offered, args.device)
         # A wrong path should be told here, not to the first user.
         models.segmenter(offered[0].name)
@@ -49,12 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
     limits = Limits()
-    parser = argparse.ArgumentParser(
-        prog="app.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(prog=NAME, description=__doc__)
     add = parser.add_argument
-    add("--config-file", metavar="YAML", help="of a model of your own, e.g. configs/escnet/vitb16.yaml")
-    add("--weights", metavar="FILE", help="its checkpoint (else MODEL.WEIGHTS)")
+    parser.add_model_options(required=False)
     add("--device", help="cpu, cuda, cuda:1, mps ... (else a GPU if there is one)")
     add("--host", default="127.0.0.1", metavar="ADDRESS", help="to listen on (default: 127.0.0.1, this machine alone)")
     add("--port", type=at_least_one, metavar="N", help="to listen on (default: the first free one from 7860)")
@@ -79,10 +78,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="N",
         help=f"classes and background words together (default: {limits.words})",
     )
-    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="configuration keys of your own model, at the end")
+    parser.add_config_keys("configuration keys of your own model, at the end")
     options = parser.parse_args(arguments)
-    if options.config_file is None and (options.weights or options.opts):
-        parser.error("--weights and KEY VALUE are of a model of your own; name its --config-file too")
+    if options.model is None and options.config_file is None and (options.weights or options.opts):
+        parser.error("--weights and KEY VALUE are of a model of your own; name its --config-file, or --model, too")
     return options
 
 

@@ -1,8 +1,8 @@
 r"""Write a trained ESC-Net, SAM-CLIP or CLIP-Guided SAM as files that segment without PyTorch.
 
-    python tools/export.py --config-file configs/escnet/vitb16.yaml --weights model_final.pth --output exported \
+    python -m escnet export --config-file configs/escnet/vitb16.yaml --weights model_final.pth --output exported \
         --check-images photo.jpg street.jpg --check-words "cat, grass, sky"
-    python tools/export.py ... --output street --words "car, road, sky"     # one file, from image to labels
+    python -m escnet export ... --output street --words "car, road, sky"     # one file, from image to labels
 
 The folder has ONNX graphs of the image encoder, the segmenter and CLIP's text encoder with its tokenizer, and
 card.json, which says what they were made of. `escnet.OnnxSegmenter("exported")` runs them. Before the folder is handed
@@ -17,9 +17,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from escnet.command_line import refuse
+from escnet.command_line import CommandParser, program_name, refuse
 
-PROGRAM = "export.py: error"
+NAME = program_name("export")
+PROGRAM = f"{NAME}: error"
 # What is imported in functions takes seconds, and --help and mistyped options should not.
 KINDS, PRECISIONS = ("onnx", "pt2"), ("fp32", "fp16", "int8")
 # What the exported files are compared with.
@@ -29,22 +30,21 @@ FULL_PRECISION = ("MODEL.PRECISION", "fp32")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the tool; returns the exit code."""
     args = parse(arguments)
-    try:
-        from escnet.export.comparison import made_pictures
-        from escnet.export.folder import Check, DisagreementError, ExportForm, export_folder
-    except ImportError as error:
-        return refuse(PROGRAM, f"{error.name} is missing: pip install 'escnet[export]'")
     from escnet.data.images import read_image
+    from escnet.export.comparison import made_pictures
+    from escnet.export.folder import Check, DisagreementError, ExportForm, export_folder
     from escnet.predictor import Segmenter
     from escnet.pretrained.files import WeightsError
+    from escnet.publishing.chosen_models import chosen_config
 
     try:
         pictures = [read_image(path) for path in args.check_images] or made_pictures()
-        segmenter = Segmenter.from_config(args.config_file, args.weights, [*args.opts, *FULL_PRECISION], device="cpu")
+        cfg = chosen_config(args.model, args.config_file, [*args.opts, *FULL_PRECISION], args.weights)
+        segmenter = Segmenter.from_config(cfg, device="cpu")
         words = None if args.words is None else segmenter.vocabulary(args.words, args.background)
         form = ExportForm(args.format, args.precision, args.one_file or words is not None, words)
         check = Check(pictures, segmenter.vocabulary(args.check_words), args.least_agreement)
-        made_of = {"config": args.config_file, "options": args.opts, "weights": args.weights}
+        made_of = {"model": args.model, "config": args.config_file, "options": args.opts, "weights": args.weights}
         found = export_folder(segmenter, args.output, form, check, made_of, lambda line: print(line, flush=True))
     except DisagreementError as error:
         return refuse(PROGRAM, error, code=1)
@@ -60,15 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
-    parser = argparse.ArgumentParser(
-        prog="export.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--config-file", required=True, metavar="YAML", help="e.g. configs/escnet/vitb16.yaml")
-    parser.add_argument("--weights", metavar="FILE", help="a checkpoint that training wrote (else MODEL.WEIGHTS)")
+    parser = CommandParser(prog=NAME, description=__doc__)
+    parser.add_model_options()
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="the folder to write; not there yet")
-    parser.add_argument(
-        "--words", metavar="WORDS", help="to bake in, as --vocabulary of tools/predict.py: one ONNX file"
-    )
+    parser.add_argument("--words", metavar="WORDS", help="to bake in, as --vocabulary of predict: one ONNX file")
     parser.add_argument("--background", default="", metavar="WORDS", help="that count as one class, beside --words")
     parser.add_argument(
         "--one-file",
@@ -97,9 +92,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="SHARE",
         help="of the pixels that must have PyTorch's label (default: 0.999)",
     )
-    parser.add_argument(
-        "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="configuration keys to set, after all options"
-    )
+    parser.add_config_keys()
     options = parser.parse_args(arguments)
     if not 0 <= options.least_agreement <= 1:
         parser.error(f"--least-agreement is {options.least_agreement:g}; give a share from 0 to 1")

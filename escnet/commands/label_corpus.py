@@ -1,9 +1,9 @@
 r"""Label a collection of pictures, of a million or more, by any words: resumable, each picture exactly once.
 
-    python tools/label_corpus.py --config-file configs/escnet/vitb16.yaml --weights model_final.pth \
+    python -m escnet label_corpus --config-file configs/escnet/vitb16.yaml --weights model_final.pth \
         --input photos --words "cat, grass, building|edifice" --output labels --engine local --workers 4
-    python tools/label_corpus.py ... --input "shards-{000..099}.tar" --engine ray --address auto
-    python tools/label_corpus.py --verify --output labels
+    python -m escnet label_corpus ... --input "shards-{000..099}.tar" --engine ray --address auto
+    python -m escnet label_corpus --verify --output labels
 
 The input is a folder, tar archives in WebDataset's convention, Parquet files with pictures, or URLs of these that
 fsspec knows (s3://bucket/prefix). It is cut into units, each of which becomes a file in OUTPUT/labels: Parquet with the
@@ -22,7 +22,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from escnet.command_line import add_batch_size, at_least_one, positive_number, refuse, zero_or_more
+from escnet.command_line import (
+    CommandParser,
+    add_batch_size,
+    at_least_one,
+    positive_number,
+    program_name,
+    refuse,
+    zero_or_more,
+)
 
 if TYPE_CHECKING:
     from escnet.labelling.corpus.labeller import Job
@@ -30,8 +38,9 @@ if TYPE_CHECKING:
     from escnet.labelling.corpus.records import Record
     from escnet.labelling.corpus.units import UnreadableUnitError
 
-PROGRAM = "label_corpus.py: error"
-_NEEDED = ("config_file", "input", "words")
+NAME = program_name("label_corpus")
+PROGRAM = f"{NAME}: error"
+_NEEDED = ("input", "words")
 _TOLD = 10
 
 
@@ -50,19 +59,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except DiskFullError as error:
         return refuse(PROGRAM, f"{error}; what is finished is kept", code=1)
     except KeyboardInterrupt:
-        return refuse("\nlabel_corpus.py", "stopped; the same command goes on from here", code=130)
+        return refuse(f"\n{NAME}", "stopped; the same command goes on from here", code=130)
     except (ValueError, KeyError, OSError, RuntimeError) as error:
         return refuse(PROGRAM, error)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
-    parser = argparse.ArgumentParser(
-        prog="label_corpus.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(prog=NAME, description=__doc__)
     add = parser.add_argument
-    add("--config-file", metavar="YAML", help="e.g. configs/escnet/vitb16.yaml")
-    add("--weights", metavar="FILE", help="a checkpoint that training wrote (else MODEL.WEIGHTS)")
+    parser.add_model_options(required=False)
     add("--input", metavar="PATH", help="a folder, tar archives or Parquet files as a pattern, or a URL of these")
     add("--words", metavar="WORDS", help='"cat, grass, building|edifice", or a file with one class per line')
     add("--background", default="", metavar="WORDS", help='words that become the class "background"')
@@ -110,9 +116,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--retry-failures", action="store_true", help="also label again what earlier runs recorded as failures")
     add("--device", help="cpu, cuda, cuda:1, mps ... (else a GPU if there is one)")
     add("--verify", action="store_true", help="label nothing; check that OUTPUT has each picture exactly once")
-    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="configuration keys to set, after all options")
+    parser.add_config_keys()
     options = parser.parse_args(arguments)
     missing = [f"--{name.replace('_', '-')}" for name in _NEEDED if getattr(options, name) is None]
+    if options.model is None and options.config_file is None:
+        missing.insert(0, "--model or --config-file")
     if missing and not options.verify:
         parser.error(f"the following arguments are required: {', '.join(missing)}")
     if options.address and options.engine != "ray":
@@ -159,19 +167,17 @@ def _prepare(args: argparse.Namespace) -> tuple[Job, dict[str, Any]]:
     Raises:
         LabellingError: the output has the plan of another command, or there is nothing to label.
     """
-    from escnet.config import load_config
     from escnet.data.images import MAX_PIXELS
     from escnet.labelling.corpus.inputs import list_input, parquet_library
     from escnet.labelling.corpus.labeller import Job
     from escnet.labelling.corpus.plan import header_of, read_header, require_same, write_plan
+    from escnet.publishing.chosen_models import chosen_config
     from escnet.vocabulary import Vocabulary
 
     if args.format == "parquet":
         parquet_library()
     words = Vocabulary.parse(args.words, args.background)
-    cfg = load_config(args.config_file, args.opts)
-    if args.weights is not None:
-        cfg.MODEL.WEIGHTS = args.weights
+    cfg = chosen_config(args.model, args.config_file, args.opts, args.weights)
     vocabulary = Vocabulary(words.names, words.background, cfg.TEST.TEMPLATES)
     max_pixels = MAX_PIXELS if args.max_pixels is None else args.max_pixels or None
     listing = list_input(args.input, args.samples_per_shard, args.output)

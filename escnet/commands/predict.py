@@ -1,6 +1,6 @@
 r"""Segment photographs into any words: overlays with legends, label maps and JSON for files, folders and globs.
 
-    python tools/predict.py --config-file configs/escnet/vitb16.yaml --weights model_final.pth \
+    python -m escnet predict --config-file configs/escnet/vitb16.yaml --weights model_final.pth \
         --input photo.jpg folder "more/*.png" --vocabulary "cat, grass, sky" --output out
 
 For each image NAME it writes NAME_overlay.png, NAME_labels.png (ids into "class_names" of NAME.json) and NAME.json;
@@ -31,14 +31,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from escnet.annotations import FORMATS
-from escnet.command_line import POINT_DRAWS, add_batch_size, add_point_draws, point_draws_options, refuse
+from escnet.command_line import (
+    POINT_DRAWS,
+    CommandParser,
+    add_batch_size,
+    add_point_draws,
+    point_draws_options,
+    program_name,
+    refuse,
+)
 from escnet.commands.tiles_and_films import add_tile_and_film_options, check_tiles_and_films, label_tiles_or_films
 from escnet.own_process import peak_memory
 
 if TYPE_CHECKING:
     from escnet.labelling.engine import Outcome
 
-PROGRAM = "predict.py: error"
+NAME = program_name("predict")
+PROGRAM = f"{NAME}: error"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -115,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except DiskFullError as error:
         return refuse(PROGRAM, f"{error}; what is finished is kept, and the same command goes on from here", code=1)
     except KeyboardInterrupt:
-        return refuse("\npredict.py", "stopped; the same command goes on from here", code=130)
+        return refuse(f"\n{NAME}", "stopped; the same command goes on from here", code=130)
     print_summary(outcome, args.output)
     return 1 if outcome.failures else 0
 
@@ -127,17 +136,8 @@ def say(line: str) -> None:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
-    parser = argparse.ArgumentParser(
-        prog="predict.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    model = parser.add_mutually_exclusive_group(required=True)
-    model.add_argument(
-        "--model",
-        metavar="NAME",
-        help="a folder that save_pretrained wrote, hub:owner/name[@revision], shipped:esc_net",
-    )
-    model.add_argument("--config-file", metavar="YAML", help="in its place: e.g. configs/escnet/vitb16.yaml")
-    parser.add_argument("--weights", metavar="FILE", help="a checkpoint that training wrote (else MODEL.WEIGHTS)")
+    parser = CommandParser(prog=NAME, description=__doc__)
+    parser.add_model_options()
     parser.add_argument("--input", required=True, nargs="+", metavar="PATH", help="image files, folders, quoted globs")
     parser.add_argument("--recursive", action="store_true", help="also look into folders in the folders")
     parser.add_argument(
@@ -161,7 +161,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         choices=FORMATS,
         default=[],
         metavar="FORMAT",
-        help=f"also write {', '.join(FORMATS)}: one or several; another option has to follow before any KEY VALUE",
+        help=f"also write {', '.join(FORMATS)}: one or several",
     )
     parser.add_argument("--overwrite", action="store_true", help="do again what is there already")
     parser.add_argument("--show-prompts", action="store_true", help="also draw correlation maps and pseudo prompts")
@@ -181,12 +181,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add_batch_size(parser)
     add_tile_and_film_options(parser)
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps ... (else a GPU if there is one)")
-    parser.add_argument(
-        "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="configuration keys to set, after all options"
-    )
+    parser.add_config_keys()
     options = parser.parse_args(arguments)
-    if options.model and options.weights:
-        parser.error("--model brings its weights; leave --weights out, or take --config-file")
     if options.max_pixels is not None and options.max_pixels < 0:
         parser.error(f"--max-pixels is {options.max_pixels}; give a number of pixels, or 0 for no limit")
     if options.value_range:

@@ -1,10 +1,11 @@
 r"""Fine-tune a model on one's own labelled images, and judge it before and after, on one page.
 
-    python tools/tune.py --config-file configs/escnet/vitb16.yaml --weights model_final.pth \
+    python -m escnet tune --config-file configs/escnet/vitb16.yaml --weights model_final.pth \
         --data folder:/data/streets/train --test folder:/data/streets/val --output output/streets
 
 A share of the images is held out; the training ends where they show no gain any more, and the weights that were best on
-them are the result: OUTPUT/training/model_final.pth. The page is OUTPUT/index.html. A stopped call goes on.
+them are the result: OUTPUT/training/model_final.pth. The page is OUTPUT/index.html. A stopped call goes on. What begins
+with a published model, --model shipped:esc_net or hub:owner/name, ends as one too: OUTPUT/model.
 datasets/import_annotations.py makes folders of COCO JSON, Label Studio, CVAT and masks.
 """
 
@@ -18,9 +19,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from escnet.command_line import at_least_one, positive_number, share, zero_or_more
+from escnet.command_line import CommandParser, at_least_one, positive_number, program_name, share, zero_or_more
 
-PROGRAM = "tune.py"
+PROGRAM = program_name("tune")
+# Below the output folder.
+MODEL = "model"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,12 +45,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def work() -> None:
         from escnet.config import load_usable_config
         from escnet.data.benchmarks import full_dataset_name
+        from escnet.pretrained.reading import load_checkpoint
+        from escnet.publishing.chosen_models import chosen_config
+        from escnet.publishing.model_folder import write_model_folder
+        from escnet.publishing.portable_config import portable_yaml
         from escnet.tuning.report import write_page
         from escnet.tuning.tuning import TuningTask, tune
 
-        # In quotes, since a file may be called 1e5, which is a number as an option.
-        weights = ("MODEL.WEIGHTS", repr(args.weights)) if args.weights else ()
-        cfg = load_usable_config(args.config_file, [*args.opts, *weights])
+        cfg = load_usable_config(chosen_config(args.model, args.config_file, args.opts, args.weights))
         task = TuningTask(
             full_dataset_name(args.data),
             args.output,
@@ -59,14 +64,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
             args.patience,
             args.learning_rate or 0.0,
         )
+        if args.model:
+            portable_yaml(cfg)  # What cannot be written as a model should be told before the training.
         tuning = tune(cfg, task, say)
+        weights = tuning.cfg.MODEL.WEIGHTS
+        if args.model:
+            say(f"writing the model to {args.output / MODEL}")
+            write_model_folder(args.output / MODEL, tuning.cfg, load_checkpoint(weights), overwrite=True)
         say("drawing the page")
-        page = write_page(tuning, predict_command(args, tuning.cfg.MODEL.WEIGHTS, tuning.judged.class_names))
+        page = write_page(tuning, predict_command(args, weights, tuning.judged.class_names))
         before, after = tuning.miou()
         on = f"{len(tuning.judged.records)} {'test' if args.test else 'held-out'} images"
         print(
             f"\nmIoU {before:.1f} before, {after:.1f} after, on {on}; {tuning.iterations} iterations, "
-            f"{tuning.seconds:.0f} s of training\nweights: {tuning.cfg.MODEL.WEIGHTS}\npage: {page}",
+            f"{tuning.seconds:.0f} s of training\nweights: {weights}\npage: {page}",
             flush=True,
         )
 
@@ -76,18 +87,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def predict_command(args: argparse.Namespace, weights: str, names: Sequence[str]) -> str:
     """The command that segments pictures with the tuned model."""
     words = ", ".join(name.replace(",", "|") for name in names)
-    command = ["python", "-m", "escnet", "predict", "--config-file", str(args.config_file), "--weights", weights]
-    command += ["--input", "PICTURES", "--vocabulary", words, "--output", "out", *args.opts]
-    return shlex.join(command)
+    model, opts = ["--config-file", str(args.config_file), "--weights", weights], args.opts
+    if args.model:
+        # Its configuration has what the options set.
+        model, opts = ["--model", str(args.output / MODEL)], []
+    command = ["python", "-m", "escnet", "predict", *model]
+    return shlex.join([*command, "--input", "PICTURES", "--vocabulary", words, "--output", "out", *opts])
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
-    parser = argparse.ArgumentParser(
-        prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--config-file", required=True, metavar="YAML", help="of the model, as it is trained")
-    parser.add_argument("--weights", default="", metavar="FILE", help="to begin with (else MODEL.WEIGHTS)")
+    parser = CommandParser(prog=PROGRAM, description=__doc__)
+    parser.add_model_options("to begin with: a checkpoint, or a published model (else MODEL.WEIGHTS)")
     parser.add_argument("--data", required=True, metavar="DATASET", help="labelled images: folder:PATH, or a name")
     parser.add_argument(
         "--test", default="", metavar="DATASET", help="labelled images that judge (else those held out of --data)"
@@ -115,9 +126,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--output", type=Path, default=Path("output/tuned"), metavar="DIR", help="(default %(default)s)"
     )
-    parser.add_argument(
-        "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="configuration keys to set, after all options"
-    )
+    parser.add_config_keys()
     return parser.parse_args(arguments)
 
 

@@ -33,12 +33,18 @@ def load_answering_model(
         weights: a checkpoint of the model, or a file of the parent's weights; "" for those of the configuration.
 
     Raises:
-        ValueError: the model does not answer; told before any weights are read, where it is known by then.
+        ValueError: the model does not answer, told before any weights are read where it is known by then; or the
+            parent of a trained model has no weights.
         WeightsError: weights that are missing or do not fit.
     """
     if system is None:
         _require(META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE), interface)
         return Segmenter.from_config(cfg, weights or None).model
+    if cfg.MODEL.WEIGHTS and not (weights or cfg.MODEL[system.upper()].WEIGHTS):
+        raise ValueError(
+            f"MODEL.{system.upper()}.WEIGHTS is empty, since the model brings what it needs of it; --system {system} "
+            "would be random: set that key, or give --weights without --model"
+        )
     model = build_parent(system, cfg, weights)
     _require(type(model), interface)
     return model

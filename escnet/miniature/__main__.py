@@ -1,6 +1,6 @@
 """From an empty folder to a page in minutes: draw pictures, train ESC-Net, evaluate it zero-shot, show how it works.
 
-    python -m escnet.miniature
+    python -m escnet demo
 
 Pictures, checkpoints, tables and the page, index.html, go to output/demo. A stopped call goes on where it was.
 """
@@ -14,15 +14,15 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from escnet.command_line import refuse
+from escnet.command_line import CommandParser, refuse, run_program
 from escnet.miniature.world.writing import World
+
+NAME = "escnet demo"
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m escnet.miniature", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(prog=NAME, description=__doc__)
     parser.add_argument("--config-file", default="configs/mojiscenes/escnet.yaml", help="of ESC-Net (%(default)s)")
     parser.add_argument("--output", type=Path, default=Path("output/demo"), help="folder (default: %(default)s)")
     parser.add_argument("--train", type=int, default=World.train, help="training pictures (default: %(default)s)")
@@ -30,7 +30,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     # Written out: DemoTask, whose defaults they are, takes seconds to import.
     parser.add_argument("--large", type=int, default=15, help="pictures among 847 words (default: %(default)s)")
     parser.add_argument("--examples", type=int, default=12, help="pictures on the page (default: %(default)s)")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="over the configuration")
+    parser.add_config_keys("over the configuration")
     return parser.parse_args(arguments)
 
 
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _run(options, say)
     except KeyboardInterrupt:
-        return refuse("\ndemo", "stopped; the same command goes on from here", code=130)
+        return refuse(f"\n{NAME}", "stopped; the same command goes on from here", code=130)
 
 
 def _run(options: argparse.Namespace, say: Callable[[str], None]) -> int:
@@ -67,14 +67,14 @@ def _run(options: argparse.Namespace, say: Callable[[str], None]) -> int:
             say,
         )
     except (ValueError, WeightsError, FloatingPointError, DiskFullError) as error:
-        return refuse("demo", error, code=1)
+        return refuse(NAME, error, code=1)
     except OSError as error:
         return refuse(
-            "demo", f"{error}; what is finished is kept: mend this, and the same command goes on from there", code=1
+            NAME, f"{error}; what is finished is kept: mend this, and the same command goes on from there", code=1
         )
     say(f"open {page.resolve()}")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main, NAME))

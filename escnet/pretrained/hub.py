@@ -22,6 +22,7 @@ from escnet.pretrained.files import WeightsError, first_line
 from escnet.pretrained.public import require_reachable
 
 PREFIX = "hub:"
+_LOG_IN = "log in by hf auth login or pass its token="
 _PART = r"[A-Za-z0-9](?:[\w.-]{0,94}[A-Za-z0-9_])?"
 _REFERENCE = re.compile(rf"({_PART}/{_PART})(?:@([\w./-]+))?", re.ASCII)
 
@@ -113,7 +114,7 @@ def hub_errors(reference: HubReference, action: str) -> Iterator[None]:
 def _sentence(error: Exception, reference: HubReference, action: str) -> str:
     at = constants.ENDPOINT
     if isinstance(error, GatedRepoError):
-        return f"its owner grants access one by one; ask for it at {at}/{reference.repository}, and pass your token="
+        return f"its owner grants access one by one; ask for it at {at}/{reference.repository}, and {_LOG_IN}"
     if isinstance(error, RevisionNotFoundError):
         return f'it has no revision "{reference.revision}"; its branches and tags are listed at {at}'
     if isinstance(error, LocalEntryNotFoundError):
@@ -124,10 +125,10 @@ def _sentence(error: Exception, reference: HubReference, action: str) -> str:
     if isinstance(error, EntryNotFoundError):
         return f"it is no model of escnet, since it has no such file ({first_line(error)})"
     if isinstance(error, RepositoryNotFoundError):
-        return f"there is no such repository at {at}, or it is private: check the name, and pass token= if it is"
+        return f"there is no such repository at {at}, or it is private: check the name and, if it is, {_LOG_IN}"
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, HfHubHTTPError) and status in (401, 403):
-        return f"{at} refuses ({status}); pass the token= of an account that may do this"
+        return f"{at} refuses ({status}); with an account that may do this, {_LOG_IN}"
     return f"could not be {action} {at} ({first_line(error)}); try again, which goes on with what is missing"
 
 

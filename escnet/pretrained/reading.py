@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from escnet.pretrained.files import WeightsError, first_line
+from escnet.pretrained.hub import is_hub_reference
 from escnet.pretrained.hugging_face import from_hugging_face
 from escnet.pretrained.shipped import resolve_shipped
 from escnet.pretrained.torchscript import is_torchscript, read_torchscript
@@ -75,6 +76,11 @@ def read_checkpoint(weights: str | Path, remedy: str = "") -> Checkpoint:
         was refused, if any.
     """
     path = Path(resolve_shipped(weights)).expanduser()
+    if is_hub_reference(weights) or path.is_dir():
+        raise WeightsError(
+            f"{weights}: is no file of weights; a published model is named by --model, or where MODEL.WEIGHTS of a "
+            "whole model is set"
+        )
     if not path.is_file():
         raise WeightsError(f"{path}: there is no such file. {remedy or 'Check the path.'}")
     try:

@@ -7,11 +7,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from detectron2.config import CfgNode
+
 from escnet.config import SHIPPED_CONFIGS, load_config
 from escnet.pretrained.files import WeightsError
 from escnet.pretrained.hub import HubReference, fetch_from_hub, is_hub_reference, parse_reference
 from escnet.pretrained.shipped import PREFIX, shipped_card, shipped_names, shipped_weights
-from escnet.publishing.model_folder import CONFIG, MANIFEST, ModelFolder, read_manifest, read_model_folder, weight_file
+from escnet.publishing.model_folder import (
+    CONFIG,
+    MANIFEST,
+    ModelFolder,
+    read_manifest,
+    read_model_config,
+    read_model_folder,
+    weight_file,
+)
 
 # Of three trainings in a row, which its card names, none is the one for use.
 _SHIPPED_CONFIGS = {"sam_clip": "configs/mojiscenes/sam_clip.yaml"}
@@ -40,6 +50,14 @@ def find_model(name: str | os.PathLike, token: str | None = None) -> ModelFolder
             f"{', '.join(PREFIX + model for model in _shipped_models())}"
         )
     return read_model_folder(folder)
+
+
+def find_model_config(name: str | os.PathLike, token: str | None = None) -> CfgNode:
+    """How a model is built, checked; of the hub, its weights are not fetched. Arguments and errors: `find_model`'s."""
+    if not is_hub_reference(name):
+        return find_model(name, token).cfg
+    (manifest, _), _ = fetch_from_hub(parse_reference(str(name)), [MANIFEST, CONFIG], token)
+    return read_model_config(manifest.parent)
 
 
 def _find_on_hub(reference: HubReference, token: str | None) -> ModelFolder:

@@ -136,10 +136,8 @@ def read_model_folder(folder: str | os.PathLike, source: str = "") -> ModelFolde
     """
     folder = Path(folder).expanduser()
     manifest = read_manifest(folder / MANIFEST)
-    for name, sha256 in manifest["files"].items():
-        if not (folder / name).is_file():
-            raise WeightsError(f"{folder / name}: there is no such file. Save or fetch the model again")
-        verify_sha256(folder / name, sha256, "it was changed or is damaged: save or fetch the model again")
+    for name in manifest["files"]:
+        _verify(folder, manifest, name)
     weights = weight_file(manifest)
     cfg = read_portable_config(folder / CONFIG)
     return ModelFolder(
@@ -150,6 +148,16 @@ def read_model_folder(folder: str | os.PathLike, source: str = "") -> ModelFolde
         tuple(Base(**{**base, "tensors": tuple(base["tensors"])}) for base in manifest["bases"]),
         manifest["model_sha256"],
     )
+
+
+def read_model_config(folder: Path) -> CfgNode:
+    """The configuration of a folder as `read_model_folder` reads it, whose weights need not be there.
+
+    Raises:
+        WeightsError, ConfigError: as `read_model_folder` of the other files.
+    """
+    _verify(folder, read_manifest(folder / MANIFEST), CONFIG)
+    return read_portable_config(folder / CONFIG)
 
 
 def is_model_folder(folder: Path) -> bool:
@@ -181,6 +189,13 @@ def read_manifest(path: Path) -> dict[str, Any]:
 def weight_file(manifest: Mapping[str, Any]) -> str:
     """The name of the weight file that a manifest describes."""
     return DELTA if DELTA in manifest["files"] else WHOLE
+
+
+def _verify(folder: Path, manifest: Mapping[str, Any], name: str) -> None:
+    if not (folder / name).is_file():
+        raise WeightsError(f"{folder / name}: there is no such file. Save or fetch the model again")
+    sha256 = manifest["files"][name]
+    verify_sha256(folder / name, sha256, "it was changed or is damaged: save or fetch the model again")
 
 
 def _check_manifest(manifest: Any) -> None:

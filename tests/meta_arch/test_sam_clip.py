@@ -143,12 +143,12 @@ def test_words_are_refined_by_the_sam_head_as_the_docstring_says(both: SamClip, 
     asked = probability.amax(dim=(2, 3)) > 0.25
     assert asked.any() and not asked.all()
     masks = {}
-    draw = both._draw
-    both._draw = lambda image, scores, uniform: masks.setdefault(len(masks), draw(image, scores, uniform))
+    draw = both.draw
+    both.draw = lambda image, scores, uniform: masks.setdefault(len(masks), draw(image, scores, uniform))
     try:
         assert torch.equal(both.segment(features, WORDS).logits, result.logits)
     finally:
-        del both._draw
+        del both.draw
     for image in range(2):
         expected = MaskScores(fine[image], both.mask_share)
         expected.add(asked[image].nonzero()[:, 0], masks[image])

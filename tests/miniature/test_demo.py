@@ -103,7 +103,7 @@ def test_what_ends_the_command_is_told_in_one_line(
 
     monkeypatch.setattr("escnet.miniature.demo.run_demo", run)
     assert command.main([]) == code
-    assert re.fullmatch(f"demo: .*{said}.*", capsys.readouterr().err.strip())
+    assert re.fullmatch(f"escnet demo: .*{said}.*", capsys.readouterr().err.strip())
 
 
 def test_a_full_disk_while_training_is_told_in_one_line(
@@ -116,7 +116,7 @@ def test_a_full_disk_while_training_is_told_in_one_line(
     arguments = ["--config-file", tiny_config, "--output", str(tmp_path / "demo"), "--train", "2", "--val", "1"]
     assert command.main(arguments) == 1
     told = capsys.readouterr()
-    assert "demo: [Errno 28] No space left on device; what is finished is kept" in told.err
+    assert "escnet demo: [Errno 28] No space left on device; what is finished is kept" in told.err
     assert "Exception during training" not in told.err + told.out
 
 

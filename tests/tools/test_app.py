@@ -26,7 +26,7 @@ def test_weights_need_a_configuration(arguments: list[str], capsys: pytest.Captu
     with pytest.raises(SystemExit) as stopped:
         parse(arguments)
     assert stopped.value.code == 2
-    assert "name its --config-file too" in capsys.readouterr().err
+    assert "name its --config-file, or --model, too" in capsys.readouterr().err
 
 
 def test_a_missing_file_is_told_before_the_page_opens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

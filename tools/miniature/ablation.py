@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from escnet.command_line import at_least_one, refuse
+from escnet.command_line import at_least_one, refuse, run_program
 
 if TYPE_CHECKING:
     from escnet.miniature.experiments import Table
@@ -68,4 +68,4 @@ def answer(options: argparse.Namespace, table: Table) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

@@ -19,7 +19,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from escnet.command_line import at_least_one, refuse
+from escnet.command_line import at_least_one, refuse, run_program
 
 ABILITY, REGIONS = "ability", "regions"
 
@@ -96,4 +96,4 @@ def answer(options: argparse.Namespace, question: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

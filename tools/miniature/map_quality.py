@@ -16,14 +16,16 @@ from dataclasses import astuple
 
 from tabulate import tabulate
 
+from escnet.command_line import CommandParser, run_program
+
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=__doc__)
     parser.add_argument("--config-file", default="configs/mojiscenes/escnet.yaml")
     parser.add_argument("--weights", default="shipped:esc_net", help="of ESC-Net (default: %(default)s)")
     parser.add_argument("--dataset", default="mojiscenes_val_novel", help="(default: %(default)s)")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="over the configuration")
+    parser.add_config_keys("over the configuration")
     return parser.parse_args(arguments)
 
 
@@ -56,4 +58,4 @@ def measure(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

@@ -18,7 +18,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from escnet.command_line import at_least_one, safetensors_path
+from escnet.command_line import at_least_one, run_program, safetensors_path
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -109,4 +109,4 @@ def train(model: nn.Module, tokenizer: Callable[..., Tensor], recipe: ClipRecipe
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from escnet.command_line import safetensors_path
+from escnet.command_line import run_program, safetensors_path
 
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam
@@ -117,4 +117,4 @@ def measure(sam: Sam, recipe: SamRecipe, pictures: int) -> dict[str, dict[str, f
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from escnet.command_line import at_least_one, refuse
+from escnet.command_line import at_least_one, refuse, run_program
 
 if TYPE_CHECKING:
     from escnet.miniature.sam_clip_tables import Question
@@ -77,4 +77,4 @@ def answer(options: argparse.Namespace, question: Question) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from escnet.command_line import at_least_one, print_table, refuse
+from escnet.command_line import at_least_one, print_table, refuse, run_program
 
 if TYPE_CHECKING:
     from escnet.evaluation.runs.evaluation_data import EvaluationData
@@ -100,4 +100,4 @@ def row(way: Seams, deviation: float) -> tuple[str, ...]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from escnet.command_line import safetensors_path
+from escnet.command_line import CommandParser, run_program, safetensors_path
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
@@ -29,11 +29,11 @@ BENCHMARKS = ("mojiscenes_val_novel[:100]", "mojiscenes_val_base[:100]")
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=__doc__)
     parser.add_argument("--output", type=safetensors_path, required=True, help="where the weights go, .safetensors")
     parser.add_argument("--folder", type=Path, default=Path("output/sam_clip"), help="of all experiments")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="of all stages")
+    parser.add_config_keys("of all stages")
     return parser.parse_args(arguments)
 
 
@@ -114,4 +114,4 @@ def measure(cfg: CfgNode, trained: Path, weights: dict[str, Tensor], folder: Pat
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
 
 import escnet.meta_arch  # noqa: F401  (registers the systems)
-from escnet.config import ConfigError, check_device, load_config
+from escnet.config import ConfigError, check_device
 from escnet.evaluation.systems.plan import PlanError, System
 from escnet.meta_arch.interfaces import SegmentingModel
+from escnet.pretrained.files import WeightsError
 from escnet.pretrained.random_weights import RANDOM, random_weights
+from escnet.publishing.chosen_models import chosen_config, chosen_config_alone
 
 
 def trained_configuration(system: System) -> CfgNode:
@@ -22,8 +22,7 @@ def trained_configuration(system: System) -> CfgNode:
     Raises:
         PlanError: the configuration cannot be used; or what the system has to learn would be random.
     """
-    # In quotes, since a file may be called 1e5, which is a number as an option.
-    cfg = _load(system, {"MODEL.WEIGHTS": repr(system.weights)} if system.weights else {})
+    cfg = _load(system, with_weights=True)
     checkpoint, architecture = cfg.MODEL.WEIGHTS, cfg.MODEL.META_ARCHITECTURE
     remedy = f"give one in its entry or with --weights '{system.name}=PATH', or measure --costs-only"
     if not checkpoint and not META_ARCH_REGISTRY.get(architecture).is_training_free:
@@ -39,17 +38,18 @@ def random_configuration(system: System) -> CfgNode:
     Raises:
         PlanError: the configuration cannot be used.
     """
-    cfg = random_weights(_load(system, system.random_options))
+    cfg = random_weights(_load(system, with_weights=False))
     cfg.MODEL.WEIGHTS = RANDOM
     return cfg
 
 
-def _load(system: System, more: Mapping[str, Any]) -> CfgNode:
-    options = {**system.options, **more}
+def _load(system: System, with_weights: bool) -> CfgNode:
+    options = system.options if with_weights else {**system.options, **system.random_options}
+    chosen = system.model or None, system.config, [part for pair in options.items() for part in pair]
     try:
-        cfg = load_config(system.config, [part for pair in options.items() for part in pair])
+        cfg = chosen_config(*chosen, system.weights or None) if with_weights else chosen_config_alone(*chosen)
         check_device(cfg)
-    except ConfigError as error:
+    except (ConfigError, WeightsError) as error:
         raise PlanError(f"{system.name}: {error}") from None
     name = cfg.MODEL.META_ARCHITECTURE
     if name not in META_ARCH_REGISTRY or not issubclass(META_ARCH_REGISTRY.get(name), SegmentingModel):

@@ -28,18 +28,20 @@ class System:
 
     Attributes:
         name: in tables, and of its folders.
-        config: configuration file, as for `load_config`.
-        weights: the checkpoint, a path or "shipped:NAME"; "" for what the configuration says.
+        config: configuration file, as for `load_config`; "" for a published model.
+        weights: the checkpoint, a path or "shipped:NAME", or a published model; "" for what the configuration says.
+        model: in place of both the name of a published model: a folder, "hub:owner/name", "shipped:esc_net".
         options: configuration keys to set, by name.
         random_options: further ones where weights are random: for a system whose costs depend on what it finds, such as
             how many prompts it draws, those that make it find a known part.
     """
 
     name: str
-    config: str
+    config: str = ""
     weights: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     random_options: Mapping[str, Any] = field(default_factory=dict)
+    model: str = ""
 
 
 @dataclass(frozen=True)
@@ -129,10 +131,15 @@ class ComparisonPlan:
         """The same with other checkpoints, by the names of the systems.
 
         Raises:
-            PlanError: there is no such system.
+            PlanError: there is no such system, or it is a published model.
         """
         for name in weights:
             self._require_system(name)
+        for system in self.systems:
+            if system.model and system.name in weights:
+                raise PlanError(
+                    f"{system.name}: is {system.model}, which brings its weights; give it a 'config' instead"
+                )
         systems = (replace(system, weights=weights.get(system.name, system.weights)) for system in self.systems)
         return replace(self, systems=tuple(systems))
 
@@ -207,12 +214,15 @@ def _entry(kind: type[Entry], where: str, entry: Any) -> Entry:
     """A data class from a mapping; its texts have to be texts."""
     known = {item.name: item for item in fields(kind)}
     entry = _mapping(where, entry, tuple(known))
-    for key in ("name", "config", "weights", "role", "data", "protocol", "prompts"):
+    for key in ("name", "config", "weights", "model", "role", "data", "protocol", "prompts"):
         if key in entry and not isinstance(entry[key], str):
             raise PlanError(f"{where}: '{key}' is {entry[key]!r}; it has to be a text")
-    for key in ("name", "config"):
-        if key in known and not entry.get(key):
-            raise PlanError(f"{where} has no '{key}'")
+    if "name" in known and not entry.get("name"):
+        raise PlanError(f"{where} has no 'name'")
+    if kind is System and bool(entry.get("model")) == bool(entry.get("config")):
+        raise PlanError(f"{where} needs either a 'config' or a 'model', which is a published one")
+    if entry.get("model") and entry.get("weights"):
+        raise PlanError(f"{where} has a 'model', which brings its weights; leave 'weights' out, or take 'config'")
     for key in ("options", "random_options"):
         if not isinstance(entry.get(key, {}), Mapping):
             raise PlanError(f"{where}: '{key}' has to be KEY: VALUE pairs, such as MODEL.PRECISION: bf16")

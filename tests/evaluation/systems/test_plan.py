@@ -77,7 +77,7 @@ def test_the_systems_of_the_plans_that_come_with_the_project_can_be_configured(
         ({"data": None}, "'data' has to be a list"),
         ({"system": []}, "the key 'system', which is unknown; there are systems, data, costs"),
         ({"systems": ["x"]}, "system 1 is 'x'; it has to be of keys"),
-        ({"systems": [{"name": "x"}]}, "system 1 has no 'config'"),
+        ({"systems": [{"name": "x"}]}, "system 1 needs either a 'config' or a 'model'"),
         ({"systems": [{"name": 1, "config": "x"}]}, "'name' is 1; it has to be a text"),
         ({"systems": [{"name": "x", "config": "x", "options": ["A", 1]}]}, "KEY: VALUE"),
         ({"systems": [{"name": n, "config": "x"} for n in ("a b", "a_b")]}, "names a_b twice"),
