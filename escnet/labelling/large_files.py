@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType, TracebackType
@@ -91,6 +91,19 @@ class LargePicture:
         return array_to_rgb(values, str(self.path), self.value_range)
 
     @property
+    def has_empty(self) -> bool:
+        """Whether the file declares some of its pixels to be without data."""
+        from rasterio.enums import MaskFlags
+
+        return not all(MaskFlags.all_valid in flags for flags in self._file.mask_flag_enums)
+
+    def empty_rows(self, start: int, stop: int) -> np.ndarray:
+        """(stop - start, W) bool, the pixels that are without data."""
+        from rasterio.windows import Window
+
+        return self._file.dataset_mask(window=Window(0, start, self.size[1], stop - start)) == 0
+
+    @property
     def georeference(self) -> dict[str, Any]:
         """What rasterio writes of a picture's place on the earth; empty for one without."""
         place: dict[str, Any] = {}
@@ -122,13 +135,22 @@ class BandWriter:
         dtype: uint8 or uint16.
         georeference: from `LargePicture.georeference`.
         scale: what a value has to be multiplied by, as the file says.
+        no_data: the value of pixels without data, which the file declares.
+        tags: of the channel.
 
     Raises:
         DiskFullError: when there is no space left.
     """
 
     def __init__(
-        self, path: Path, size: tuple[int, int], dtype: str, georeference: dict[str, Any], scale: float = 1.0
+        self,
+        path: Path,
+        size: tuple[int, int],
+        dtype: str,
+        georeference: dict[str, Any],
+        scale: float = 1.0,
+        no_data: int | None = None,
+        tags: Mapping[str, str] | None = None,
     ) -> None:
         import rasterio
 
@@ -147,8 +169,11 @@ class BandWriter:
                 blockysize=_BLOCK,
                 compress="deflate",
                 BIGTIFF="IF_SAFER",
+                nodata=no_data,
                 **georeference,
             )
+        if tags:
+            self._file.update_tags(1, **tags)
         if scale != 1:
             self._file.scales = (scale,)
 
@@ -171,6 +196,23 @@ class BandWriter:
                 window = Window(0, self._written, self._pending.shape[1], rows)
                 self._file.write(self._pending[:rows], 1, window=window)
             self._written, self._pending = self._written + rows, self._pending[rows:]
+
+
+def read_columns(path: Path) -> Iterator[np.ndarray]:
+    """The columns of a file that `BandWriter` wrote, (H, w) each, from the left to the right; as wide as its tiles.
+
+    Raises:
+        ImageError: the file is damaged.
+    """
+    from rasterio.errors import RasterioError
+    from rasterio.windows import Window
+
+    with small_cache(path), _open(path) as file:
+        for left in range(0, file.width, _BLOCK):
+            try:
+                yield file.read(1, window=Window(left, 0, min(_BLOCK, file.width - left), file.height))
+            except RasterioError as error:
+                raise ImageError(f"{path}: is truncated or damaged ({_reason(error)}); segment it again") from error
 
 
 @contextmanager
