@@ -15,8 +15,8 @@ from escnet.annotations.label_runs import LabelRuns
 from escnet.annotations.labelled_image import LabelledImage
 from escnet.data.images import read_labels
 from escnet.data.pages import Page, page_of_name, pages_of
+from escnet.labelling.band_files import read_columns
 from escnet.labelling.film_frames import FinishedFilm
-from escnet.labelling.large_files import read_columns
 from escnet.labelling.pictures import FRAME_LABELS, LABEL_TIFF, LABELS, REPORT
 from escnet.vocabulary import Vocabulary
 

@@ -15,10 +15,11 @@ import numpy as np
 
 from escnet.annotations.georeference import class_tags, no_data_id
 from escnet.drawing.overlay import overlay
+from escnet.labelling.band_files import BandWriter, copy_as_png
 from escnet.labelling.engine import LabellingTask, Outcome
 from escnet.labelling.finished import origin_of
 from escnet.labelling.in_turn import label_in_turn
-from escnet.labelling.large_files import BandWriter, LargePicture, copy_as_png, small_cache
+from escnet.labelling.large_files import LargePicture, small_cache
 from escnet.labelling.pictures import LABEL_TIFF, LABELS, OUTPUT_SUFFIXES, OVERLAY, REPORT, SCORE_TIFF
 from escnet.labelling.tiles import LabelBand, TileGrid, Tiling, segment_tiles, tile_grid
 from escnet.predictor import Segmenter

@@ -16,8 +16,9 @@ from rasterio.transform import from_origin
 from escnet import Vocabulary
 from escnet.data.images import ImageError
 from escnet.labelling import large_pictures
+from escnet.labelling.band_files import BandWriter, read_columns
 from escnet.labelling.engine import LabellingTask, Outcome
-from escnet.labelling.large_files import BandWriter, LargePicture, read_columns
+from escnet.labelling.large_files import LargePicture
 from escnet.labelling.large_pictures import OVERLAY_SIDE, LargeTask, label_large_pictures
 from escnet.labelling.pictures import LabellingError, Pictures, find_pictures, output_names
 from escnet.labelling.tiles import LabelBand, Tiling, segment_tiles
