@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
+from escnet.annotations.label_runs import RunMask
 from escnet.annotations.labelled_image import LabelledImage, LabelMask
-from escnet.data.coco_writing import image_entry, object_entry
+from escnet.data.coco_writing import image_entry, object_entry, object_entry_of_runs
+from escnet.data.run_lengths import compress_runs
 
 # As in COCO's own files; to some readers, 0 is the background.
 FIRST_CATEGORY = 1
@@ -35,6 +39,25 @@ def annotations(masks: Iterable[LabelMask], image_id: int, first_id: int = 1) ->
         }
         for number, mask in enumerate(masks, start=first_id)
     ]
+
+
+def run_annotations(
+    masks: Iterable[RunMask], size: tuple[int, int], scores: np.ndarray, image_id: int, first_id: int = 1
+) -> Iterator[dict[str, Any]]:
+    """The entries of the masks of an image that is too large for memory; the same as those of `annotations`.
+
+    Args:
+        masks: of `LabelRuns`.
+        size: (H, W) of the image.
+        scores: (N,) the mean probability of each class.
+        image_id: its id.
+        first_id: from which on the entries are numbered.
+    """
+    for number, mask in enumerate(masks, start=first_id):
+        entry = object_entry_of_runs(
+            compress_runs(mask.runs, size), mask.box, mask.area, image_id, mask.class_id + FIRST_CATEGORY
+        )
+        yield {"id": number, **entry, "score": float(scores[mask.class_id])}
 
 
 def categories(names: Sequence[str]) -> list[dict[str, Any]]:

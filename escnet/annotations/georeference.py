@@ -157,7 +157,12 @@ def write_geotiff(
         ) as file,
     ):
         file.write(stored.astype(f"uint{bits}"), 1)
-        file.update_tags(1, **{f"CLASS_{number}": name for number, name in enumerate(class_names)})
+        file.update_tags(1, **class_tags(class_names))
+
+
+def class_tags(class_names: Sequence[str]) -> dict[str, str]:
+    """The tags of a band of labels that name its classes."""
+    return {f"CLASS_{number}": name for number, name in enumerate(class_names)}
 
 
 def _stored(labels: np.ndarray, classes: int, place: Georeference) -> tuple[np.ndarray, int]:

@@ -10,6 +10,8 @@ vocabulary, prompts, no input).
 
 --format also writes, of all that the folder holds, whatever call segmented it: coco: annotations.json; yolo:
 labels/NAME.txt and data.yaml; label_studio: label_studio.json; geotiff: NAME_labels.tif of pictures that are GeoTIFFs.
+Of a film, these are about its segmented frames, which are then written to images/NAME/000000.jpg and so on; of pictures
+in tiles, there are coco and geotiff.
 The label map of a GeoTIFF always lies where its picture does, by NAME_labels.pgw and NAME_labels.png.aux.xml (extra:
 large). Of a TIFF of several pages, each is a picture: NAME_page0001 and so on.
 
@@ -30,7 +32,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from escnet.annotations import FORMATS
 from escnet.command_line import (
     POINT_DRAWS,
     CommandParser,
@@ -40,6 +41,7 @@ from escnet.command_line import (
     program_name,
     refuse,
 )
+from escnet.commands.annotation_formats import add_format_options, check_format_options
 from escnet.commands.tiles_and_films import add_tile_and_film_options, check_tiles_and_films, label_tiles_or_films
 from escnet.own_process import peak_memory
 
@@ -59,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from escnet.labelling.formats import check_formats, write_formats
     from escnet.labelling.pictures import find_pictures, listed_suffixes, output_names, prepare_output
     from escnet.labelling.prompts import read_prompts
+    from escnet.labelling.video_files import is_video
     from escnet.meta_arch.configured import configured_system, require_key
     from escnet.predictor import Segmenter
     from escnet.pretrained.files import WeightsError
@@ -72,7 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         is_large_or_film = check_tiles_and_films(args, pictures)
         names = output_names(pictures.files)
         prepare_output(pictures.files, names, args.output)
-        check_formats(args.format, args.output, names, args.overwrite)
+        films = [name for path, name in zip(pictures.files, names, strict=True) if is_video(path)]
+        check_format_options(args, bool(films))
+        check_formats(args.format, args.output, names, args.overwrite, films)
         # Wrong words and prompts should be told before a model is loaded; and a pipe can be read once only.
         words = Vocabulary.parse(args.vocabulary, args.background)
         found = find_model(args.model) if args.model else None
@@ -117,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             outcome = label_tiles_or_films(segmenter, task, args, say)
         else:
             outcome = label_pictures(segmenter, task, say)
-        for line in write_formats(args.format, task):
+        for line in write_formats(args.format, task, args.objects, args.with_background):
             say(line)
     except (VocabularyError, ValueError) as error:  # such as a name that is too long for the text encoder
         return refuse(PROGRAM, error)
@@ -155,14 +160,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add_point_draws(parser)
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for the results")
-    parser.add_argument(
-        "--format",
-        nargs="+",
-        choices=FORMATS,
-        default=[],
-        metavar="FORMAT",
-        help=f"also write {', '.join(FORMATS)}: one or several",
-    )
+    add_format_options(parser)
     parser.add_argument("--overwrite", action="store_true", help="do again what is there already")
     parser.add_argument("--show-prompts", action="store_true", help="also draw correlation maps and pseudo prompts")
     parser.add_argument(

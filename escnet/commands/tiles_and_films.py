@@ -63,8 +63,6 @@ def check_tiles_and_films(args: argparse.Namespace, pictures: Pictures) -> bool:
     pages = [str(path) for path in pictures.files if isinstance(path, Page)]
     if pages and not films:
         raise ValueError(f"{pages[0]} is one of several pages, which --tile cannot read; save it as a file of its own")
-    if args.format:
-        raise ValueError(f"--format does not go together with {what}; leave it out")
     if args.prompts != "{}" or args.show_prompts:
         raise ValueError(f"--prompts and --show-prompts do not go together with {what}; leave them out")
     return True

@@ -39,12 +39,26 @@ def object_entry(mask: np.ndarray, image: int, category: int) -> dict[str, Any]:
         image, category: their ids.
     """
     runs = encode_mask(mask)
+    return object_entry_of_runs(runs, coco_masks.toBbox(runs).tolist(), int(mask.sum()), image, category)
+
+
+def object_entry_of_runs(
+    runs: Mapping[str, Any], box: Sequence[float], area: int, image: int, category: int
+) -> dict[str, Any]:
+    """The entry of an object, without an id.
+
+    Args:
+        runs: as of `encode_mask`.
+        box: left, top, width and height in pixels.
+        area: in pixels.
+        image, category: their ids.
+    """
     return {
         "image_id": image,
         "category_id": category,
-        "segmentation": runs,
-        "bbox": coco_masks.toBbox(runs).tolist(),
-        "area": int(mask.sum()),
+        "segmentation": dict(runs),
+        "bbox": [float(value) for value in box],
+        "area": area,
         "iscrowd": 0,
     }
 

@@ -14,6 +14,8 @@ from pycocotools import mask as coco_masks
 
 # A run is written in groups of 5 bits, of which 7 hold more than any image has pixels.
 _BITS, _MORE, _NEGATIVE, _MOST_GROUPS = 5, 0x20, 0x10, 7
+# The character of a group of zeros.
+_FIRST = 48
 
 
 def parse_run_lengths(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
@@ -58,6 +60,28 @@ def encode_mask(mask: np.ndarray) -> dict[str, Any]:
     return {"size": [int(side) for side in encoded["size"]], "counts": encoded["counts"].decode("ascii")}
 
 
+def compress_runs(runs: np.ndarray, size: tuple[int, int]) -> dict[str, Any]:
+    """Run lengths as JSON holds them, see `encode_mask`, without the mask, which may be too large for memory.
+
+    Args:
+        runs: int64 lengths, column by column, of 0 and 1 by turns, beginning with 0.
+        size: (H, W) of the mask.
+    """
+    rest = runs.copy()
+    # The first three stand as they are; from there on a run is a difference to the one before the last.
+    rest[3:] -= runs[1:-2]
+    groups = np.zeros((len(runs), _MOST_GROUPS), np.uint8)
+    is_used = np.zeros(groups.shape, bool)
+    goes_on = np.ones(len(runs), bool)
+    for place in range(_MOST_GROUPS):
+        is_used[:, place] = goes_on
+        bits = rest & (_MORE - 1)
+        rest >>= _BITS
+        goes_on &= np.where(bits & _NEGATIVE, rest != -1, rest != 0)
+        groups[:, place] = bits + _MORE * goes_on + _FIRST
+    return {"size": [int(side) for side in size], "counts": groups[is_used].tobytes().decode("ascii")}
+
+
 def _decompress(counts: str | bytes) -> np.ndarray:
     """The lengths in COCO's string: groups of 5 bits, the lowest first, of differences to the length before the last.
 
@@ -68,7 +92,7 @@ def _decompress(counts: str | bytes) -> np.ndarray:
         data = counts.encode("ascii") if isinstance(counts, str) else counts
     except UnicodeEncodeError:
         data = b"\xff"
-    groups = np.frombuffer(data, dtype=np.uint8).astype(np.int64) - 48
+    groups = np.frombuffer(data, dtype=np.uint8).astype(np.int64) - _FIRST
     if not len(groups) or groups.min() < 0 or groups.max() > 63:
         raise ValueError("the counts of a mask are empty, or have characters that do not occur in run lengths")
     is_last = (groups & _MORE) == 0

@@ -1,4 +1,4 @@
-"""Pictures that are too large for memory: read row by row, and label maps written so, with their place on the earth."""
+"""Pictures that are too large for memory, read row by row, and what GDAL holds of files meanwhile."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import numpy as np
 
 from escnet.data.images import ImageError, exif_orientation
 from escnet.data.pixels import array_to_rgb
-from escnet.safe_files import DiskFullError
 
 if TYPE_CHECKING:
     from rasterio.io import DatasetReader
@@ -29,8 +28,6 @@ _FORMATS = {
 }
 # Of GDAL's cache, which takes a twentieth of the machine's memory by default; here a row is read and written once.
 _CACHE_BYTES = 1 << 27
-# Side of the tiles of a label map.
-_BLOCK = 256
 
 
 class LargePicture:
@@ -50,7 +47,7 @@ class LargePicture:
 
     def __init__(self, path: Path, value_range: tuple[float, float] | None = None) -> None:
         self.path, self.value_range = path, value_range
-        self._file = _open(path)
+        self._file = open_large(path)
         try:
             self.size = (self._file.height, self._file.width)
             self._colours = _colour_table(self._file)
@@ -81,7 +78,7 @@ class LargePicture:
             values = np.moveaxis(self._file.read(self._bands, window=window), 0, -1)
         except RasterioError as error:
             raise ImageError(
-                f"{self.path}: is truncated or damaged in the rows {start} to {stop} ({_reason(error)}); copy or "
+                f"{self.path}: is truncated or damaged in the rows {start} to {stop} ({gdal_reason(error)}); copy or "
                 "download it again"
             ) from error
         if self._colours is not None:
@@ -89,6 +86,19 @@ class LargePicture:
         elif values.shape[2] == 2:
             values = np.concatenate([np.repeat(values[..., :1], 3, axis=2), values[..., 1:]], axis=2)
         return array_to_rgb(values, str(self.path), self.value_range)
+
+    @property
+    def has_empty(self) -> bool:
+        """Whether the file declares some of its pixels to be without data."""
+        from rasterio.enums import MaskFlags
+
+        return not all(MaskFlags.all_valid in flags for flags in self._file.mask_flag_enums)
+
+    def empty_rows(self, start: int, stop: int) -> np.ndarray:
+        """(stop - start, W) bool, the pixels that are without data."""
+        from rasterio.windows import Window
+
+        return self._file.dataset_mask(window=Window(0, start, self.size[1], stop - start)) == 0
 
     @property
     def georeference(self) -> dict[str, Any]:
@@ -113,66 +123,6 @@ class LargePicture:
             raise ImageError(f"{self.path}: has a colour table for {types}; save it with 8 bits, or as RGB")
 
 
-class BandWriter:
-    """A picture of one channel as a TIFF in compressed tiles, written from the top to the bottom.
-
-    Args:
-        path: of the file.
-        size: (H, W).
-        dtype: uint8 or uint16.
-        georeference: from `LargePicture.georeference`.
-        scale: what a value has to be multiplied by, as the file says.
-
-    Raises:
-        DiskFullError: when there is no space left.
-    """
-
-    def __init__(
-        self, path: Path, size: tuple[int, int], dtype: str, georeference: dict[str, Any], scale: float = 1.0
-    ) -> None:
-        import rasterio
-
-        self.path, self._pending, self._written = path, np.empty((0, size[1]), dtype), 0
-        with _quiet():
-            self._file = rasterio.open(
-                path,
-                "w",
-                driver="GTiff",
-                height=size[0],
-                width=size[1],
-                count=1,
-                dtype=dtype,
-                tiled=True,
-                blockxsize=_BLOCK,
-                blockysize=_BLOCK,
-                compress="deflate",
-                BIGTIFF="IF_SAFER",
-                **georeference,
-            )
-        if scale != 1:
-            self._file.scales = (scale,)
-
-    def write(self, rows: np.ndarray) -> None:
-        """Append rows (h, W); whole rows of tiles go to the file."""
-        self._pending = np.concatenate([self._pending, rows.astype(self._pending.dtype)])
-        self._flush(len(self._pending) // _BLOCK * _BLOCK)
-
-    def close(self) -> None:
-        """Write what is left, and end the file."""
-        self._flush(len(self._pending))
-        with _full_disk_told(self.path):
-            self._file.close()
-
-    def _flush(self, rows: int) -> None:
-        from rasterio.windows import Window
-
-        if rows:
-            with _full_disk_told(self.path):
-                window = Window(0, self._written, self._pending.shape[1], rows)
-                self._file.write(self._pending[:rows], 1, window=window)
-            self._written, self._pending = self._written + rows, self._pending[rows:]
-
-
 @contextmanager
 def small_cache(path: Path) -> Iterator[None]:
     """Keep what GDAL holds of files small, while one is read or written.
@@ -185,16 +135,12 @@ def small_cache(path: Path) -> Iterator[None]:
         yield
 
 
-def copy_as_png(source: Path, target: Path) -> None:
-    """Write a TIFF of one channel as a PNG, row by row."""
-    import rasterio.shutil
+def open_large(path: Path) -> DatasetReader:
+    """Open a TIFF, PNG or JPEG, known by its first bytes.
 
-    # Beside the PNG there would be a file with what a PNG cannot say.
-    with rasterio.Env(GDAL_PAM_ENABLED=False), _quiet(), _full_disk_told(target):
-        rasterio.shutil.copy(source, target, driver="PNG")
-
-
-def _open(path: Path) -> DatasetReader:
+    Raises:
+        ImageError: it is missing, of another format, or cannot be opened.
+    """
     rasterio = _library(path)
     if not path.is_file():
         raise ImageError(f"{path}: does not exist, or is no file; check the path")
@@ -204,11 +150,11 @@ def _open(path: Path) -> DatasetReader:
         driver = next((name for magic, name in _FORMATS.items() if start.startswith(magic)), None)
         if driver is None:
             raise ImageError(f"{path}: is no TIFF, PNG or JPEG; convert it, or segment it without --tile")
-        with _quiet():
+        with without_place_warning():
             return rasterio.open(path.absolute(), driver=driver)
     except rasterio.errors.RasterioError as error:
         raise ImageError(
-            f"{path}: cannot be opened as {driver} ({_reason(error)}); download it again, or convert it"
+            f"{path}: cannot be opened as {driver} ({gdal_reason(error)}); download it again, or convert it"
         ) from error
 
 
@@ -220,7 +166,7 @@ def _library(path: Path) -> ModuleType:
     return rasterio
 
 
-def _reason(error: Exception) -> str:
+def gdal_reason(error: Exception) -> str:
     """What GDAL says, which rasterio puts below a sentence without content."""
     return str(error.__cause__ or error).strip()
 
@@ -265,28 +211,10 @@ def _check_upright(path: Path) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def without_place_warning() -> Iterator[None]:
     """Without the warning that a picture has no place on the earth."""
     from rasterio.errors import NotGeoreferencedWarning
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         yield
-
-
-@contextmanager
-def _full_disk_told(path: Path) -> Iterator[None]:
-    """GDAL does not say why it cannot write, and at times not that it could not."""
-    import shutil
-
-    from rasterio.errors import RasterioError
-
-    error = None
-    try:
-        yield
-    except RasterioError as failed:
-        error = failed
-    if shutil.disk_usage(path.parent).free < 1 << 20:
-        raise DiskFullError(f"{path}: not written, No space left on device; free some and run it again") from error
-    if error is not None:
-        raise OSError(f"{path}: cannot be written ({_reason(error)})") from error

@@ -13,11 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from escnet.annotations.georeference import class_tags, no_data_id
 from escnet.drawing.overlay import overlay
+from escnet.labelling.band_files import BandWriter, copy_as_png
 from escnet.labelling.engine import LabellingTask, Outcome
 from escnet.labelling.finished import origin_of
 from escnet.labelling.in_turn import label_in_turn
-from escnet.labelling.large_files import BandWriter, LargePicture, copy_as_png, small_cache
+from escnet.labelling.large_files import LargePicture, small_cache
 from escnet.labelling.pictures import LABEL_TIFF, LABELS, OUTPUT_SUFFIXES, OVERLAY, REPORT, SCORE_TIFF
 from escnet.labelling.tiles import LabelBand, TileGrid, Tiling, segment_tiles, tile_grid
 from escnet.predictor import Segmenter
@@ -125,6 +127,7 @@ def _report(grid: TileGrid, outputs: _Outputs, labelling: LabellingTask) -> dict
         "cell_pixels": list(grid.cell),
         "held_bytes": grid.held_bytes(len(words.rows)),
         "overlay_pixels": outputs.factor,
+        **({} if outputs.no_data is None else {"no_data": outputs.no_data}),
         "classes": classes_present(outputs.areas, outputs.totals, words.class_names),
     }
 
@@ -134,19 +137,32 @@ class _Outputs:
 
     def __init__(self, made: Path, picture: LargePicture, task: LargeTask) -> None:
         self.class_names = task.labelling.vocabulary.class_names
-        dtype, place = "uint8" if len(self.class_names) <= 256 else "uint16", picture.georeference
-        self.labels = BandWriter(Path(f"{made}{LABEL_TIFF}"), picture.size, dtype, place)
+        self.picture, place, classes = picture, picture.georeference, len(self.class_names)
+        self.no_data = no_data_id(classes) if place and picture.has_empty else None
+        dtype = "uint8" if max(classes - 1, self.no_data or 0) < 256 else "uint16"
+        path, tags = Path(f"{made}{LABEL_TIFF}"), class_tags(self.class_names)
+        self.labels = BandWriter(path, picture.size, dtype, place, no_data=self.no_data, tags=tags)
         self.scores = None
         if task.labelling.save_scores:
             self.scores = BandWriter(Path(f"{made}{SCORE_TIFF}"), picture.size, "uint8", place, 1 / SCORE_STEPS)
         self.areas, self.totals = np.zeros(len(self.class_names), np.int64), np.zeros(len(self.class_names))
         self.factor = -(-max(picture.size) // OVERLAY_SIDE)
         self._pending: LabelBand | None = None
-        self._reduced: list[tuple[np.ndarray, ...]] = []
+        # Made at once: pieces that are kept from each band would lie between what is freed, which the system then does
+        # not get back.
+        shape = tuple(-(-side // self.factor) for side in picture.size)
+        self._reduced = LabelBand(
+            0, np.empty(shape, np.int32), np.empty(shape, np.float32), np.empty((*shape, 3), np.uint8)
+        )
+        self._reduced_rows = 0
 
     def write(self, band: LabelBand) -> None:
         """Append a band to all of them."""
-        self.labels.write(band.labels)
+        labels = band.labels
+        if self.no_data is not None:
+            empty = self.picture.empty_rows(band.top, band.top + len(labels))
+            labels = np.where(empty, self.no_data, labels)
+        self.labels.write(labels)
         if self.scores is not None:
             self.scores.write(np.round(SCORE_STEPS * band.scores))
         count, flat = len(self.class_names), band.labels.ravel()
@@ -167,7 +183,7 @@ class _Outputs:
         """Write the overlay: of each block of `factor` by `factor` pixels the mean colour, and its middle's label."""
         if self._pending is not None and len(self._pending.labels):
             self._reduce(len(self._pending.labels))
-        labels, scores, pixels = (np.concatenate(parts) for parts in zip(*self._reduced, strict=True))
+        _, labels, scores, pixels = self._reduced
         overlay(pixels, labels, self.class_names, scores).save(path)
 
     def _reduce(self, rows: int) -> None:
@@ -180,6 +196,8 @@ class _Outputs:
         labels, scores, pixels = (np.pad(a, s, "edge") for a, s in zip(here, sides, strict=True))
         middle = np.s_[factor // 2 :: factor, factor // 2 :: factor]
         blocks = pixels.reshape(len(pixels) // factor, factor, pixels.shape[1] // factor, factor, 3)
-        mean = np.round(blocks.mean(axis=(1, 3), dtype=np.float32)).astype(np.uint8)
-        self._reduced.append((labels[middle].copy(), scores[middle].copy(), mean))
+        start, stop = self._reduced_rows, self._reduced_rows + len(blocks)
+        self._reduced.labels[start:stop], self._reduced.scores[start:stop] = labels[middle], scores[middle]
+        self._reduced.pixels[start:stop] = np.round(blocks.mean(axis=(1, 3), dtype=np.float32))
+        self._reduced_rows = stop
         self._pending = LabelBand(0, *(array[rows:] for array in arrays))

@@ -180,10 +180,11 @@ def _replace(made: Path, stem: Path) -> None:
 
 
 def _frame_record(frame: Frame) -> dict[str, Any]:
-    """The number, time and shares of the classes of a frame, for the report."""
+    """The number and time of a frame, and of its classes the shares and mean scores, for the report."""
     classes = frame.result.summary()["classes"]
     shares = {entry["name"]: round(entry["fraction"], 6) for entry in classes}
-    return {"index": frame.index, "time": round(frame.time, 6), "shares": shares}
+    scores = {entry["name"]: round(entry["mean_score"], 6) for entry in classes}
+    return {"index": frame.index, "time": round(frame.time, 6), "shares": shares, "mean_scores": scores}
 
 
 def draw_frame(result: SegmentationResult, alpha: float = 0.5) -> Image.Image:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,16 +20,13 @@ from escnet.meta_arch.interfaces import SegmentingModel
 from escnet.meta_arch.label_map import label_map
 from escnet.meta_arch.segmentation import Segmentation
 from escnet.meta_arch.sliding_window import LEAST_PROBABILITY, SlidingWindow
-from escnet.meta_arch.window_average import window_weight
+from escnet.meta_arch.window_average import FALLOFFS, window_weight
 from escnet.predictor import Segmenter
 from escnet.vocabulary import Vocabulary
 
-# Pixels of a miniature picture's side, of which a mosaic has ROWS by COLUMNS less what its random beginning leaves out.
-SIDE, ROWS, COLUMNS = 128, 3, 3
-TILINGS = (
-    (0.0, "uniform"),
-    *((overlap, falloff) for overlap in (0.25, 1 / 3, 0.5) for falloff in ("uniform", "linear", "cosine")),
-)
+# Pictures of a mosaic, less what its random beginning leaves out.
+ROWS, COLUMNS = 3, 3
+OVERLAPS = (0.0, 0.25, 1 / 3, 0.5)
 
 
 @dataclass(frozen=True)
@@ -41,6 +39,7 @@ class Seams:
         at_borders: share of neighbouring cells with different labels across the border of a tile.
         elsewhere: the same of all other neighbours, without those across the borders of the mosaic's pictures.
         agreement: share of pixels with the label that TEST.SLIDING gives with SIZE being the picture's.
+        agreement_in_one_pass: the same with what one pass of the model over the whole gives, without any window.
         accuracy: share of pixels with the true label.
         miou: mean IoU over the classes that are there.
     """
@@ -50,8 +49,16 @@ class Seams:
     at_borders: float
     elsewhere: float
     agreement: float
+    agreement_in_one_pass: float
     accuracy: float
     miou: float
+
+
+class _Reference(NamedTuple):
+    """What the label maps (H, W) of tiles are held against."""
+
+    sliding: np.ndarray
+    one_pass: np.ndarray
 
 
 class RememberingModel(nn.Module):
@@ -85,11 +92,13 @@ class Mosaic:
     Attributes:
         pixels: (H, W, 3) uint8.
         truth: (H, W) int32 train ids.
+        side: of a picture, in pixels.
         offset: (rows, columns) that are left out of the first picture.
     """
 
     pixels: np.ndarray
     truth: np.ndarray
+    side: int
     offset: tuple[int, int]
 
 
@@ -98,47 +107,75 @@ def make_mosaic(data: EvaluationData, seed: int, rows: int = ROWS, columns: int 
     generator = np.random.default_rng(seed)
     chosen = generator.permutation(len(data.records))[: (rows + 1) * (columns + 1)]
     chosen = np.resize(chosen, (rows + 1, columns + 1))
-    top, left = (int(n) for n in generator.integers(SIDE // 8, SIDE * 7 // 8, 2))
-    here = slice(top, top + rows * SIDE), slice(left, left + columns * SIDE)
+    side = len(read_image(data.records[0]["file_name"]))
+    top, left = (int(n) for n in generator.integers(side // 8, side * 7 // 8, 2))
+    here = slice(top, top + rows * side), slice(left, left + columns * side)
     records = [[data.records[i] for i in row] for row in chosen]
     pixels = [np.concatenate([read_image(r["file_name"]) for r in row], axis=1) for row in records]
     truth = [
         np.concatenate([read_training_labels(r["sem_seg_file_name"], data.space) for r in row], axis=1)
         for row in records
     ]
-    return Mosaic(np.concatenate(pixels)[here], np.concatenate(truth)[here], (top, left))
+    return Mosaic(np.concatenate(pixels)[here], np.concatenate(truth)[here], side, (top, left))
 
 
-def measure_seams(segmenter: Segmenter, data: EvaluationData, seed: int, scale: int = 1) -> Iterator[Seams]:
-    """Segment one mosaic in all ways, tiles having `scale` times as many pixels a side as a picture."""
-    mosaic, words, tile = make_mosaic(data, seed), data.space.vocabulary, SIDE * scale
-    sliding = _sliding(segmenter, mosaic, data, tile)
-    borders = tile_grid(segmenter, mosaic.truth.shape, words, Tiling(tile))
-    yield _judge("TEST.SLIDING", sliding, sliding, mosaic, data, borders)
+def measure_seams(
+    segmenter: Segmenter,
+    data: EvaluationData,
+    seed: int,
+    scale: int = 1,
+    mosaic_size: tuple[int, int] = (ROWS, COLUMNS),
+    overlaps: Sequence[float] = OVERLAPS,
+) -> Iterator[Seams]:
+    """Segment one mosaic in all ways.
+
+    Args:
+        segmenter: with the model.
+        data: of which the mosaic is made.
+        seed: of the mosaic.
+        scale: tiles have so many times as many pixels a side as a picture.
+        mosaic_size: (rows, columns) of pictures.
+        overlaps: of tiles; without an overlap weights are uniform, else they fall off in each way.
+    """
+    mosaic, words = make_mosaic(data, seed, *mosaic_size), data.space.vocabulary
+    size, tile = mosaic.truth.shape, mosaic.side * scale
+    sliding = _labels_with(segmenter, mosaic, words, sliding=SlidingWindow(size, (tile, tile), 1 / 3))
+    reference = _Reference(sliding, _labels_with(segmenter, mosaic, words, image_size=size, sliding=None))
+    # Where there are no tiles, their borders are those of the tiles that would be.
+    borders = tile_grid(segmenter, size, words, Tiling(tile))
+    yield _judge("one pass", 1, reference.one_pass, reference, mosaic, data, borders)
+    yield _judge("TEST.SLIDING", borders.count, sliding, reference, mosaic, data, borders)
     # A tile is the same with all weights.
     remembering = Segmenter(RememberingModel(segmenter.model), segmenter.templates)
-    for overlap, falloff in TILINGS:
-        tiling = Tiling(tile, overlap, falloff)
-        grid = tile_grid(remembering, mosaic.truth.shape, words, tiling)
-        labels = np.concatenate([b.labels for b in segment_tiles(remembering, mosaic.pixels, words, tiling, grid)])
-        yield _judge(f"{overlap:.2f} {falloff}", labels, sliding, mosaic, data, grid)
+    for overlap in overlaps:
+        for falloff in FALLOFFS if overlap else ("uniform",):
+            tiling = Tiling(tile, overlap, falloff)
+            grid = tile_grid(remembering, size, words, tiling)
+            labels = np.concatenate([b.labels for b in segment_tiles(remembering, mosaic.pixels, words, tiling, grid)])
+            yield _judge(f"{overlap:.2f} {falloff}", grid.count, labels, reference, mosaic, data, grid)
 
 
 def mean_seams(results: Sequence[Sequence[Seams]]) -> list[tuple[Seams, float]]:
     """Means over the mosaics, (mosaics of (ways)), and the standard deviation of mIoU over these."""
     means = []
     for way in zip(*results, strict=True):
-        figures = ("at_borders", "elsewhere", "agreement", "accuracy", "miou")
+        figures = ("at_borders", "elsewhere", "agreement", "agreement_in_one_pass", "accuracy", "miou")
         mean = {name: float(np.mean([getattr(seams, name) for seams in way])) for name in figures}
         means.append((replace(way[0], **mean), float(np.std([seams.miou for seams in way], ddof=len(way) > 1))))
     return means
 
 
-def differing_pixels(segmenter: Segmenter, pixels: np.ndarray, words: Vocabulary, tiling: Tiling) -> int:
+def differing_pixels(segmenter: Segmenter, pixels: np.ndarray, words: Vocabulary, tiling: Tiling) -> tuple[int, int]:
     """How many labels are others than those of the same averages with all tiles and the whole map in memory.
 
     Args:
+        segmenter: with the model.
         pixels: (H, W, 3) uint8, of whole cells, so that no tile goes beyond it.
+        words: the vocabulary.
+        tiling: how the picture is cut.
+
+    Returns:
+        the labels that differ, and how many classes there are in the map: where there is one, nothing can differ.
     """
     remembering = Segmenter(RememberingModel(segmenter.model), segmenter.templates)
     size = pixels.shape[:2]
@@ -155,33 +192,40 @@ def differing_pixels(segmenter: Segmenter, pixels: np.ndarray, words: Vocabulary
             total[(slice(None), *here)] += answer.row_probabilities(len(words.rows))[0] * weight
             count[here] += weight
     rows, _ = label_map((total / count).clamp(min=LEAST_PROBABILITY).log(), size)
-    return int((torch.tensor(words.row_to_class)[rows].numpy() != labels).sum())
+    differing = torch.tensor(words.row_to_class)[rows].numpy() != labels
+    return int(differing.sum()), len(np.unique(labels))
 
 
-def _sliding(segmenter: Segmenter, mosaic: Mosaic, data: EvaluationData, tile: int) -> np.ndarray:
-    """Labels by the sliding windows of the configuration, without a resizing."""
+def _labels_with(segmenter: Segmenter, mosaic: Mosaic, words: Vocabulary, **inference: Any) -> np.ndarray:
+    """Labels (H, W) of a mosaic with other options of inference than the configuration's."""
     model, before = segmenter.model, segmenter.model.inference
-    model.inference = replace(before, sliding=SlidingWindow(mosaic.truth.shape, (tile, tile), 1 / 3))
+    model.inference = replace(before, **inference)
     try:
-        return segmenter(mosaic.pixels, data.space.vocabulary).labels
+        return segmenter(mosaic.pixels, words).labels
     finally:
         model.inference = before
 
 
 def _judge(
-    name: str, labels: np.ndarray, sliding: np.ndarray, mosaic: Mosaic, data: EvaluationData, grid: TileGrid
+    name: str,
+    tiles: int,
+    labels: np.ndarray,
+    reference: _Reference,
+    mosaic: Mosaic,
+    data: EvaluationData,
+    grid: TileGrid,
 ) -> Seams:
     confusion = ConfusionMatrix(data.space.vocabulary.num_classes)
     confusion.update(labels, mosaic.truth)
     metrics = semantic_metrics(confusion, data.class_names)
     at, elsewhere = np.zeros(2), np.zeros(2)
-    for axis, starts in enumerate((grid.tops, grid.lefts)):
+    for axis, (starts, size) in enumerate(zip((grid.tops, grid.lefts), labels.shape, strict=True)):
         cell, tile, cells = grid.cell[axis], grid.cells[axis], grid.grid[axis]
         # One pixel of each cell; the first of a pair is the neighbour above or to the left.
         sampled = labels[grid.cell[0] // 2 :: grid.cell[0], grid.cell[1] // 2 :: grid.cell[1]]
         changes = (np.diff(sampled, axis=axis) != 0).mean(axis=1 - axis)
         second = np.arange(1, len(changes) + 1)
-        pictures = (np.arange(1, 99) * SIDE - mosaic.offset[axis]) / cell
+        pictures = (np.arange(1, size // mosaic.side + 2) * mosaic.side - mosaic.offset[axis]) / cell
         inside = np.abs(second[:, None] - pictures).min(axis=1) > 1
         edges = {*starts, *(start + tile for start in starts)} - {0, cells}
         is_edge = np.isin(second, list(edges))
@@ -189,17 +233,18 @@ def _judge(
         elsewhere += changes[inside & ~is_edge].sum(), (inside & ~is_edge).sum()
     return Seams(
         name,
-        grid.count,
+        tiles,
         at[0] / at[1],
         elsewhere[0] / elsewhere[1],
-        float((labels == sliding).mean()),
+        float((labels == reference.sliding).mean()),
+        float((labels == reference.one_pass).mean()),
         metrics.pixel_accuracy,
         metrics.miou,
     )
 
 
-def load(config: str, weights: str, dataset: str) -> tuple[Segmenter, EvaluationData]:
-    """The model, and the pictures that mosaics are made of."""
-    cfg = load_config(config)
+def load(config: str, weights: str, dataset: str, options: Sequence[str] = ()) -> tuple[Segmenter, EvaluationData]:
+    """The model of a configuration with KEY VALUE options, and the pictures that mosaics are made of."""
+    cfg = load_config(config, options)
     torch.manual_seed(0)
     return Segmenter.from_config(cfg, weights), EvaluationData.load(dataset, cfg)

@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -243,6 +244,26 @@ def test_pages_and_places(tmp_path: Path) -> None:
     tasks = json.loads((output / "label_studio.json").read_text())
     assert [task["data"].get("page") for task in tasks] == [None, 1, 2]
     assert {file.stem for file in (output / "labels").iterdir()} == {"field", "scan_page0001", "scan_page0002"}
+
+
+def test_parts_and_background_if_they_are_asked_for(photos: Path, tmp_path: Path) -> None:
+    task = task_of(photos, tmp_path / "out")
+    label(task)
+    write_formats(FORMATS, task, objects=True, background=True)
+    output = tmp_path / "out"
+    coco = COCO(str(output / "annotations.json"))
+    assert [entry["name"] for entry in coco.cats.values()] == list(WORDS.class_names)
+    tasks = {entry["data"]["image"]: entry for entry in json.loads((output / "label_studio.json").read_text())}
+    for image in coco.imgs.values():
+        result = segment(photos / image["file_name"])
+        theirs = result.to_coco(image["file_name"], image["id"], objects=True, background=True)["annotations"]
+        found = coco.imgToAnns[image["id"]]
+        assert [entry["segmentation"] for entry in found] == [entry["segmentation"] for entry in theirs]
+        assert {entry["category_id"] for entry in found} == {1, 2, 3, 4}
+        assert (output / "labels" / f"{Path(image['file_name']).stem}.txt").read_text() == result.to_yolo(True)
+        regions = tasks[f"/data/local-files/?d={quote(image['file_name'])}"]["predictions"][0]["result"]
+        assert len(regions) == len(found)
+    assert yaml.safe_load((output / "data.yaml").read_text(encoding="utf-8"))["names"][3] == "background"
 
 
 def test_without_rasterio_geotiff_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,11 +16,12 @@ from rasterio.transform import from_origin
 from escnet import Vocabulary
 from escnet.data.images import ImageError
 from escnet.labelling import large_pictures
+from escnet.labelling.band_files import BandWriter, read_columns
 from escnet.labelling.engine import LabellingTask, Outcome
 from escnet.labelling.large_files import LargePicture
-from escnet.labelling.large_pictures import LargeTask, label_large_pictures
-from escnet.labelling.pictures import LabellingError, find_pictures, output_names
-from escnet.labelling.tiles import Tiling, segment_tiles
+from escnet.labelling.large_pictures import OVERLAY_SIDE, LargeTask, label_large_pictures
+from escnet.labelling.pictures import LabellingError, Pictures, find_pictures, output_names
+from escnet.labelling.tiles import LabelBand, Tiling, segment_tiles
 from escnet.predictor import Segmenter
 from escnet.safe_files import DiskFullError
 
@@ -195,3 +196,55 @@ def test_a_call_that_is_stopped_leaves_nothing(
         with pytest.raises(kind):
             label(colour_segmenter(), path, tmp_path / "out")
         assert left_over(tmp_path / "out") == []
+
+
+def test_pixels_without_data_and_names_of_classes(colour_segmenter: Callable[..., Segmenter], tmp_path: Path) -> None:
+    """As in the label maps of pictures that are not cut."""
+    picture = pixels(130, 90)
+    picture[:70, 40:] = 0
+    picture[:70, :40] |= 1
+    path = write_tiff(tmp_path / "field.tif", picture, nodata=0, **PLACE)
+    assert not label(colour_segmenter(), path, tmp_path / "out").failures
+    empty = (picture == 0).all(axis=2)
+    bands = segment_tiles(colour_segmenter(), picture, WORDS, TILING)
+    labels = np.concatenate([band.labels for band in bands])
+    with rasterio.open(tmp_path / "out/field_labels.tif") as file:
+        np.testing.assert_array_equal(file.read(1), np.where(empty, 255, labels))
+        assert file.nodata == 255 == json.loads((tmp_path / "out/field.json").read_text())["no_data"]
+        assert [file.tags(1)[f"CLASS_{number}"] for number in range(3)] == list(WORDS.class_names)
+
+
+def test_the_columns_of_a_label_map_are_read_in_their_order(tmp_path: Path) -> None:
+    labels = np.random.default_rng(0).integers(0, 256, (300, 600))
+    writer = BandWriter(tmp_path / "a.tif", labels.shape, "uint8", {})
+    for start in range(0, 300, 77):
+        writer.write(labels[start : start + 77])
+    writer.close()
+    bands = list(read_columns(tmp_path / "a.tif"))
+    assert [band.shape for band in bands] == [(300, 256), (300, 256), (300, 88)]
+    np.testing.assert_array_equal(np.concatenate(bands, axis=1), labels)
+    contents = (tmp_path / "a.tif").read_bytes()
+    (tmp_path / "a.tif").write_bytes(contents[: len(contents) // 2])
+    with pytest.raises(ImageError, match=r"a\.tif: "):
+        list(read_columns(tmp_path / "a.tif"))
+
+
+def test_what_is_held_does_not_grow_with_the_rows(tmp_path: Path) -> None:
+    """No piece of a band is kept: between what is freed, it would keep the system from getting that back."""
+    for height in (2 * OVERLAY_SIDE, 4 * OVERLAY_SIDE):
+        with LargePicture(write_tiff(tmp_path / "a.tif", np.zeros((height, 6), np.uint8))) as picture:
+            task = LargeTask(LabellingTask(Pictures([], []), [], tmp_path, WORDS, {}), TILING)
+            outputs = large_pictures._Outputs(tmp_path / "b", picture, task)
+            for top in range(0, height, 1000):
+                rows = min(1000, height - top)
+                shape = (rows, 6)
+                band = LabelBand(
+                    top, np.ones(shape, int), np.ones(shape, "f4"), np.full((*shape, 3), top // 1000, "u1")
+                )
+                outputs.write(band)
+                kept = [array for array in vars(outputs).values() if isinstance(array, list)]
+                assert not kept and len(outputs._pending.labels) < outputs.factor
+            outputs.close()
+        _, labels, scores, colours = outputs._reduced
+        assert labels.shape == (OVERLAY_SIDE, -(-6 // outputs.factor)) and (labels == 1).all() and (scores == 1).all()
+        assert colours[-1].max() == (height - 1) // 1000 and colours[0].max() == 0

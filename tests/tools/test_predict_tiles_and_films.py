@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy import ndimage
 
 ROOT = Path(__file__).parents[2]
 OPTS = ["MODEL.CLIP.IMAGE_SIZE", "(64, 64)", "MODEL.ESC.NUM_BLOCKS", "1"]
@@ -66,6 +67,38 @@ def test_a_film(tool: ModuleType, film: Path, tmp_path: Path, capsys: pytest.Cap
     assert "1 of 2 frames" in capsys.readouterr().out
 
 
+def test_formats_of_a_film(tool: ModuleType, film: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    output, options = tmp_path / "out", ("--format", "coco", "yolo", "label_studio", "--objects", "--every", "2")
+    assert run(tool, output, film, options=options) == 0
+    coco = json.loads((output / "annotations.json").read_text())
+    assert [image["file_name"] for image in coco["images"]] == ["clip/000000.jpg"]
+    assert (output / "images/clip/000000.jpg").is_file() and (output / "labels/clip/000000.txt").is_file()
+    labels = np.asarray(Image.open(output / "clip_labels/000000.png"))
+    parts = sum(ndimage.label(labels == class_id)[1] for class_id in range(3))
+    assert len(coco["annotations"]) == parts
+    assert f"{parts} masks in 1 images" in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_formats_of_tiles_with_the_background(tool: ModuleType, picture: Path, tmp_path: Path) -> None:
+    options = (
+        "--tile",
+        "64",
+        "--background",
+        "sky",
+        "--with-background",
+        "--format",
+        "coco",
+        "geotiff",
+        "--every",
+        "1",
+    )
+    assert run(tool, tmp_path / "out", picture, options=options) == 0
+    coco = json.loads((tmp_path / "out/annotations.json").read_text())
+    assert [entry["name"] for entry in coco["categories"]] == ["cat", "grass", "building,edifice", "background"]
+    assert sum(entry["area"] for entry in coco["annotations"]) == 90 * 140
+
+
 @pytest.mark.parametrize(
     ("inputs", "options", "message"),
     [
@@ -76,6 +109,20 @@ def test_a_film(tool: ModuleType, film: Path, tmp_path: Path, capsys: pytest.Cap
         (("picture",), ("--tile", "64", "--show-prompts"), "do not go together with --tile"),
         (("picture",), ("--every", "2"), "--every is for films"),
         (("picture",), ("--label-png",), "--label-png is for --tile"),
+        (("film",), ("--format", "coco", "geotiff", "--every", "1"), "a film lies nowhere on the Earth"),
+        (("picture",), ("--format", "yolo", "--tile", "64"), "--format yolo does not go together with --tile"),
+        (
+            ("picture",),
+            ("--format", "coco", "label_studio", "--tile", "64"),
+            "take coco or geotiff, or cut the picture",
+        ),
+        (("picture",), ("--objects",), "--objects is for --format coco"),
+        (
+            ("picture",),
+            ("--with-background", "--format", "geotiff", "--every", "1"),
+            "--with-background is for --format",
+        ),
+        (("picture",), ("--with-background", "--format", "coco", "--every", "1"), "needs --background WORDS"),
     ],
 )
 def test_what_does_not_go_together(
