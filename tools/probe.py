@@ -5,7 +5,10 @@ r"""Probe a frozen image encoder: train heads on its hidden states and judge the
     python tools/probe.py --config-file ... --weights model_final.pth --features head \
         --classification imagenet/train imagenet/val --image-size 224 --output output/probing
 
-Probed is the system of the configuration or, with --system, the CLIP or the SAM that it names. Features are computed
+    python tools/probe.py ... --train folder:streets/train --test folder:streets/val LABELLED.IMAGES 32 LABELLED.SEED -1
+
+Probed is the system of the configuration or, with --system, the CLIP or the SAM that it names. LABELLED takes some of
+the training images for segmentation heads, with LABELLED.SEED -1 others for each of --seeds. Features are computed
 once and kept in OUTPUT/NAME/features for all heads and seeds; results go to OUTPUT/NAME/results.json after each probe,
 and the same command goes on where it was stopped. The table that is printed has a row for each model in OUTPUT.
 """
@@ -156,6 +159,7 @@ def probe_segmentation(args: argparse.Namespace, cfg: CfgNode, store: FeatureSto
         ValueError, OSError: as said of `probe`.
     """
     from escnet.data.benchmarks import full_dataset_name
+    from escnet.data.labelled import uses_labelled
     from escnet.evaluation.probing.features import files_identity
     from escnet.evaluation.probing.segmentation import HeadData, HeadRecipe, probe_head
     from escnet.evaluation.runs.evaluation_data import EvaluationData
@@ -167,13 +171,16 @@ def probe_segmentation(args: argparse.Namespace, cfg: CfgNode, store: FeatureSto
     for role, data in (("train", train), ("test", test)):
         files = [record[key] for record in data.records for key in ("file_name", "sem_seg_file_name")]
         conditions[role] = {"name": data.dataset} | files_identity(files)
+    if uses_labelled(cfg):
+        chosen = cfg.LABELLED
+        conditions["labelled"] = {"images": chosen.IMAGES, "seed": chosen.SEED, "validation": chosen.VALIDATION}
     results.begin(SEGMENTATION, conditions)
     missing = [(head, s) for head in args.heads for s in args.seeds if not results.has(SEGMENTATION, head, s)]
     if not missing:
         return
     data = HeadData.load(store, train, test)
     for head, seed in missing:
-        metrics = probe_head(head, data, recipe, seed, cfg.MODEL.DEVICE)
+        metrics = probe_head(head, data.labelled(cfg, train, seed), recipe, seed, cfg.MODEL.DEVICE)
         results.add(SEGMENTATION, head, seed, metrics.miou, pixel_accuracy=metrics.pixel_accuracy)
 
 

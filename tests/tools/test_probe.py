@@ -71,6 +71,25 @@ def test_a_second_call_goes_on(tool: ModuleType, tiny_config: str, tmp_path: Pat
     assert trained[2:] == trained[:2] and features.stat().st_mtime_ns > written
 
 
+def test_each_seed_has_labelled_images_of_its_own(
+    tool: ModuleType, tiny_config: str, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    from escnet.evaluation.probing import segmentation
+
+    rows = []
+    real = segmentation.probe_head
+    monkeypatch.setattr(segmentation, "probe_head", lambda *a: rows.append(a[1].rows.tolist()) or real(*a))
+    arguments = ["--config-file", tiny_config, "--system", "clip", "--output", str(tmp_path / "out"), *SEGMENTATION]
+    arguments += ["--heads", "linear", "--seeds", "0", "1", "2", "3", "--label-size", "8", "--batch-size", "2"]
+    assert tool.main([*arguments, "LABELLED.IMAGES", "2", "LABELLED.SEED", "-1"]) == 0
+    assert "mIoU on mojiscenes_val_base, trained on 2 of mojiscenes_train" in capsys.readouterr().out
+    assert all(len(each) == 2 for each in rows) and len({*map(tuple, rows)}) > 1
+    assert tool.main([*arguments, "LABELLED.IMAGES", "3", "LABELLED.SEED", "-1"]) == 2
+    assert "labelled.images was 2.0, is 3.0" in capsys.readouterr().err
+    assert tool.main([*arguments, "--restart", "LABELLED.IMAGES", "5"]) == 2
+    assert "LABELLED.IMAGES is 5, but mojiscenes_train has 4 images" in capsys.readouterr().err
+
+
 def test_classification_by_the_head_of_sam_clip(tool: ModuleType, tiny_config: str, tmp_path: Path, capsys) -> None:
     random = np.random.default_rng(0)
     for split, count in (("train", 5), ("val", 2)):

@@ -93,9 +93,10 @@ def probe_table(output: Path) -> str:
     for path in sorted(output.glob(f"*/{FILE}")):
         contents = read_json(path)
         for kind, probing in contents["probings"].items():
-            title = f"{_measure(kind)} on {probing['conditions']['test']['name']}, trained on " + str(
-                probing["conditions"]["train"]["name"]
-            )
+            conditions = probing["conditions"]
+            images = conditions.get("labelled", {}).get("images", 0)
+            some = f"{images:g} of " if images else ""
+            title = f"{_measure(kind)} on {conditions['test']['name']}, trained on {some}{conditions['train']['name']}"
             row = {head: _cell(found) for head, found in probing["heads"].items()}
             tables.setdefault(title, {})[contents["model"]] = row
     return "\n\n".join(_table(title, rows) for title, rows in tables.items())

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from detectron2.config import CfgNode
 from torch import Tensor, nn
 
 from escnet.data.benchmarks import dataset_folder_name
 from escnet.data.images import read_labels
+from escnet.data.labelled import labelled_split
 from escnet.evaluation.confusion import ConfusionMatrix, SemanticMetrics, semantic_metrics
 from escnet.evaluation.probing.features import FeatureStore
 from escnet.evaluation.probing.heads import HEADS
@@ -56,12 +58,14 @@ class HeadData:
         targets: (n, L, L) labels of the training set, -1 where ignored.
         test: (m, W, h, w) features.
         truth: the test set.
+        rows: of the training set that a head is trained on; None for all.
     """
 
     train: np.ndarray
     targets: np.ndarray
     test: np.ndarray
     truth: EvaluationData
+    rows: np.ndarray | None = None
 
     @classmethod
     def load(cls, store: FeatureStore, train: EvaluationData, test: EvaluationData) -> HeadData:
@@ -76,10 +80,7 @@ class HeadData:
                 f"{train.dataset} has {len(train.class_names)} classes and {test.dataset} {len(test.class_names)}, but "
                 "a head knows those that it was trained on: both sets need the same classes in the same order"
             )
-        if len(train.records) < 2:
-            raise ValueError(
-                f"{train.dataset} has {len(train.records)} image; the heads need 2 or more to be trained on"
-            )
+        _require_several(train.dataset, len(train.records))
         names = [dataset_folder_name(data.dataset) for data in (train, test)]
         files = [[record["file_name"] for record in data.records] for data in (train, test)]
         return cls(
@@ -88,6 +89,26 @@ class HeadData:
             store.maps(names[1], files[1]),
             test,
         )
+
+    def labelled(self, cfg: CfgNode, train: EvaluationData, seed: int) -> HeadData:
+        """With the images of the training set that LABELLED chooses for a seed, without those that it holds out.
+
+        Args:
+            cfg: the config, whose SEED gives way to `seed`: where LABELLED.SEED is -1, each seed has images of its own.
+            train: the training set that was loaded.
+            seed: of the head.
+
+        Raises:
+            DatasetError: the set has not as many images as LABELLED asks for.
+            ValueError: fewer than 2 are left.
+        """
+        own = cfg.clone()
+        own.defrost()
+        own.SEED = seed
+        chosen = set(map(id, labelled_split(own, train.records).training))
+        rows = np.array([row for row, record in enumerate(train.records) if id(record) in chosen])
+        _require_several(train.dataset, len(rows))
+        return replace(self, rows=rows)
 
 
 def probe_head(name: str, data: HeadData, recipe: HeadRecipe, seed: int, device: torch.device | str) -> SemanticMetrics:
@@ -116,7 +137,9 @@ def train_head(
     title: str = "head",
 ) -> nn.Module:
     """Train a head on features; arguments and errors as of `probe_head`, `build` from W and N."""
-    count, width = data.train.shape[:2]
+    width = data.train.shape[1]
+    chosen = np.arange(len(data.train)) if data.rows is None else data.rows
+    count = len(chosen)
     batch = min(recipe.batch_size, count)
     # What is left over at the end of an epoch is left out: a batch of one cannot be normalised.
     steps = recipe.epochs * (count // batch)
@@ -128,7 +151,7 @@ def train_head(
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         with progress_bar(total=steps, desc=title, unit="step") as bar:
             for _ in range(recipe.epochs):
-                rows = order.permutation(count)[: count // batch * batch].reshape(-1, batch)
+                rows = chosen[order.permutation(count)][: count // batch * batch].reshape(-1, batch)
                 for some in rows:
                     loss = _step(head, optimizer, *_batch(data, some, device))
                     schedule.step()
@@ -161,6 +184,11 @@ def evaluate_head(
         except ValueError as error:
             raise ValueError(f"{record['sem_seg_file_name']}: {error}") from error
     return semantic_metrics(confusion, truth.class_names, truth.scored)
+
+
+def _require_several(dataset: str, images: int) -> None:
+    if images < 2:
+        raise ValueError(f"{dataset}: {images} image to train on; the heads need 2 or more")
 
 
 def _step(head: nn.Module, optimizer: torch.optim.Optimizer, features: Tensor, targets: Tensor) -> Tensor:

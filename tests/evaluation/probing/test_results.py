@@ -51,6 +51,15 @@ def test_one_table_for_each_test_set(tmp_path: Path) -> None:
     assert "| CLIP | 25.0 |" in lines[second:]
 
 
+def test_the_table_says_of_how_many_labelled_images(tmp_path: Path) -> None:
+    for images in (0, 32):
+        results = ProbeResults(tmp_path / str(images), "SAM")
+        results.begin("segmentation", CONDITIONS | {"labelled": {"images": float(images), "seed": -1}})
+        results.add("segmentation", "linear", 0, 0.5)
+    lines = probe_table(tmp_path).splitlines()
+    assert "mIoU on b, trained on a" in lines and "mIoU on b, trained on 32 of a" in lines
+
+
 def test_nothing_scored_and_a_foreign_file_are_told(tmp_path: Path) -> None:
     results = ProbeResults(tmp_path, "SAM")
     results.begin("segmentation", CONDITIONS)

@@ -10,10 +10,13 @@ import pytest
 import torch
 from torch import nn
 
+from escnet.config import load_config
 from escnet.data.images import read_labels
+from escnet.data.labelled import labelled_split
 from escnet.evaluation.probing.features import Encoding, FeatureStore
 from escnet.evaluation.probing.segmentation import HeadData, HeadRecipe, evaluate_head, probe_head, train_head
 
+CONFIG = Path(__file__).parents[3] / "configs/camvid/escnet.yaml"
 RECIPE = HeadRecipe(epochs=40, batch_size=3, learning_rate=0.05)
 
 
@@ -74,12 +77,42 @@ def test_the_large_heads_train(data: HeadData, name: str) -> None:
     assert probe_head(name, data, replace(RECIPE, epochs=15, learning_rate=2e-3), 0, "cpu").pixel_accuracy > 0.6
 
 
+def test_labelled_images_are_those_of_a_training_with_the_seed(data: HeadData, colour_data) -> None:
+    cfg, (train, _) = load_config(CONFIG, ["LABELLED.IMAGES", "3", "LABELLED.SEED", "-1"]), colour_data
+
+    def chosen(seed: int) -> list[int]:
+        return data.labelled(cfg, train, seed).rows.tolist()
+
+    for seed in range(3):
+        cfg.SEED = seed
+        training = labelled_split(cfg, train.records).training
+        assert [train.records[row] for row in chosen(seed)] == training and len(training) == 3
+    assert len({*map(tuple, map(chosen, range(5)))}) > 1
+    cfg.LABELLED.SEED = 1
+    assert chosen(0) == chosen(2)
+    cfg.LABELLED.VALIDATION = 0.4
+    assert len(chosen(0)) == 2
+    cfg.LABELLED.IMAGES = 2.0
+    with pytest.raises(ValueError, match="1 image to train on; the heads need 2 or more"):
+        chosen(0)
+
+
+def test_a_head_sees_no_other_than_its_labelled_images(data: HeadData) -> None:
+    rows = np.array([1, 4])
+    broken = np.full_like(data.train, np.nan)
+    broken[rows] = data.train[rows]
+    some = replace(data, train=broken, rows=rows)
+    assert probe_head("linear", some, RECIPE, 0, "cpu") == probe_head(
+        "linear", replace(data, rows=rows), RECIPE, 0, "cpu"
+    )
+
+
 def test_sets_of_other_classes_are_refused(encoder, colour_data, tmp_path: Path) -> None:
     train, test = colour_data
     store = FeatureStore(encoder, Encoding(image_size=28), tmp_path / "f")
     with pytest.raises(ValueError, match="both sets need the same classes"):
         HeadData.load(store, train, replace(test, class_names=("red", "green", "teal")))
-    with pytest.raises(ValueError, match="has 1 image; the heads need 2 or more"):
+    with pytest.raises(ValueError, match="1 image to train on; the heads need 2 or more"):
         HeadData.load(store, replace(train, records=train.records[:1]), test)
     assert encoder.images == 0
 
