@@ -9,6 +9,8 @@ from typing import Any
 CARD, TOKENIZER = "card.json", "tokenizer.json"
 # Of the card's own form: another number is another form.
 FORM = 2
+# What is read of it.
+_KEYS = ("kind", "graphs", "text", "words", "templates", "subtracts_empty", "choice")
 # The kinds of graphs, which are the ends of their files' names.
 ONNX, PROGRAM = "onnx", "pt2"
 # The one graph from images to labels, and where a model has words of its own, their place in the metadata of its file.
@@ -34,6 +36,9 @@ def read_card(folder: Path) -> dict[str, Any]:
         raise ExportedFilesError(f"{path}: cannot be read ({type(error).__name__}); {remedy}") from None
     if not isinstance(card, dict) or card.get("form") != FORM:
         raise ExportedFilesError(f"{path}: is not a card of form {FORM}; {remedy}, of this version of escnet")
+    missing = [key for key in _KEYS if key not in card]
+    if missing:
+        raise ExportedFilesError(f"{path}: has no {missing[0]}; {remedy}, as it was")
     files = [graph["file"] for graph in card["graphs"].values()]
     for file in (*files, *([TOKENIZER] if card["text"] else [])):
         if Path(file).name != file or not (folder / file).is_file():

@@ -79,7 +79,7 @@ class ExportedSegmenter:
 
     def encode(
         self, image: Any, value_range: tuple[float, float] | None = None, max_pixels: int | None = MAX_PIXELS
-    ) -> OnnxEncodedImage:
+    ) -> ExportedImage:
         """Encode an image once, to be segmented by as many vocabularies as are wanted; as `Segmenter.encode`.
 
         A model of one file is run as a whole with each of them.
@@ -89,7 +89,7 @@ class ExportedSegmenter:
         """
         pixels = any_picture(image, value_range, max_pixels)
         given = {"image": np.ascontiguousarray(pixels)}
-        return OnnxEncodedImage(self, pixels, given if WHOLE in self._graphs else self._graphs["encode"](given))
+        return ExportedImage(self, pixels, given if WHOLE in self._graphs else self._graphs["encode"](given))
 
     def vocabulary(self, vocabulary: WordList | str | Vocabulary | None, background: WordList | str = ()) -> Vocabulary:
         """The words of a call as a Vocabulary with the templates of the card; a Vocabulary is left as it is.
@@ -175,7 +175,7 @@ class OnnxSegmenter(ExportedSegmenter):
 
 
 @dataclass(frozen=True)
-class OnnxEncodedImage:
+class ExportedImage:
     """An image that `OnnxSegmenter.encode` has encoded: a call with words costs no further pass of the image encoder.
 
     Attributes:

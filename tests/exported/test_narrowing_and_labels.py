@@ -48,8 +48,21 @@ def test_a_folder_that_is_no_export_is_named_with_the_remedy(tmp_path: Path, car
         OnnxSegmenter(tmp_path)
 
 
+# As tools/export.py writes it, but for what says what the model was.
+CARD = {
+    "form": FORM, "kind": "onnx", "graphs": {}, "text": None, "words": None, "templates": ["{}"],
+    "subtracts_empty": False, "choice": {},
+}  # fmt: skip
+
+
+def test_a_card_that_lacks_something_is_named(tmp_path: Path) -> None:
+    (tmp_path / "card.json").write_text(json.dumps({key: CARD[key] for key in CARD if key != "choice"}))
+    with pytest.raises(ExportedFilesError, match=r"card\.json: has no choice; give the folder"):
+        OnnxSegmenter(tmp_path)
+
+
 @pytest.mark.parametrize("file", ["encode.onnx", "../encode.onnx"])
 def test_a_graph_that_is_missing_or_elsewhere_is_named(tmp_path: Path, file: str) -> None:
-    (tmp_path / "card.json").write_text(json.dumps({"form": FORM, "text": None, "graphs": {"encode": {"file": file}}}))
+    (tmp_path / "card.json").write_text(json.dumps(CARD | {"graphs": {"encode": {"file": file}}}))
     with pytest.raises(ExportedFilesError, match=r"encode\.onnx: is named in card\.json"):
         OnnxSegmenter(tmp_path)
