@@ -63,6 +63,7 @@ def benchmark(args: argparse.Namespace) -> str:
     from escnet.evaluation.runs.evaluation_data import EvaluationData
     from escnet.exported.card import read_card
     from escnet.exported.measuring import measure
+    from escnet.ignore_label import IGNORE_LABEL
     from escnet.publishing.chosen_models import chosen_config
 
     for folder in args.exported:
@@ -77,7 +78,7 @@ def benchmark(args: argparse.Namespace) -> str:
         begun = time.time()
         found = in_own_process(measure, folder or cfg, words, pictures, args.threads)
         plain = plain or found
-        confusion, same = ConfusionMatrix(words.num_classes), []
+        confusion, same = ConfusionMatrix(words.num_classes, IGNORE_LABEL), []
         for labels, true, wanted in zip(found.labels, truth, plain.labels, strict=True):
             confusion.update(labels, true)
             same.append(float(np.mean(labels == wanted)))
