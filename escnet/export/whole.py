@@ -223,7 +223,7 @@ def assemble(
         pieces: the graphs by name.
         choice: how words are narrowed.
         dim: D of the text features.
-        empty: (D,) the feature of no word, for a system that asks for it.
+        empty: (D,) the feature of no word, for a system that asks for it; baked in only together with words.
         text: (N, D) features of the words; None: they are the graph's second input, `text`, and labels are its rows.
         classes: of the words, which labels are.
     """
@@ -237,7 +237,11 @@ def assemble(
         words, number = made.constant(text.astype(np.float32)), len(text)
     encoded = pieces["encode"].graph
     given = dict(zip([o.name for o in encoded.output], made.put(encoded, {"image": "image"}), strict=True))
-    if empty is not None:
+    if empty is not None and text is None:
+        # It depends on the templates, as the words do.
+        given["empty"] = "empty"
+        inputs.append(helper.make_tensor_value_info("empty", _FLOAT, [dim]))
+    elif empty is not None:
         given["empty"] = made.constant(empty.astype(np.float32))
     rows = None
     if choice.most and (number is None or choice.most < number):

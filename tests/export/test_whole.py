@@ -128,6 +128,26 @@ def test_the_graph_does_what_numpy_does(names: dict[str, str], choice: Choice, w
     np.testing.assert_array_equal(labels, classes[rows][best])
 
 
+def test_the_feature_of_no_word_is_an_input_where_words_are() -> None:
+    drawing = _PIECES["draw"].replace("int64[k] asked)", "int64[k] asked, float[3] empty)")
+    drawing = drawing.replace(
+        "words = Gather <axis = 0> (text, asked)", "full = Gather <axis = 0> (text, asked)\n words = Sub (full, empty)"
+    )
+    pieces = {name: piece(stand_in) for name, stand_in in DRAWING.items() if name != "ask"}
+    pieces["draw"] = parser.parse_model(f"{_HEAD} draw {drawing}")
+    text = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+    image = np.random.default_rng(1).integers(0, 255, (9, 14, 3), dtype=np.uint8)
+    empty = np.array([0.3, -0.2, 0.1], dtype=np.float32)
+    open_graph = session(assemble(pieces, Choice(), 3, empty))
+    assert [value.name for value in open_graph.get_inputs()] == ["image", "text", "empty"]
+    of_words = session(assemble(pieces, Choice(), 3, empty, text, range(4)))
+    assert [value.name for value in of_words.get_inputs()] == ["image"]
+    scores = open_graph.run(["scores"], {"image": image, "text": text, "empty": empty})[0]
+    np.testing.assert_array_equal(of_words.run(["scores"], {"image": image})[0], scores)
+    others = open_graph.run(["scores"], {"image": image, "text": text, "empty": 3 * empty})[0]
+    assert np.abs(others - scores).max() > 1e-3
+
+
 @pytest.mark.parametrize("size", [(1, 1), (7, 3), (40, 61)])
 def test_labels_are_brought_to_the_size_of_the_image(size: tuple[int, int]) -> None:
     # The grid of logits is four times coarser or finer than the image.
