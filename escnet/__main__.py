@@ -32,11 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code."""
     name, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if name in ("-h", "--help"):
-        print(usage())
-        return 0
+        return run_program(lambda: print(usage()))
     if name == "--version":
-        print(f"escnet {__version__}")
-        return 0
+        return run_program(lambda: print(f"escnet {__version__}"))
     if name not in COMMANDS:
         return refuse("escnet", f"there is no command {name}; there are {', '.join(COMMANDS)}")
     return run_program(lambda: import_module(COMMANDS[name].module).main(rest), f"escnet {name}")

@@ -234,7 +234,12 @@ def one_line(error: BaseException) -> str:
 
 
 def refuse(program: str, error: BaseException | str, code: int = UNUSABLE) -> int:
-    """Say what is wrong, after the name of the program; returns the exit code."""
+    """Say what is wrong, after the name of the program; returns the exit code.
+
+    Where it is that the output is not read any more, nothing is said, as of `run_program`.
+    """
+    if isinstance(error, BrokenPipeError) and _nobody_reads():
+        return CLOSED
     message = error if isinstance(error, str) else one_line(error)
     print(f"{program}: {message}", file=sys.stderr, flush=True)
     return code
@@ -257,7 +262,9 @@ def run_program(main: Callable[[], int | None], program: str = "") -> int:
         program: its name; else that of the script that runs.
     """
     try:
-        return main() or 0
+        code = main() or 0
+        sys.stdout.flush()
+        return code
     except ModuleNotFoundError as error:
         # A module that nobody can install is a fault, and keeps its traceback.
         if (remedy := missing_package(error)) is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable
 
 import pytest
 
@@ -159,20 +160,41 @@ def test_a_program_says_which_package_is_missing(
     assert (run_program(lambda: None), run_program(lambda: 3)) == (0, 3)
 
 
-@pytest.mark.parametrize(("length", "is_flushed"), [(1, True), (100_000, False)])
+def _say(words: str, flush: bool) -> int:
+    try:
+        print(words, flush=flush)
+    except OSError as error:
+        return refuse("app", error)
+    return 0
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        lambda: print("words", flush=True),
+        lambda: print("words"),
+        lambda: print("words" * 100_000),
+        lambda: _say("words", flush=True),
+        lambda: _say("words" * 100_000, flush=False),
+    ],
+)
 def test_an_output_that_nobody_reads_ends_a_program_in_silence(
-    length: int, is_flushed: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    program: Callable[[], int | None], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     read, write = os.pipe()
     os.close(read)
     with os.fdopen(write, "w") as closed:
         monkeypatch.setattr("sys.stdout", closed)
-        assert run_program(lambda: print("words" * length, flush=is_flushed)) == 141
+        assert run_program(program) == 141
         monkeypatch.undo()
     assert capsys.readouterr().err == ""
 
-    def fail() -> None:
-        raise BrokenPipeError
 
-    with pytest.raises(BrokenPipeError):  # of another pipe
+def test_a_pipe_that_is_not_the_output_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        raise BrokenPipeError("of a worker")
+
+    with pytest.raises(BrokenPipeError):
         run_program(fail)
+    assert refuse("app", BrokenPipeError("of a worker")) == 2
+    assert capsys.readouterr().err == "app: of a worker\n"

@@ -44,7 +44,7 @@ def offered_models(
     """The shipped models, and before them a published one, or that of a user's own configuration, if there is one."""
     if model is not None:
         # Of a folder its own name.
-        name = Path(model).name if Path(model).is_dir() else model
+        name = Path(model).resolve().name if Path(model).is_dir() else model
         return (OfferedModel(name, None, model, tuple(opts)), *SHIPPED)
     if config is None:
         return SHIPPED

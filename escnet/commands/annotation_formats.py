@@ -21,7 +21,7 @@ def add_format_options(parser: argparse.ArgumentParser) -> None:
         choices=FORMATS,
         default=[],
         metavar="FORMAT",
-        help=f"also write {', '.join(FORMATS)}: one or several; another option has to follow before any KEY VALUE",
+        help=f"also write {', '.join(FORMATS)}: one or several",
     )
     add(
         "--objects",

@@ -65,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from escnet.meta_arch.configured import configured_system, require_key
     from escnet.predictor import Segmenter
     from escnet.pretrained.files import WeightsError
+    from escnet.publishing.chosen_models import refuse_weights
     from escnet.publishing.found_models import find_model
     from escnet.safe_files import DiskFullError
     from escnet.vocabulary import Vocabulary, VocabularyError
@@ -80,6 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_formats(args.format, args.output, names, args.overwrite, films)
         # Wrong words and prompts should be told before a model is loaded; and a pipe can be read once only.
         words = Vocabulary.parse(args.vocabulary, args.background)
+        if args.model:
+            refuse_weights(options)
         found = find_model(args.model) if args.model else None
         full_scores = ["TEST.FULL_SCORES", "True"] if args.save_scores and not is_large_or_film else []
         cfg = load_config(found.cfg if found else args.config_file, [*options, *full_scores])

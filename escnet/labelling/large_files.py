@@ -16,6 +16,7 @@ from escnet.data.pixels import array_to_rgb
 
 if TYPE_CHECKING:
     from rasterio.io import DatasetReader
+    from rasterio.windows import Window
 
 # GDAL's names of formats, by the first bytes of a file. Its others may lead to further files, or to the network.
 _FORMATS = {
@@ -70,17 +71,8 @@ class LargePicture:
         Raises:
             ImageError: the file is damaged there.
         """
-        from rasterio.errors import RasterioError
-        from rasterio.windows import Window
-
-        try:
-            window = Window(0, start, self.size[1], stop - start)
+        with self._window(start, stop) as window:
             values = np.moveaxis(self._file.read(self._bands, window=window), 0, -1)
-        except RasterioError as error:
-            raise ImageError(
-                f"{self.path}: is truncated or damaged in the rows {start} to {stop} ({gdal_reason(error)}); copy or "
-                "download it again"
-            ) from error
         if self._colours is not None:
             values = self._colours[values[..., 0]]
         elif values.shape[2] == 2:
@@ -95,10 +87,13 @@ class LargePicture:
         return not all(MaskFlags.all_valid in flags for flags in self._file.mask_flag_enums)
 
     def empty_rows(self, start: int, stop: int) -> np.ndarray:
-        """(stop - start, W) bool, the pixels that are without data."""
-        from rasterio.windows import Window
+        """(stop - start, W) bool, the pixels that are without data.
 
-        return self._file.dataset_mask(window=Window(0, start, self.size[1], stop - start)) == 0
+        Raises:
+            ImageError: the file is damaged there.
+        """
+        with self._window(start, stop) as window:
+            return self._file.dataset_mask(window=window) == 0
 
     @property
     def georeference(self) -> dict[str, Any]:
@@ -111,6 +106,20 @@ class LargePicture:
         elif self._file.gcps[0]:
             place |= {"gcps": self._file.gcps[0], "crs": self._file.gcps[1]}
         return place
+
+    @contextmanager
+    def _window(self, start: int, stop: int) -> Iterator[Window]:
+        """The window of these rows, in which a file that is damaged there is told."""
+        from rasterio.errors import RasterioError
+        from rasterio.windows import Window
+
+        try:
+            yield Window(0, start, self.size[1], stop - start)
+        except RasterioError as error:
+            raise ImageError(
+                f"{self.path}: is truncated or damaged in the rows {start} to {stop} ({gdal_reason(error)}); copy or "
+                "download it again"
+            ) from error
 
     def _check_values(self) -> None:
         types = {self._file.dtypes[band - 1] for band in self._bands}

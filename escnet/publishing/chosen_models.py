@@ -47,7 +47,7 @@ def chosen_config(
         cfg = load_config(config, opts)
         cfg.MODEL.WEIGHTS = weights_file(cfg.MODEL.WEIGHTS if weights is None else weights)
         return cfg
-    _refuse_weights(opts)
+    refuse_weights(opts)
     found = find_model(model)
     cfg = load_config(found.cfg, opts)
     cfg.MODEL.WEIGHTS = str(complete_weights(found, cfg))
@@ -64,7 +64,7 @@ def chosen_config_alone(
     """
     if model is None:
         return load_config(config, opts)
-    _refuse_weights(opts)
+    refuse_weights(opts)
     return load_config(find_model_config(model), opts)
 
 
@@ -95,8 +95,9 @@ def complete_weights(found: ModelFolder, cfg: CfgNode | None = None) -> Path:
         return found.weights
     path = weights_directory() / RESTORED / f"{found.model_sha256}.safetensors"
     if not _holds(path, found.model_sha256):
+        tensors = found.tensors(cfg)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_weights(path, found.tensors(cfg))
+        write_weights(path, tensors)
     return path
 
 
@@ -107,6 +108,11 @@ def _holds(path: Path, sha256: str) -> bool:
         return False
 
 
-def _refuse_weights(opts: Sequence[Any]) -> None:
+def refuse_weights(opts: Sequence[Any]) -> None:
+    """See that KEY, VALUE options for a published model leave its weights alone.
+
+    Raises:
+        ConfigError: they set MODEL.WEIGHTS.
+    """
     if "MODEL.WEIGHTS" in opts[::2]:
-        raise ConfigError("--model brings its weights; leave MODEL.WEIGHTS out, or take --config-file")
+        raise ConfigError("a published model brings its weights; leave MODEL.WEIGHTS out, or take a configuration")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from escnet.safe_files import new_folder
 MANIFEST, CONFIG, README = "escnet.json", "config.yaml", "README.md"
 WHOLE, DELTA = "model.safetensors", "delta.safetensors"
 FORMAT = 1
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -212,6 +214,9 @@ def _check_manifest(manifest: Any) -> None:
         Base(**base)
     if not all(isinstance(text, str) for text in texts):
         raise ValueError("a hash or a name is no text")
+    # A restored model is kept under its hash, which someone else may have written.
+    if not all(_SHA256.fullmatch(text) for text in (*files.values(), manifest["model_sha256"])):
+        raise ValueError("a hash is none")
 
 
 def _versions() -> dict[str, str]:

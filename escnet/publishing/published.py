@@ -14,6 +14,7 @@ from torch import Tensor
 
 from escnet.config import load_config
 from escnet.pretrained.hub import parse_reference
+from escnet.publishing.chosen_models import refuse_weights
 from escnet.publishing.found_models import card_of_shipped, find_model
 from escnet.publishing.hub_upload import push_folder
 from escnet.publishing.model_folder import ModelFolder, write_model_folder
@@ -66,8 +67,9 @@ class PublishedModel:
 
         Raises:
             WeightsError: there is no such model, it cannot be fetched, or it is damaged.
-            ConfigError: its configuration cannot be used.
+            ConfigError: its configuration cannot be used, or MODEL.WEIGHTS is set.
         """
+        refuse_weights(opts)
         return cls.from_model_folder(find_model(name, token), opts=opts, device=device)
 
     @classmethod

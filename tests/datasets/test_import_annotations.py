@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_masks
 
+from escnet import Vocabulary
 from escnet.data.folder import read_folder
 from escnet.data.images import image_size, read_image, read_labels, write_labels
 from escnet.data.inspection import inspect_dataset
@@ -114,6 +115,16 @@ def test_coco_polygons_run_lengths_and_crowds(photographs: Path, run: Run, tmp_p
     assert text.splitlines()[-1].startswith(f"import_annotations: folder:{output}: made in")
     assert (output / "images/a.jpg").is_symlink() and not list(tmp_path.glob(".*"))
     assert not inspect_dataset(f"folder:{output}").faults
+
+
+def test_a_single_class_with_synonyms_is_one_to_readers_of_words(photographs: Path, run: Run, tmp_path: Path) -> None:
+    entries = coco([{"category_id": 2, "segmentation": [square(0, 0, 2, 2)]}])
+    entries["categories"] = [entry for entry in entries["categories"] if entry["id"] == 2]
+    path, output = write(tmp_path / "export.json", entries), tmp_path / "mine"
+    assert run("--annotations", str(path), "--images", str(photographs), "--output", str(output))[0] == 0
+    names = read_folder(f"folder:{output}").classes
+    assert Vocabulary(names) == Vocabulary.parse(output / "classes.txt")
+    assert Vocabulary(names).rows == (("grass", "lawn"),)
 
 
 def task(number: int, image: str, *results: dict[str, Any], **changes: Any) -> dict[str, Any]:

@@ -214,6 +214,18 @@ def test_pixels_without_data_and_names_of_classes(colour_segmenter: Callable[...
         assert [file.tags(1)[f"CLASS_{number}"] for number in range(3)] == list(WORDS.class_names)
 
 
+def test_a_damaged_mask_is_told(tmp_path: Path) -> None:
+    path = write_tiff(tmp_path / "a.tif", pixels(300, 200), **PLACE)
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False), rasterio.open(path, "r+") as file:
+        file.write_mask(np.random.default_rng(0).integers(0, 2, (300, 200)).astype(bool))
+    mask = tmp_path / "a.tif.msk"
+    data = bytearray(mask.read_bytes())
+    data[len(data) // 3 : len(data) // 2] = bytes(len(data) // 2 - len(data) // 3)
+    mask.write_bytes(data)
+    with LargePicture(path) as picture, pytest.raises(ImageError, match=r"a\.tif: is truncated or damaged in the rows"):
+        picture.empty_rows(0, 300)
+
+
 def test_the_columns_of_a_label_map_are_read_in_their_order(tmp_path: Path) -> None:
     labels = np.random.default_rng(0).integers(0, 256, (300, 600))
     writer = BandWriter(tmp_path / "a.tif", labels.shape, "uint8", {})

@@ -74,9 +74,9 @@ def test_shipped_models_and_checkpoints() -> None:
     assert chosen_config_alone("shipped:esc_net", opts=["MODEL.ESC.KEEP", 20]).MODEL.ESC.KEEP == 20
 
 
-@pytest.mark.parametrize("choose", [chosen_config, chosen_config_alone])
+@pytest.mark.parametrize("choose", [chosen_config, chosen_config_alone, Segmenter.from_pretrained])
 def test_a_published_model_brings_its_weights(choose: Any) -> None:
-    with pytest.raises(ConfigError, match=r"--model brings its weights; leave MODEL\.WEIGHTS out"):
+    with pytest.raises(ConfigError, match=r"a published model brings its weights; leave MODEL\.WEIGHTS out"):
         choose("shipped:esc_net", opts=["MODEL.WEIGHTS", "x.pth"])
 
 

@@ -156,6 +156,7 @@ def test_a_changed_file_is_refused(copy: Path, name: str) -> None:
         {"format": "1"},
         {"bases": [{"section": "MODEL.CLIP"}]},
         {"model_sha256": None},
+        {"model_sha256": "../../secret"},
     ],
 )
 def test_a_hostile_manifest_is_refused(copy: Path, change: dict[str, object]) -> None:

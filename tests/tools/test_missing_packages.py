@@ -23,6 +23,7 @@ ARGUMENTS = {
     "app": (),
     "benchmark": (),
     "benchmark_evaluation": (),
+    "benchmark_export": (*MODEL, "--exported", "x", "--dataset", "camvid_val"),
     "benchmark_loader": (),
     "benchmark_merged": (),
     "benchmark_words": (),

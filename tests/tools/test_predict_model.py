@@ -62,3 +62,5 @@ def test_exactly_one_of_the_two(
 def test_a_model_that_is_not_there(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--model", "hub:nothing", *arguments]) == 2
     assert "is no model of the hub; write hub:owner/name" in capsys.readouterr().err
+    assert main(["--model", "shipped:esc_net", *arguments, "MODEL.WEIGHTS", "x.pth"]) == 2
+    assert "a published model brings its weights; leave MODEL.WEIGHTS out" in capsys.readouterr().err

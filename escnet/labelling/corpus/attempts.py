@@ -40,6 +40,8 @@ class Attempts:
         """Mark the unit as begun."""
         self._marks["begun"] += 1
         self._write()
+        # What it says is marked now, and is not to be read again where no limit is set any more.
+        self.note.unlink(missing_ok=True)
 
     def excuse(self) -> None:
         """Take back the last mark: the unit has ended with an error that is no fault of its pictures."""

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from escnet import Segmenter
+from escnet.labelling.corpus.attempts import Attempts
 from escnet.labelling.corpus.contents import Picture
 from escnet.labelling.corpus.labeller import Job, UnitLabeller
 from escnet.labelling.corpus.verification import verify
@@ -76,6 +77,16 @@ def test_pictures_in_time_are_labelled_however_long_all_of_them_take(
 
     assert ended(label) == 0
     assert labeller.label(unit(pictures, *keys)).labelled == 8
+
+
+def test_a_note_of_an_earlier_limit_is_read_once(labeller: UnitLabeller, job: Job, pictures: Path) -> None:
+    whole = unit(pictures, "00.png", "02.png")
+    note = Attempts(job.output, whole, 3).note
+    note.parent.mkdir(parents=True, exist_ok=True)
+    note.write_text("late")
+    assert Attempts(job.output, whole, 3).is_suspect
+    assert labeller.label(whole).labelled == 2
+    assert not Attempts(job.output, whole, 3).is_suspect and not note.exists()
 
 
 def test_a_time_limit_moves_the_work_to_another_process(

@@ -145,7 +145,7 @@ def import_annotations(
         list(_each(pool, partial(_write, recipe, asked.copy), jobs, "written"))
     for folder in {folder for _, folder in jobs}:
         with replacing(folder / "classes.txt") as temporary:
-            temporary.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+            temporary.write_text(_lines_of(names), encoding="utf-8")
     if output.exists():
         output.rmdir()
     os.replace(unfinished, output)
@@ -164,6 +164,12 @@ def _class_names(annotations: AnnotationSet, background: str | None) -> tuple[st
     if len(names) > IGNORE_LABELS[16]:
         raise DatasetError(f"{annotations.path}: has {len(names)} classes; label maps hold {IGNORE_LABELS[16]}")
     return names
+
+
+def _lines_of(names: Sequence[str]) -> str:
+    """The text of classes.txt, which is also a word list: in one of a single line, commas separate classes."""
+    lines = names if len(names) > 1 else [name.replace(",", "|") for name in names]
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _split(matches: Sequence[Match], share: float, seed: int) -> dict[str, str]:
