@@ -157,7 +157,7 @@ def test_both_heads_wait_for_the_number_of_words_alone(precision: str) -> None:
     model = make_model("SamClip", "MODEL.PRECISION", precision, *SAM_CLIP)
     with on_fake_cuda(model, dynamic=True), torch.no_grad():
         embedding = model.encode(image()).of("sam").features
-        masks = model._draw(embedding, torch.empty(3, 6, 8, device="cuda"), torch.empty(48, device="cuda"))
+        masks = model.draw(embedding, torch.empty(3, 6, 8, device="cuda"), torch.empty(48, device="cuda"))
     assert masks.device.type == "cuda" and masks.dtype == torch.float
 
 
