@@ -131,10 +131,7 @@ def positive_number(text: str) -> float:
     Raises:
         ArgumentTypeError: it is none; argparse puts the name of the option before the message.
     """
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
+    value = _number(text)
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is no positive number")
     return value
@@ -146,13 +143,18 @@ def share(text: str) -> float:
     Raises:
         ArgumentTypeError: it is none; argparse puts the name of the option before the message.
     """
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
+    value = _number(text)
     if not 0 <= value < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no share of 0 or more and below 1")
     return value
+
+
+def _number(text: str) -> float:
+    """NaN for what is no number."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def safetensors_path(text: str) -> Path:

@@ -18,11 +18,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from escnet.command_line import CommandParser, program_name, refuse
+from escnet.exported.card import FULL, KINDS, ONNX, PRECISIONS
 
 NAME = program_name("export")
 PROGRAM = f"{NAME}: error"
-# What is imported in functions takes seconds, and --help and mistyped options should not.
-KINDS, PRECISIONS = ("onnx", "pt2"), ("fp32", "fp16", "int8")
 # What the exported files are compared with.
 FULL_PRECISION = ("MODEL.PRECISION", "fp32")
 
@@ -30,6 +29,7 @@ FULL_PRECISION = ("MODEL.PRECISION", "fp32")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the tool; returns the exit code."""
     args = parse(arguments)
+    # These take seconds, and --help and mistyped options should not.
     from escnet.data.images import read_image
     from escnet.export.comparison import made_pictures
     from escnet.export.folder import Check, DisagreementError, ExportForm, export_folder
@@ -71,11 +71,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="one ONNX file from image and text features to labels, beside the text's",
     )
     parser.add_argument(
-        "--format", choices=KINDS, default=KINDS[0], help="ONNX, or programs of torch.export (default: onnx)"
+        "--format", choices=KINDS, default=ONNX, help="ONNX, or programs of torch.export (default: onnx)"
     )
-    parser.add_argument(
-        "--precision", choices=PRECISIONS, default=PRECISIONS[0], help="of the ONNX files (default: fp32)"
-    )
+    parser.add_argument("--precision", choices=PRECISIONS, default=FULL, help="of the ONNX files (default: fp32)")
     parser.add_argument(
         "--check-images", nargs="+", default=[], metavar="FILE", help="pictures for the comparison (else made ones)"
     )
@@ -98,7 +96,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"--least-agreement is {options.least_agreement:g}; give a share from 0 to 1")
     if options.background and options.words is None:
         parser.error("--background stands beside --words, which are baked in; leave it out")
-    if options.format != KINDS[0] and (options.words or options.one_file or options.precision != PRECISIONS[0]):
+    if options.format != ONNX and (options.words or options.one_file or options.precision != FULL):
         parser.error("--words, --one-file and --precision are of ONNX; leave them out, or --format pt2")
     return options
 

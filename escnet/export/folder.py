@@ -20,11 +20,11 @@ from torch import nn
 import escnet
 from escnet.export.comparison import Agreement, compare
 from escnet.export.files import write_onnx, write_program
-from escnet.export.graphs import Graphs, graphs_of, prepare, require_exportable, trace
-from escnet.export.precision import FULL, lower
+from escnet.export.graphs import Graphs, graphs_of, prepare, trace
+from escnet.export.precision import lower
 from escnet.export.text import tokenizer_file
 from escnet.export.whole import assemble
-from escnet.exported.card import CARD, FORM, ONNX, PROGRAM, TOKENIZER, WHOLE, WORDS_KEY
+from escnet.exported.card import CARD, FORM, FULL, ONNX, PROGRAM, TOKENIZER, WHOLE, WORDS_KEY
 from escnet.exported.narrowing import Choice
 from escnet.exported.programs import ProgramSegmenter
 from escnet.exported.segmenter import OnnxSegmenter
@@ -102,7 +102,6 @@ def export_folder(
     """
     if folder.exists():
         raise FileExistsError(f"{folder}: is there already; name a folder that is not, or remove it")
-    require_exportable(segmenter.model)
     prepare(segmenter.model)
     temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
     words = form.words or check.words

@@ -108,7 +108,11 @@ def prepare(model: SegmentingModel) -> None:
     """Let a model work on all classes at once, without gradients, by what can be traced; its results stay.
 
     A graph has no loop over classes.
+
+    Raises:
+        NotExportableError: it has no graphs; it is left as it was.
     """
+    require_exportable(model)
     model.eval().requires_grad_(False)
     if isinstance(model, ESCNet):
         model.class_chunk = 0
@@ -123,11 +127,7 @@ def graphs_of(model: SegmentingModel, templates: tuple[str, ...]) -> Graphs:
     Args:
         model: the system.
         templates: of the words, by which CLIP-Guided SAM knows no word.
-
-    Raises:
-        NotExportableError: it has none.
     """
-    require_exportable(model)
     if isinstance(model, ESCNet):
         found = _correlating(model)
     elif isinstance(model, ClipGuidedSam):

@@ -15,8 +15,8 @@ import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-FULL, HALF, INT8 = "fp32", "fp16", "int8"
-PRECISIONS = (FULL, HALF, INT8)
+from escnet.exported.card import FULL, HALF, PRECISIONS
+
 # Smaller arrays, such as biases, are not worth it.
 _LEAST_ELEMENTS = 1024
 # Weights that share a scale.

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 import numpy as np
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper, parser
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, compose, helper, numpy_helper, parser
 
 from escnet.exported.narrowing import NOWHERE, Choice
 
@@ -195,16 +195,12 @@ class _Assembly:
         self, piece: GraphProto, given: Mapping[str, str]
     ) -> tuple[list[NodeProto], list[TensorProto], list[str]]:
         self._pieces += 1
-        prefix = f"{piece.name}_{self._pieces}/"
-        names = {value.name: given[value.name] for value in piece.input}
-        nodes, values = [], []
-        for value in piece.initializer:
-            value = _copy(value)
-            value.name = names.setdefault(value.name, prefix + value.name)
-            values.append(value)
-        for node in piece.node:
-            nodes.append(_renamed_node(node, names, prefix))
-        return nodes, values, [names[value.name] for value in piece.output]
+        own = compose.add_prefix_graph(piece, f"{piece.name}_{self._pieces}/")
+        bound = [
+            helper.make_node("Identity", [given[value.name]], [renamed.name])
+            for value, renamed in zip(piece.input, own.input, strict=True)
+        ]
+        return [*bound, *own.node], list(own.initializer), [value.name for value in own.output]
 
 
 def assemble(
@@ -317,38 +313,3 @@ def _neighbours(made: _Assembly, image: str, side: int, maps: str, axis: int) ->
 
 def _glue(text: str) -> GraphProto:
     return parser.parse_graph(text)
-
-
-def _copy(value: TensorProto) -> TensorProto:
-    copied = TensorProto()
-    copied.CopyFrom(value)
-    return copied
-
-
-def _renamed_node(node: NodeProto, names: dict[str, str], prefix: str) -> NodeProto:
-    """A node whose values have the names that `names` gives; those that it makes are added there, with the prefix."""
-    copied = NodeProto()
-    copied.CopyFrom(node)
-    copied.name = prefix + node.name if node.name else ""
-    del copied.input[:], copied.output[:]
-    copied.input.extend([names[value] if value else "" for value in node.input])
-    for attribute in copied.attribute:
-        for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-            _rename_within(graph, dict(names), prefix)
-    for value in node.output:
-        names[value] = prefix + value if value else ""
-    copied.output.extend([names[value] for value in node.output])
-    return copied
-
-
-def _rename_within(graph: GraphProto, names: dict[str, str], prefix: str) -> None:
-    """Rename the values of a graph in a node, in which those around it are known."""
-    for value in (*graph.input, *graph.initializer):
-        names[value.name] = prefix + value.name
-        value.name = names[value.name]
-    nodes = [_renamed_node(node, names, prefix) for node in graph.node]
-    del graph.node[:]
-    graph.node.extend(nodes)
-    for value in graph.output:
-        value.name = names[value.name]
-    del graph.value_info[:]

@@ -12,7 +12,9 @@ FORM = 2
 # What is read of it.
 _KEYS = ("kind", "graphs", "text", "words", "templates", "subtracts_empty", "choice")
 # The kinds of graphs, which are the ends of their files' names.
-ONNX, PROGRAM = "onnx", "pt2"
+KINDS = ONNX, PROGRAM = "onnx", "pt2"
+# Of their weights.
+PRECISIONS = FULL, HALF, INT8 = "fp32", "fp16", "int8"
 # The one graph from images to labels, and where a model has words of its own, their place in the metadata of its file.
 WHOLE = "model"
 WORDS_KEY = "escnet.class_names"

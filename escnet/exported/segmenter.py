@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +24,7 @@ from escnet.word_lists import WordList
 _OPENED_BY = {ONNX: "escnet.OnnxSegmenter", PROGRAM: "escnet.ProgramSegmenter"}
 
 
-class ExportedSegmenter:
+class ExportedSegmenter(ABC):
     """An exported model, ready to segment any image by any words; of which kind, its subclasses say.
 
     Args:
@@ -57,9 +58,9 @@ class ExportedSegmenter:
                 self._graphs["text"], self.folder / TOKENIZER, text["context_length"], text["start"], text["end"]
             )
 
+    @abstractmethod
     def open_graph(self, path: Path, graph: dict[str, Any], threads: int) -> Any:
         """A graph, as the card has it: called with arrays by name, it gives arrays by name."""
-        raise NotImplementedError
 
     def __call__(
         self,
