@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 Self = TypeVar("Self", bound="PublishedModel")
 
 
-class PublishedModel:
+class PublishedModel(ABC):
     """A model that was built from a configuration, which it knows: `Segmenter`'s part for folders and the hub.
 
     Attributes:
@@ -39,11 +40,11 @@ class PublishedModel:
     source: str = ""
 
     @classmethod
+    @abstractmethod
     def _built(
         cls: type[Self], cfg: CfgNode, device: str | torch.device | None, weights: Mapping[str, Tensor], source: str
     ) -> Self:
         """Build the model of a configuration and load weights into it; `Segmenter` says how."""
-        raise NotImplementedError
 
     @classmethod
     def from_pretrained(
